@@ -1,0 +1,227 @@
+"""`deploy.toml` and the environment of our own processes, as validated frozen values.
+
+A deploy.toml has two kinds of tables. Recipe (`[build] [web] [api] [database] [gate] [smoke]`) is read at the commit
+being deployed. Policy (`[production] [previews] [retention] [permissions] [limits]`) is read only from the head of
+the production branch, so that a pull request cannot change it. Unknown keys are refused; every problem is reported
+at once with its key path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from controller.model.errors import ConfigInvalid
+from controller.model.names import REPOSITORY, Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """`[build]`: a job that runs in a private copy of the release, at its final path."""
+
+    command: tuple[str, ...]
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Web:
+    """`[web]`: static files, served by the slot's surface from the resolved folder."""
+
+    #: Folder inside the release (or the build), relative, without `..`.
+    static: str
+    #: File under `static` that answers paths that no file has (single-page apps).
+    fallback: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """`[api]`: a process that answers HTTP on the address it is given."""
+
+    #: argv; `$NAME` and `${NAME}` inside a word are replaced from the instance's environment. Never a shell.
+    command: tuple[str, ...]
+    #: "port" gives PORT (and HOST=127.0.0.1); "socket" gives OROBOROS_SOCKET, a path to bind.
+    listen: Literal["port", "socket"] = "port"
+    #: What goes to the process when there are static files too; without `[web]` everything does.
+    prefix: str = "/api/"
+    #: Seconds between TERM and KILL when an old instance is stopped.
+    stop_timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """`[database]`: one Postgres database and role per slot; DATABASE_URL in the environment of jobs and instances."""
+
+    migrate: tuple[str, ...] | None = None
+    #: Folder whose git tree id is the migration head; a restore across different heads is refused.
+    migrations: str = "migrations"
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """`[gate]`: what the new instance must answer before the switch, and what it is watched for after it."""
+
+    path: str = "/"
+    status: int = 200
+    proof: Literal["owner", "echo"] = "owner"
+    #: From start to the third pass in a row.
+    start_timeout_s: float = 30.0
+    #: One probe.
+    probe_timeout_s: float = 2.0
+    #: How long the release is watched after the switch before it counts as proven.
+    window_s: float = 30.0
+    #: Failed probes of the window, in a row, that roll it back.
+    window_failures: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Smoke:
+    """`[smoke]`: pages that the smoke check asks for."""
+
+    routes: tuple[str, ...] = ("/",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How one commit is built, started and judged. At least one of `web` and `api` is set."""
+
+    build: Build | None = None
+    web: Web | None = None
+    api: Api | None = None
+    database: Database | None = None
+    gate: Gate = field(default_factory=Gate)
+    smoke: Smoke = field(default_factory=Smoke)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Production:
+    """`[production]`. Hosts and ports take effect at install."""
+
+    host: str | None = None
+    backend_port: int | None = None
+    #: How long the old instance is kept after the window, for requests that are still running.
+    drain_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Previews:
+    """`[previews]`. The number of slots takes effect at install."""
+
+    enabled: bool = True
+    slots: int = 3
+    #: `{n}` is the slot's number.
+    host: str | None = None
+    lease_ttl_s: float = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """`[retention]`: how many proven releases stay per domain, beside current, previous good and pinned ones."""
+
+    keep: int = 5
+    pinned: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permissions:
+    """`[permissions]`: who may have strangers' code run."""
+
+    #: "never": a fork's pull request gets no preview. "approval": it says how to ask for one.
+    forks: Literal["never", "approval"] = "approval"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeLimits:
+    """`[limits]`: what a commit's tree may be before anything of it is written."""
+
+    files_max: int = 50_000
+    total_bytes_max: int = 1 << 30
+    blob_bytes_max: int = 100 << 20
+    depth_max: int = 64
+    name_bytes_max: int = 255
+    path_bytes_max: int = 3_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the head of the production branch says about hosts, slots, retention and permissions."""
+
+    production: Production = field(default_factory=Production)
+    previews: Previews = field(default_factory=Previews)
+    retention: Retention = field(default_factory=Retention)
+    permissions: Permissions = field(default_factory=Permissions)
+    limits: TreeLimits = field(default_factory=TreeLimits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The environment of `api` and `worker`, read once at start."""
+
+    database_url: str
+    redis_url: str
+    layout: Layout
+    host: str
+    repository: str
+    forge_url: str
+    forge_token_file: Path | None
+    webhook_secrets_file: Path | None
+    #: NULL: the forge's default branch.
+    production_branch: str | None
+    poll_interval_s: float
+    #: Admin connection for the apps' databases; None: recipes with [database] are refused with the reason.
+    app_database_admin_url: str | None
+    #: Folder of `app-<slot>.env` files.
+    config_dir: Path
+    #: Path of the supervisor's socket.
+    runtime_socket: Path
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Return the settings that `environ` holds; ConfigInvalid with every problem at once."""
+    problems: list[str] = []
+
+    def need(key: str) -> str:
+        value = environ.get(key, "").strip()
+        if not value:
+            problems.append(f"{key}: is not set")
+        return value
+
+    def optional_path(key: str) -> Path | None:
+        value = environ.get(key, "").strip()
+        return Path(value) if value else None
+
+    root = Path(environ.get("OROBOROS_ROOT", "") or "/srv/oroboros")
+    layout = Layout(root, optional_path("OROBOROS_RUN"))
+    repository = need("OROBOROS_REPOSITORY")
+    if repository and not REPOSITORY.match(repository):
+        problems.append(f"OROBOROS_REPOSITORY: is {repository!r:.80}, not owner/name")
+    poll = environ.get("WORKER_POLL_INTERVAL_SECONDS", "5")
+    try:
+        poll_interval_s = float(poll)
+        if not 0.05 <= poll_interval_s <= 3600:
+            raise ValueError
+    except ValueError:
+        problems.append(f"WORKER_POLL_INTERVAL_SECONDS: is {poll!r:.40}, not a number of seconds between 0.05 and 3600")
+        poll_interval_s = 5.0
+    admin = environ.get("OROBOROS_APP_DATABASE_ADMIN_URL", "").strip()
+    settings = Settings(
+        # SQLAlchemy's spelling is in the host contract; libpq refuses it, so it is cut here and nowhere else.
+        database_url=need("DATABASE_URL").replace("postgresql+psycopg://", "postgresql://", 1),
+        redis_url=environ.get("REDIS_URL", "").strip() or "redis://127.0.0.1:6379/0",
+        layout=layout,
+        host=environ.get("OROBOROS_HOST", "").strip() or "host-1",
+        repository=repository,
+        forge_url=environ.get("OROBOROS_FORGE_URL", "").strip() or "https://github.com",
+        forge_token_file=optional_path("OROBOROS_FORGE_TOKEN_FILE"),
+        webhook_secrets_file=optional_path("OROBOROS_WEBHOOK_SECRETS_FILE"),
+        production_branch=environ.get("OROBOROS_BRANCH", "").strip() or None,
+        poll_interval_s=poll_interval_s,
+        app_database_admin_url=admin.replace("postgresql+psycopg://", "postgresql://", 1) or None,
+        config_dir=optional_path("OROBOROS_CONFIG_DIR") or Path("/etc/oroboros"),
+        runtime_socket=optional_path("OROBOROS_RUNTIME_SOCKET") or layout.run / "runtime.sock",
+    )
+    if problems:
+        raise ConfigInvalid("EnvironmentInvalid", "; ".join(problems), problems=tuple(problems))
+    return settings

@@ -1,0 +1,251 @@
+"""Every name that is written in more than one way, and the only conversions between the spellings.
+
+A slot is `main` or `preview-N` wherever a person or a flag sees it. Units spell `preview1`, because systemd escapes a
+dash inside an instance name; databases and roles spell `preview_1`, because an SQL name with a dash needs quotes.
+Units begin with `ouroboros-`, everything else is `oroboros`: both spellings are in the host contract.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NewType
+
+SlotName = NewType("SlotName", str)
+Sha = NewType("Sha", str)  # 40 lower-case hex digits: a commit
+TreeId = NewType("TreeId", str)  # 40 lower-case hex digits: a tree
+Domain = NewType("Domain", str)  # "production" or "pr-<number>": what a proof, a build or a quarantine is valid for
+Colour = Literal["a", "b"]
+
+MAIN = SlotName("main")
+PRODUCTION = Domain("production")
+COLOURS: tuple[Colour, Colour] = ("a", "b")
+
+_SHA = re.compile(r"[0-9a-f]{40}\Z")
+_SLOT = re.compile(r"(?:preview-?)?([1-9][0-9]{0,2})\Z")
+REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}/[A-Za-z0-9._-]{1,100}\Z")
+
+
+def parse_sha(text: str) -> Sha:
+    """Return `text` as a commit id; ValueError unless it is 40 lower-case hex digits."""
+    if not _SHA.match(text):
+        raise ValueError(f"not a full commit id (40 lower-case hex digits): {text!r:.60}")
+    return Sha(text)
+
+
+def parse_slot(text: str) -> SlotName:
+    """Return the slot that a person means by `main`, `preview-1`, `preview1` or `1`; ValueError for anything else."""
+    if text == MAIN:
+        return MAIN
+    match = _SLOT.match(text)
+    if not match:
+        raise ValueError(f"not a slot: {text!r:.40}; say main, preview-1, preview1 or 1")
+    return preview_slot(int(match[1]))
+
+
+def preview_slot(index: int) -> SlotName:
+    """Return the name of preview slot `index`, counted from 1."""
+    return SlotName(f"preview-{index}")
+
+
+def slot_index(slot: SlotName) -> int:
+    """Return 0 for main and k for preview-k."""
+    return 0 if slot == MAIN else int(slot.removeprefix("preview-"))
+
+
+def unit_instance(slot: SlotName) -> str:
+    """Return the spelling used in unit instances and host labels: `main`, `preview1`."""
+    return slot.replace("-", "")
+
+
+def database_name(slot: SlotName) -> str:
+    """Return the name of the slot's database and role: `app_main`, `preview_1`."""
+    return "app_main" if slot == MAIN else slot.replace("-", "_")
+
+
+def environment_name(slot: SlotName) -> str:
+    """Return GitHub's environment: `production`, `preview-1`."""
+    return "production" if slot == MAIN else str(slot)
+
+
+def status_context(slot: SlotName) -> str:
+    """Return the commit status context of a slot: one for production, one shared by all previews."""
+    return "oroboros/production" if slot == MAIN else "oroboros/preview"
+
+
+def pull_request_domain(number: int) -> Domain:
+    """Return the domain of pull request `number`."""
+    return Domain(f"pr-{number}")
+
+
+def instance_unit(slot: SlotName, colour: Colour) -> str:
+    """Return the runtime's name of a slot's instance: `main-a`, `preview-2-b`."""
+    return f"{slot}-{colour}"
+
+
+def job_unit(kind: Literal["build", "migrate", "seed"], slot: SlotName) -> str:
+    """Return the runtime's name of a slot's job, also its profile: `build-preview-2`."""
+    return f"{kind}-{slot}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Every TCP port of one stack on 127.0.0.1: the host contract's numbers, shifted by `offset`."""
+
+    offset: int = 0
+
+    @property
+    def edge(self) -> int:
+        return 8088 + self.offset
+
+    @property
+    def api(self) -> int:
+        return 8000 + self.offset
+
+    @property
+    def worker_health(self) -> int:
+        return 8090 + self.offset
+
+    @property
+    def forge(self) -> int:
+        """The development forge; not part of the host contract."""
+        return 8070 + self.offset
+
+    def web(self, slot: SlotName) -> int:
+        return 3100 + slot_index(slot) + self.offset
+
+    def backend(self, slot: SlotName) -> int:
+        return 8100 + slot_index(slot) + self.offset
+
+    def instance(self, slot: SlotName, colour: Colour) -> int:
+        """The two instance addresses of a slot: 8200+k for colour a, 8300+k for colour b."""
+        return 8200 + 100 * COLOURS.index(colour) + slot_index(slot) + self.offset
+
+    def all_for(self, slots: tuple[SlotName, ...]) -> tuple[tuple[str, int], ...]:
+        """Return (what, port) for every port that a stack with these slots listens on."""
+        fixed = [
+            ("edge", self.edge),
+            ("api", self.api),
+            ("worker health", self.worker_health),
+            ("forge", self.forge),
+        ]
+        for slot in slots:
+            fixed.append((f"{slot} web", self.web(slot)))
+            fixed.append((f"{slot} backend", self.backend(slot)))
+            fixed.extend((f"{slot} instance {colour}", self.instance(slot, colour)) for colour in COLOURS)
+        return tuple(fixed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """What was installed on this host: how many previews, which ports, which host names. Written by `up` and `install`."""
+
+    previews: int = 3
+    ports: Ports = Ports()
+    #: "localhost" gives app.localhost, preview1.localhost, api.localhost, worker.localhost.
+    base_host: str = "localhost"
+    scheme: Literal["http", "https"] = "http"
+    #: The port that users see in a URL; None when it is the scheme's own.
+    public_port: int | None = 8088
+
+    @property
+    def slots(self) -> tuple[SlotName, ...]:
+        return (MAIN, *self.preview_slots)
+
+    @property
+    def preview_slots(self) -> tuple[SlotName, ...]:
+        return tuple(preview_slot(k) for k in range(1, self.previews + 1))
+
+    def host(self, slot: SlotName) -> str:
+        """Return the public host name of a slot: `app.<base>` or `preview1.<base>`."""
+        label = "app" if slot == MAIN else unit_instance(slot)
+        return f"{label}.{self.base_host}"
+
+    def url(self, slot: SlotName) -> str:
+        """Return the public URL of a slot, without a trailing slash."""
+        port = f":{self.public_port}" if self.public_port is not None else ""
+        return f"{self.scheme}://{self.host(slot)}{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything lies under one root; joins only, touches no disk."""
+
+    root: Path
+    #: Sockets need a short folder (a Unix socket's path holds 107 bytes); None means `<root>/run`.
+    short_run: Path | None = None
+
+    @property
+    def mirror(self) -> Path:
+        return self.root / "repo.git"
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+    def release(self, sha: Sha) -> Path:
+        return self.releases / sha
+
+    def manifest(self, sha: Sha) -> Path:
+        """The manifest lies beside the release, never inside it: a release is git's bytes and nothing else."""
+        return self.releases / f"{sha}.manifest"
+
+    @property
+    def builds(self) -> Path:
+        return self.root / "builds"
+
+    def build(self, domain: Domain, tree: TreeId, recipe_hash: str) -> Path:
+        return self.builds / domain / f"{tree}-{recipe_hash}"
+
+    @property
+    def current(self) -> Path:
+        return self.root / "current"
+
+    def slot(self, slot: SlotName) -> Path:
+        return self.root / "slots" / slot
+
+    def live(self, slot: SlotName) -> Path:
+        """The link whose replacement by one rename is the switch; it names a folder in `live_versions`."""
+        return self.slot(slot) / "live"
+
+    def live_versions(self, slot: SlotName) -> Path:
+        return self.slot(slot) / "live.d"
+
+    def slot_current(self, slot: SlotName) -> Path:
+        """`current` of a slot; main's is the root's own."""
+        return self.current if slot == MAIN else self.slot(slot) / "current"
+
+    def slot_lock(self, slot: SlotName) -> Path:
+        return self.slot(slot) / "lock"
+
+    def slot_data(self, slot: SlotName) -> Path:
+        """A folder that outlives releases, for uploads and the like; a preview's is wiped with its lease."""
+        return self.slot(slot) / "data"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts" / "runs"
+
+    def run_artifacts(self, run_id: int) -> Path:
+        return self.artifacts / str(run_id)
+
+    @property
+    def run(self) -> Path:
+        """Sockets, pid files and secrets of running processes; nothing here outlives a stop."""
+        return self.short_run or self.root / "run"
+
+    def instance_socket(self, slot: SlotName, colour: Colour) -> Path:
+        return self.run / f"{instance_unit(slot, colour)}.sock"
+
+    def environment_file(self, unit: str) -> Path:
+        """What an instance or job gets as environment, 0600, written before each start."""
+        return self.run / "env" / f"{unit}.env"
+
+    @property
+    def topology(self) -> Path:
+        return self.root / "topology.json"
+
+    @property
+    def stack_file(self) -> Path:
+        return self.root / "stack.json"

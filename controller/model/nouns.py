@@ -1,0 +1,210 @@
+"""The things that Oroboros talks about, as frozen data: what is wanted, what was observed, what happened.
+
+Everything here is a value: no I/O, no clock. Instants are aware UTC and end in `_at`; quantities end in their unit.
+Facts of the host (`Live`, `ProcessFact`) are observations that age; facts of the store (`Run`, `Lease`) are history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
+from controller.model.states import Cause, Outcome, ProcessState, RunState, StatusState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A commit that something wants served, and the tree that is its content."""
+
+    sha: Sha
+    tree: TreeId
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullRequest:
+    """An open pull request as the forge lists it. Only listings write these; a delivery is a hint to list again."""
+
+    number: int
+    head_sha: Sha
+    head_branch: str
+    title: str
+    author: str
+    #: False for a fork and for a pull request whose head repository is gone: never fetched, never run.
+    same_repository: bool
+    opened_at: datetime
+    #: The head as the mirror holds it after a fetch; None until then.
+    head: Head | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A pull request's claim on a preview slot. `fence` grows with each lease; every effect in the slot checks it."""
+
+    fence: int
+    slot: SlotName
+    pull_request: int
+    claimed_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A published release: `releases/<sha>` holds the tree, complete."""
+
+    sha: Sha
+    tree: TreeId
+    published_at: datetime
+    #: Tree id of the recipe's migrations folder at this commit; "" when there is none.
+    migration_head: str = ""
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proven:
+    """A release passed its gate, served and survived its window in a domain, in the run `generation`."""
+
+    domain: Domain
+    sha: Sha
+    tree: TreeId
+    generation: int
+    proven_at: datetime
+    migration_head: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """What a slot serves: the content of `slots/<slot>/live`, the truth of the switch."""
+
+    slot: SlotName
+    state: Literal["free", "live"]
+    #: The run that switched (its id); 0 for a slot that never served.
+    generation: int
+    #: The lease that owned the slot at the switch; 0 for main and for a free slot.
+    fence: int = 0
+    release: Sha | None = None
+    tree: TreeId | None = None
+    colour: Colour | None = None
+    #: `127.0.0.1:8200` or `unix//run/x.sock` (Caddy's spelling of a dial address); None when nothing runs.
+    address: str | None = None
+    #: Absolute, resolved folder; None when the release has no static files.
+    static_root: str | None = None
+    #: The static root of the release before, for assets of pages that are still open.
+    previous_static_root: str | None = None
+    #: File under the static root that answers paths which no file has (single-page apps); None: 404.
+    fallback: str | None = None
+    #: Requests under this prefix go to the instance, never to files. "/" when there are no static files.
+    api_prefix: str = "/"
+    #: What the surface's own /health asks of the instance.
+    health_path: str = "/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessFact:
+    """An instance or a job as the runtime shows it, running or ended. `unit` is `names.instance_unit` or `job_unit`."""
+
+    unit: str
+    generation: int
+    state: ProcessState
+    pid: int | None = None
+    #: None while running; negative: killed by that signal.
+    exit_code: int | None = None
+    timed_out: bool = False
+    started_at: datetime
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a gate, a confirmation (3 probes through surface and edge) or a watch window said of one run.
+
+    Keyed by (slot, generation, release): a verdict about anything else is not about us.
+    """
+
+    kind: Literal["checkout", "gate", "confirm", "watch"]
+    slot: SlotName
+    generation: int
+    release: Sha
+    outcome: Outcome
+    reason: str = ""
+    message: str = ""
+    #: False when a part was away (database, disk, squatted port): the release is not to blame, no quarantine.
+    blames_release: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One attempt to bring one release to one slot. Its id is the generation: it grows with every attempt."""
+
+    generation: int
+    slot: SlotName
+    domain: Domain
+    fence: int
+    #: The commit that is to be live, and what the status is about.
+    head: Head
+    #: The release that serves it; another sha than the head's after a revert, since the trees are equal.
+    release: Sha
+    cause: Cause
+    state: RunState
+    colour: Colour | None
+    #: How often work on this (slot, sha) was begun by a worker that then died.
+    attempts: int
+    begun_at: datetime
+    switched_at: datetime | None = None
+    #: Set when 3 probes passed after the switch.
+    confirmed_at: datetime | None = None
+    watch_until: datetime | None = None
+    ended_at: datetime | None = None
+    migration_head: str = ""
+    #: The generation that served before this one's switch: what a failed window goes back to.
+    fallback: int | None = None
+    #: True once the window passed.
+    proven: bool = False
+    #: Level of proof that the gate reached: "owner", "echo", "static".
+    proof: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """A tree that failed in a domain by its own fault; lifted by an order by hand or a changed environment file."""
+
+    domain: Domain
+    tree: TreeId
+    sha: Sha
+    reason: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """An order by hand: this sha shall be live in this slot, until lifted. A rollback ends at the first later head
+    whose tree is not quarantined; a deploy ends at the first later head."""
+
+    id: int
+    slot: SlotName
+    kind: Literal["deploy", "rollback"]
+    head: Head
+    #: The production head when the order was given: "later" means any other.
+    ordered_at_head: Sha | None
+    accept_migrations: bool
+    actor: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedReport:
+    """What a commit's status should say. Keyed by (sha, context); the newest generation wins."""
+
+    sha: Sha
+    context: str
+    state: StatusState
+    #: At most 140 characters, one line.
+    description: str
+    target_url: str | None
+    generation: int

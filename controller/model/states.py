@@ -1,0 +1,81 @@
+"""The states of everything that has one, as enums whose values are what the database and `--json` show."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class DeliveryState(StrEnum):
+    PENDING = "pending"  # stored; no tick that began after it has looked at its target yet
+    DONE = "done"
+    IGNORED = "ignored"  # signed, but nothing of ours: the reason is kept
+    DUPLICATE = "duplicate"  # the same signed bytes were seen before under another id
+    DEAD = "dead"  # looked at too often without an end
+
+
+class ReleaseState(StrEnum):
+    PUBLISHING = "publishing"
+    PUBLISHED = "published"
+    REMOVING = "removing"
+
+
+class RunState(StrEnum):
+    PLANNED = "planned"
+    BUILDING = "building"
+    MIGRATING = "migrating"
+    GATING = "gating"
+    SWITCHING = "switching"
+    WATCHING = "watching"
+    # terminal:
+    LIVE = "live"
+    FAILED = "failed"
+    ROLLED_BACK = "rolled_back"
+    SUPERSEDED = "superseded"
+    STALLED = "stalled"
+
+
+RUN_TERMINAL = frozenset({RunState.LIVE, RunState.FAILED, RunState.ROLLED_BACK, RunState.SUPERSEDED, RunState.STALLED})
+
+
+class SlotState(StrEnum):
+    FREE = "free"
+    CLAIMED = "claimed"
+    WIPING = "wiping"
+    LIVE = "live"
+    DRAINING = "draining"
+    QUARANTINED = "quarantined"
+
+
+class ProcessState(StrEnum):
+    """A supervised process (instance or job) as the runtime shows it."""
+
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+class Outcome(StrEnum):
+    """Of a gate, a confirmation or a watch window."""
+
+    PENDING = "pending"
+    PASS = "pass"
+    FAIL = "fail"
+
+
+class StatusState(StrEnum):
+    """GitHub's commit status states (docs.github.com/rest/commits/statuses)."""
+
+    PENDING = "pending"
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ERROR = "error"
+
+
+class Cause(StrEnum):
+    """Why a run exists."""
+
+    PUSH = "push"  # the head of the production branch, or of a pull request
+    REVERT = "revert"  # that head's tree is a retained, proven release
+    RESYNC = "resync"  # a head that no webhook told of
+    OVERRIDE = "override"  # by hand: deploy or rollback
+    ROLLBACK = "rollback"  # automatic: the window after a switch failed
+    REPAIR = "repair"  # the host lost the live instance: start it again

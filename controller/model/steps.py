@@ -1,0 +1,255 @@
+"""The steps of a plan: what one tick may do, as data that round-trips through JSON.
+
+No step decides and none waits. Each is safe to repeat, and its completion is visible to the next observation, so a
+crash after any prefix of a plan leads to the same world as no crash. `slots` steps settle leases for the whole host;
+all others concern one slot. Work that takes longer than a blink (fetch, listing, checkout, gate, window) is begun by
+a step and ends as a verdict or a fact that a later tick observes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
+from controller.model.nouns import Head
+from controller.model.states import Cause, RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimSlot:
+    """Give a free preview slot to a pull request, under a new fence."""
+
+    slot: SlotName
+    pull_request: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndLease:
+    """End a lease: its pull request is closed, or its time is up. Freeing never waits for the wipe."""
+
+    slot: SlotName
+    fence: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewLease:
+    """Move the end of a lease whose pull request has a new head."""
+
+    slot: SlotName
+    fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvisionSlot:
+    """Make the slot ready for its lease: data folder, and database and role when the recipe asks for them."""
+
+    slot: SlotName
+    fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WipeSlot:
+    """Leave nothing of a lease that ended: database, role, data folder, builds of its domain, environment files.
+
+    Planned only once no process of the slot runs and `live` says free."""
+
+    slot: SlotName
+    fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginRun:
+    """Write a run in state `planned`, before any of its work. The running run of the slot, if any, was ended before."""
+
+    slot: SlotName
+    domain: Domain
+    fence: int
+    head: Head
+    release: Sha
+    cause: Cause
+    #: The generation that serves now and is proven: where a failed window goes back to.
+    fallback: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdvanceRun:
+    """Move a run on to a later state; a run never moves back."""
+
+    slot: SlotName
+    generation: int
+    state: RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndRun:
+    """End a run in a terminal state with its reason; `proven` when its window passed."""
+
+    slot: SlotName
+    generation: int
+    state: RunState
+    reason: str
+    message: str
+    proven: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantine:
+    """Remember that this tree fails in this domain by its own fault."""
+
+    domain: Domain
+    tree: TreeId
+    sha: Sha
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkout:
+    """Begin to publish `releases/<release>` from the mirror (bounded thread). Done when the release is on the disk;
+    a refusal is a verdict of kind `checkout`."""
+
+    slot: SlotName
+    generation: int
+    release: Sha
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartJob:
+    """Start the recipe's build or migrate command as a supervised job with a hard time limit."""
+
+    slot: SlotName
+    generation: int
+    kind: Literal["build", "migrate"]
+    release: Sha
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealBuild:
+    """A build job ended well: walk what it made like a git tree, sync it, write its marker last.
+    A refusal is a verdict of kind `checkout`."""
+
+    slot: SlotName
+    generation: int
+    release: Sha
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartInstance:
+    """Start the release's backend on the slot's colour, with a fresh nonce."""
+
+    slot: SlotName
+    generation: int
+    colour: Colour
+    release: Sha
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopUnit:
+    """Stop an instance or a job of this generation, and everything that it started; forget it once it ended.
+
+    A later generation under the same unit name is not touched."""
+
+    slot: SlotName
+    unit: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartGate:
+    """Begin the gate at the instance's own address (bounded thread)."""
+
+    slot: SlotName
+    generation: int
+    release: Sha
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """Replace `live` by one rename under the slot's lock, fence and generation re-read inside it; then `current`."""
+
+    slot: SlotName
+    generation: int
+    release: Sha
+    colour: Colour | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartWatch:
+    """Begin to probe through surface and edge: `confirm` after 3 passes, `watch` until the window ends (bounded
+    thread)."""
+
+    slot: SlotName
+    generation: int
+    release: Sha
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchBack:
+    """The window failed and the fallback's instance still runs: make it live again, at once, under a new generation
+    of the same rename. The run that failed ends as `rolled_back`."""
+
+    slot: SlotName
+    #: The run whose window failed.
+    generation: int
+    #: The run whose release serves again.
+    fallback: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeSlot:
+    """Make `live` say free: the surface answers 503 with `X-Oroboros-Slot: free`."""
+
+    slot: SlotName
+    fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairCurrent:
+    """Point `current` at what `live` names."""
+
+    slot: SlotName
+    release: Sha
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndOverride:
+    """An order by hand has reached its end."""
+
+    slot: SlotName
+    id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prune:
+    """Remove a release that retention lets go."""
+
+    release: Sha
+
+
+Step = (
+    ClaimSlot
+    | EndLease
+    | RenewLease
+    | ProvisionSlot
+    | WipeSlot
+    | BeginRun
+    | AdvanceRun
+    | EndRun
+    | Quarantine
+    | Checkout
+    | StartJob
+    | SealBuild
+    | StartInstance
+    | StopUnit
+    | StartGate
+    | Switch
+    | StartWatch
+    | SwitchBack
+    | FreeSlot
+    | RepairCurrent
+    | EndOverride
+    | Prune
+)
