@@ -1,0 +1,164 @@
+"""What do tests stand on? Real Postgres and Redis, short folders for sockets, ports that nobody has.
+
+Each pytest process (each xdist worker) starts its own Postgres and Redis when the first test asks for them, and gives
+every test that asks a fresh database: a copy of one that was migrated once. The kernel ends the parts if this process
+is killed, and the first pytest process removes the one folder under which everything of the session lies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import random
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+
+from controller.development.parts import Part, Postgres, prepare_postgres, prepare_redis
+from controller.model.names import Ports, Topology
+
+_BASE = "OROBOROS_TEST_BASE"
+_SQL = Path(__file__).resolve().parent.parent / "infra" / "sql"
+_TEMPLATE = "migrated_template"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the session's folder once, before any worker starts; workers find it in their environment."""
+    if not hasattr(config, "workerinput"):
+        # Not pytest's tmp_path: a Unix socket's path holds 107 bytes.
+        os.environ[_BASE] = tempfile.mkdtemp(prefix="oro-", dir="/tmp" if os.access("/tmp", os.W_OK) else None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the session's folder; a worker that was killed may need a moment until its Postgres has ended."""
+    if hasattr(config, "workerinput") or _BASE not in os.environ:
+        return
+    base = Path(os.environ.pop(_BASE))
+    deadline = time.monotonic() + 10
+    while base.exists() and time.monotonic() < deadline:
+        shutil.rmtree(base, ignore_errors=True)
+        time.sleep(0.02 if base.exists() else 0)
+
+
+def _new_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="", dir=os.environ[_BASE]))
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A fresh folder whose path is short enough for Unix sockets."""
+    folder = _new_folder()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """The Postgres of this pytest process, shared by its tests: never stop it. A test that must starts its own."""
+    folder = _new_folder()
+    postgres = prepare_postgres(data=folder / "pg", run=folder / "run")
+    with Part(postgres.spec):
+        yield postgres
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres_server: Postgres) -> str:
+    _execute(postgres_server, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_TEMPLATE)))
+    url = postgres_server.url(_TEMPLATE)
+    if importlib.util.find_spec("controller.effects.store") is not None:
+        importlib.import_module("controller.effects.store").migrate(url)
+    else:
+        with psycopg.connect(url) as connection:
+            for file in sorted(_SQL.glob("*.sql")):
+                connection.execute(file.read_bytes())
+    return _TEMPLATE
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Postgres, _postgres_template: str) -> Iterator[str]:
+    """The URL of a fresh database with the control plane's tables, of a superuser."""
+    with _fresh_database(postgres_server, template=_postgres_template) as name:
+        yield postgres_server.url(name)
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: Postgres) -> Iterator[str]:
+    """The URL of a fresh, empty database, of a superuser."""
+    with _fresh_database(postgres_server, template="template1") as name:
+        yield postgres_server.url(name)
+
+
+@pytest.fixture(scope="session")
+def _redis_server_url() -> Iterator[str]:
+    folder = _new_folder()
+    prepared = prepare_redis(run=folder, log_file=folder / "redis.log")
+    with Part(prepared.spec):
+        yield prepared.url
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def redis_url(_redis_server_url: str) -> str:
+    """The URL of an empty Redis, shared by the tests of this pytest process: never stop it."""
+    client = redis.Redis.from_url(_redis_server_url)
+    client.flushall()
+    client.close()
+    return _redis_server_url
+
+
+@pytest.fixture
+def free_port_offset() -> Iterator[int]:
+    """An offset with which every port of a default stack is free, and claimed by no other test of this session."""
+    claims = Path(os.environ[_BASE]) / "ports"
+    claims.mkdir(exist_ok=True)
+    for _ in range(200):
+        offset = random.randrange(10_000, 22_000)
+        ports = [port for _, port in Ports(offset=offset).all_for(Topology().slots)]
+        with contextlib.ExitStack() as claimed:
+            if all(_claim_port(claims / str(port), port, claimed) for port in ports):
+                yield offset
+                return
+    pytest.fail("no free range of ports in 200 attempts")
+
+
+def _claim_port(claim: Path, port: int, claimed: contextlib.ExitStack) -> bool:
+    try:
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    claimed.callback(claim.unlink)
+    with socket.socket() as probe:
+        # What our own servers do: a connection of an earlier test in TIME_WAIT is no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _fresh_database(server: Postgres, *, template: str) -> Iterator[str]:
+    name = f"test_{os.getpid()}_{random.getrandbits(48):012x}"
+    identifiers = sql.Identifier(name), sql.Identifier(template)
+    _execute(server, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*identifiers))
+    try:
+        yield name
+    finally:
+        _execute(server, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _execute(server: Postgres, statement: sql.Composed) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(statement)
