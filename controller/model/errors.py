@@ -51,7 +51,7 @@ class Waiting(OroborosError):
 
 
 class Unavailable(OroborosError):
-    """A part (forge, store, Caddy, runtime, disk) did not answer: back off and try again; the release is not to blame."""
+    """A part (forge, store, Caddy, runtime, disk) did not answer: back off, try again; the release is not to blame."""
 
     def __init__(self, reason: str, message: str, *, retry_at: datetime | None = None) -> None:
         super().__init__(reason, message)

@@ -139,7 +139,7 @@ class Ports:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """What was installed on this host: how many previews, which ports, which host names. Written by `up` and `install`."""
+    """What was installed on this host: previews, ports, host names. Written by `up` and `install`."""
 
     previews: int = 3
     ports: Ports = Ports()

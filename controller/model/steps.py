@@ -43,7 +43,7 @@ class RenewLease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvisionSlot:
-    """Make the slot ready for its lease: data folder, and database and role when the recipe asks for them."""
+    """Make the slot ready for its lease: an empty data folder."""
 
     slot: SlotName
     fence: int
@@ -69,6 +69,8 @@ class BeginRun:
     head: Head
     release: Sha
     cause: Cause
+    #: The one that `live` does not name.
+    colour: Colour
     #: The generation that serves now and is proven: where a failed window goes back to.
     fallback: int | None
 
@@ -113,6 +115,14 @@ class Checkout:
     slot: SlotName
     generation: int
     release: Sha
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsureDatabase:
+    """Begin to make the slot's database and role, if they are not there (bounded thread)."""
+
+    slot: SlotName
+    generation: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +197,8 @@ class StartWatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchBack:
-    """The window failed and the fallback's instance still runs: make it live again, at once, under a new generation
-    of the same rename. The run that failed ends as `rolled_back`."""
+    """The window failed and what served before still can: make `live` say what it said then, by the same rename.
+    The run that failed ends as `rolled_back`."""
 
     slot: SlotName
     #: The run whose window failed.
@@ -240,6 +250,7 @@ Step = (
     | EndRun
     | Quarantine
     | Checkout
+    | EnsureDatabase
     | StartJob
     | SealBuild
     | StartInstance

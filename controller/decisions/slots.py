@@ -1,0 +1,86 @@
+"""Which pull request holds which preview slot? First come, first served, and nobody is moved needlessly.
+
+Rules, in order:
+1. A lease ends when its pull request is not in a complete listing of the open ones, or may no longer preview.
+   An incomplete listing ends nothing.
+2. A lease whose time is up ends only if somebody waits; otherwise it is renewed.
+3. A slot is free once nothing of its last lease is left: no lease, no process, `live` says free, wiped.
+4. Those who wait get free slots in the order in which they began to wait. An update never waits: it has its slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from controller.model.names import MAIN, SlotName
+from controller.model.nouns import PullRequest
+from controller.model.steps import ClaimSlot, EndLease, RenewLease, Step
+from controller.model.world import Observed, SlotObserved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePlace:
+    """A pull request that waits; `position` counts from 1."""
+
+    pull_request: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotPlan:
+    """The lease steps of one tick, for the whole host, and who waits where."""
+
+    steps: tuple[Step, ...]
+    queue: tuple[QueuePlace, ...]
+
+
+def may_preview(pull: PullRequest, observed: Observed) -> bool:
+    """Say whether this pull request's code may run at all: never a fork's, nor one whose head repository is gone."""
+    return observed.policy.previews.enabled and pull.same_repository
+
+
+def is_clean(slot: SlotObserved) -> bool:
+    """Say whether nothing of a former lease is left in the slot, by the host's own word."""
+    return (
+        slot.slot != MAIN
+        and slot.lease is None
+        and not slot.processes
+        and slot.run is None
+        and (slot.live is None or slot.live.state == "free")
+        and slot.wiped_fence >= slot.ended_fence
+    )
+
+
+def assign_slots(observed: Observed, *, now: datetime) -> SlotPlan:
+    """Return which leases end, are renewed and begin, and the queue that remains."""
+    open_pulls = {pull.number: pull for pull in observed.pulls}
+    eligible = {number for number, pull in open_pulls.items() if may_preview(pull, observed)}
+    held = {slot.lease.pull_request for slot in observed.slots if slot.lease is not None}
+    since = dict(observed.waiting_since)
+    waiting = sorted(
+        (number for number in eligible if number not in held),
+        key=lambda number: (since.get(number, now), open_pulls[number].opened_at, number),
+    )
+    steps: list[Step] = []
+    free: list[SlotName] = []
+    for slot in observed.slots:
+        lease = slot.lease
+        if lease is None:
+            if is_clean(slot):
+                free.append(slot.slot)
+        elif observed.pulls_listed and lease.pull_request not in open_pulls:
+            steps.append(EndLease(slot=slot.slot, fence=lease.fence, reason="closed"))
+        elif observed.pulls_listed and lease.pull_request not in eligible:
+            steps.append(EndLease(slot=slot.slot, fence=lease.fence, reason="no longer eligible"))
+        elif now >= lease.expires_at:
+            if waiting:
+                steps.append(EndLease(slot=slot.slot, fence=lease.fence, reason="expired"))
+            else:
+                steps.append(RenewLease(slot=slot.slot, fence=lease.fence))
+    steps.extend(ClaimSlot(slot=slot, pull_request=number) for slot, number in zip(free, waiting, strict=False))
+    queue = waiting[len(free) :]
+    return SlotPlan(
+        steps=tuple(steps),
+        queue=tuple(QueuePlace(pull_request=number, position=k) for k, number in enumerate(queue, start=1)),
+    )

@@ -1,0 +1,153 @@
+"""What one tick knows: everything that was observed, gathered into one frozen value before anything is decided.
+
+`observe` builds it, `plan` and its neighbours read it, nothing else is asked. A property test can build it too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from controller.model.config import Policy, Recipe
+from controller.model.names import Domain, Sha, SlotName
+from controller.model.nouns import (
+    Head,
+    Lease,
+    Live,
+    Override,
+    ProcessFact,
+    Proven,
+    PullRequest,
+    Quarantined,
+    Release,
+    Run,
+    Verdict,
+)
+from controller.model.states import Cause, Outcome
+
+Activity = Literal["checkout", "database", "seal", "gate", "watch", "wipe"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotObserved:
+    """One slot of this host, as the host and the store show it."""
+
+    slot: SlotName
+    #: None: never written.
+    live: Live | None = None
+    #: What `current` names; None when it is missing or names no release.
+    current: Sha | None = None
+    #: The live lease; None for main and for a slot that nobody holds.
+    lease: Lease | None = None
+    #: The newest lease of the slot that ended; 0 when there was none.
+    ended_fence: int = 0
+    #: The lease that the slot was made ready for, and the last one of which nothing is left.
+    provisioned_fence: int = 0
+    wiped_fence: int = 0
+    #: Every unit of the slot, instances and jobs, running or ended and not yet forgotten.
+    processes: tuple[ProcessFact, ...] = ()
+    #: The run that is not ended.
+    run: Run | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    #: Bounded threads of this worker that work for the running run; "wipe" for the lease that ended.
+    activities: frozenset[Activity] = frozenset()
+    #: Newest first, ended ones, at most `RECENT_RUNS_MAX`.
+    recent_runs: tuple[Run, ...] = ()
+    #: The run whose generation `live` names, and the one that it would fall back to.
+    live_run: Run | None = None
+    #: (of the running run, else of the live one)
+    fallback_run: Run | None = None
+    #: What `live` said while the fallback served, still on the disk; None when it or its release is gone.
+    fallback_live: Live | None = None
+    #: Unit and last line of its log, for units that ended; escaped and bounded.
+    last_log_lines: tuple[tuple[str, str], ...] = ()
+    #: Of the running run's release:
+    published: bool = False
+    recipe: Recipe | None = None
+    recipe_problem: str = ""
+    build_sealed: bool = False
+    #: The slot's database and role exist, made for this lease.
+    database_ready: bool = False
+    #: Tree id of the migrations folder at the running run's release; "" when there is none.
+    wanted_migration_head: str = ""
+    #: The migration head that the slot's database is at: that of the newest run that migrated it.
+    database_migration_head: str | None = None
+    #: The newest accepted order by hand says that differing migrations are accepted.
+    accept_migrations: bool = False
+
+    def verdict(self, kind: Literal["checkout", "gate", "confirm", "watch"]) -> Verdict | None:
+        """Return the verdict of that kind about the running run, or None: one about anything else does not count."""
+        if self.run is None:
+            return None
+        for verdict in self.verdicts:
+            about_us = (verdict.generation, verdict.release) == (self.run.generation, self.run.release)
+            if verdict.kind == kind and about_us and verdict.outcome is not Outcome.PENDING:
+                return verdict
+        return None
+
+
+RECENT_RUNS_MAX = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryHint:
+    """A pending delivery that a fetch or listing, begun after it came, has answered."""
+
+    seq: int
+    #: "ref:<full ref>" or "pull:<number>".
+    target: str
+    sha: Sha | None
+    received_at: datetime
+    #: The sha is reachable from the production branch as just fetched.
+    on_production: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """The whole host and what the mirror and the last complete listing say is wanted."""
+
+    production_head: Head | None = None
+    #: No webhook told of this head: resync found it.
+    production_head_found_by_resync: bool = False
+    #: Open pull requests by the last complete listing, heads as fetched.
+    pulls: tuple[PullRequest, ...] = ()
+    #: When each waiting pull request began to wait; those not in it begin now.
+    waiting_since: tuple[tuple[int, datetime], ...] = ()
+    #: False until a listing was complete: then nothing may be concluded from a missing pull request.
+    pulls_listed: bool = False
+    slots: tuple[SlotObserved, ...] = ()
+    releases: tuple[Release, ...] = ()
+    proven: tuple[Proven, ...] = ()
+    quarantined: tuple[Quarantined, ...] = ()
+    overrides: tuple[Override, ...] = ()
+    hints: tuple[DeliveryHint, ...] = ()
+    policy: Policy = field(default_factory=Policy)
+    policy_problems: tuple[str, ...] = ()
+
+    def slot(self, name: SlotName) -> SlotObserved:
+        return next(s for s in self.slots if s.slot == name)
+
+    def quarantine_of(self, domain: Domain, head: Head) -> Quarantined | None:
+        return next((q for q in self.quarantined if (q.domain, q.tree) == (domain, head.tree)), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What one slot is to serve."""
+
+    slot: SlotName
+    domain: Domain
+    fence: int
+    head: Head
+    cause: Cause
+    accept_migrations: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Nothing new may go to the slot, and why: what serves goes on serving."""
+
+    slot: SlotName
+    reason: str
+    message: str
