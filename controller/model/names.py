@@ -20,6 +20,8 @@ Colour = Literal["a", "b"]
 
 MAIN = SlotName("main")
 PRODUCTION = Domain("production")
+#: The Redis channel of the bell: a hint that something happened, never a message.
+BELL_CHANNEL = "oro:bell"
 COLOURS: tuple[Colour, Colour] = ("a", "b")
 
 _SHA = re.compile(r"[0-9a-f]{40}\Z")
@@ -87,6 +89,12 @@ def instance_unit(slot: SlotName, colour: Colour) -> str:
 def job_unit(kind: Literal["build", "migrate", "seed"], slot: SlotName) -> str:
     """Return the runtime's name of a slot's job, also its profile: `build-preview-2`."""
     return f"{kind}-{slot}"
+
+
+def slot_of_unit(unit: str) -> SlotName | None:
+    """Return the slot that a unit of `instance_unit` or `job_unit` belongs to; None for any other name."""
+    match = re.fullmatch(r"(?:(?:build|migrate|seed)-)?(main|preview-[1-9][0-9]{0,2})(?:-[ab])?", unit)
+    return None if match is None else SlotName(match[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +249,10 @@ class Layout:
     def environment_file(self, unit: str) -> Path:
         """What an instance or job gets as environment, 0600, written before each start."""
         return self.run / "env" / f"{unit}.env"
+
+    def log_file(self, unit: str, generation: int) -> Path:
+        """What a unit of one run wrote, stdout and stderr together."""
+        return self.run_artifacts(generation) / f"{unit}.log"
 
     @property
     def topology(self) -> Path:

@@ -65,6 +65,17 @@ CREATE TABLE pull_requests (
 
 CREATE SEQUENCE generations;                    -- run ids and lease fences come from one growing sequence
 
+-- Who may write: the newest epoch of a host. A worker that was paused or doubled meets its end here, since every
+-- transaction of a worker locks this row and compares.
+CREATE TABLE workers (
+    host        text NOT NULL,
+    repository_id bigint NOT NULL REFERENCES repositories,
+    epoch       bigint NOT NULL,
+    boot_id     text NOT NULL,
+    started_at  timestamptz NOT NULL,
+    PRIMARY KEY (host, repository_id)
+);
+
 CREATE TABLE slots (
     host        text NOT NULL,
     name        text NOT NULL CHECK (name ~ '^(main|preview-[1-9][0-9]{0,2})$'),
@@ -136,6 +147,7 @@ CREATE TABLE runs (
     served      boolean NOT NULL DEFAULT false, -- it was switched to
     proven      boolean NOT NULL DEFAULT false, -- and its window passed
     migration_head text NOT NULL DEFAULT '',
+    migrated    boolean NOT NULL DEFAULT false, -- its migrate job ended well: the database is at migration_head
     begun_at    timestamptz NOT NULL,
     switched_at timestamptz,
     confirmed_at timestamptz,

@@ -1,0 +1,65 @@
+"""Is it time to look at the forge again, and at what? Deliveries are hints, and a slow resync repeats every hint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+#: How long a head or a pull request may go unseen when no delivery tells of it.
+RESYNC_S = 300.0
+#: After a look that failed.
+RETRY_BASE_S = 1.0
+RETRY_CAP_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """A pending delivery, as far as this decision cares."""
+
+    target: str
+    armed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looks:
+    """When the last good looks at the forge began, and how the looks since went."""
+
+    fetched_at: datetime | None
+    listed_at: datetime | None
+    failures_in_a_row: int = 0
+    last_failure_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refresh:
+    """What the next look does. A listing is always followed by a fetch, so that heads are never older than it."""
+
+    listing: bool
+    because: str
+
+
+def is_answered(hint: Hint, looks: Looks) -> bool:
+    """Say whether a look that began after the hint came has seen its target."""
+    if looks.fetched_at is None or looks.fetched_at <= hint.armed_at:
+        return False
+    if not hint.target.startswith("pull:"):
+        return True
+    return looks.listed_at is not None and looks.listed_at > hint.armed_at
+
+
+def plan_refresh(hints: Sequence[Hint], looks: Looks, *, now: datetime) -> Refresh | None:
+    """Return the look that is due now, or None."""
+    if looks.last_failure_at is not None and looks.failures_in_a_row > 0:
+        pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** (looks.failures_in_a_row - 1))
+        if now < looks.last_failure_at + timedelta(seconds=pause_s):
+            return None
+    if looks.listed_at is None or looks.fetched_at is None:
+        return Refresh(listing=True, because="first look")
+    if now >= min(looks.listed_at, looks.fetched_at) + timedelta(seconds=RESYNC_S):
+        return Refresh(listing=True, because="resync")
+    open_hints = [hint for hint in hints if not is_answered(hint, looks)]
+    if not open_hints:
+        return None
+    listing = any(hint.target.startswith("pull:") for hint in open_hints)
+    return Refresh(listing=listing, because="delivery")

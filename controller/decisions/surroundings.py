@@ -1,0 +1,124 @@
+"""What does an instance or a job get as argv, address and environment? Pure: recipe and facts in, words out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from controller.model.config import Recipe
+from controller.model.names import MAIN, Colour, Layout, Sha, SlotName, Topology
+from controller.model.nouns import Live, Run
+
+#: Set by us, so that an app's own file cannot change what the gate relies on.
+RESERVED = frozenset({"PORT", "HOST", "OROBOROS_SOCKET", "OROBOROS_RELEASE", "OROBOROS_NONCE", "OROBOROS_SLOT"})
+
+
+def instance_address(
+    recipe: Recipe, *, layout: Layout, topology: Topology, slot: SlotName, colour: Colour
+) -> str | None:
+    """Return where the instance listens, in Caddy's spelling of a dial address; None for a static release."""
+    if recipe.api is None:
+        return None
+    if recipe.api.listen == "socket":
+        return f"unix/{layout.instance_socket(slot, colour)}"
+    return f"127.0.0.1:{topology.ports.instance(slot, colour)}"
+
+
+def environment(
+    *,
+    run: Run,
+    slot: SlotName,
+    address: str | None,
+    nonce: str,
+    url: str,
+    database_url: str | None,
+    data_folder: Path,
+    app_values: Mapping[str, str],
+) -> dict[str, str]:
+    """Return the environment of an instance or a job: the app's own values, then ours over them."""
+    values = {key: value for key, value in app_values.items() if key not in RESERVED}
+    values["OROBOROS_SLOT"] = slot
+    values["OROBOROS_RELEASE"] = run.release
+    values["OROBOROS_URL"] = url
+    values["OROBOROS_DATA"] = str(data_folder)
+    if nonce:
+        values["OROBOROS_NONCE"] = nonce
+    if run.domain.startswith("pr-"):
+        values["OROBOROS_PULL_REQUEST"] = run.domain.removeprefix("pr-")
+    if database_url is not None:
+        values["DATABASE_URL"] = database_url
+    if address is not None and address.startswith("unix/"):
+        values["OROBOROS_SOCKET"] = address.removeprefix("unix/")
+    elif address is not None:
+        values["HOST"], values["PORT"] = address.rsplit(":", 1)
+    return values
+
+
+def parse_environment(text: str) -> dict[str, str]:
+    """Read `KEY=VALUE` lines; blank lines and lines that begin with `#` are skipped, others without `=` are too."""
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        key, equals, value = line.partition("=")
+        if equals and key.strip() and not key.lstrip().startswith("#"):
+            values[key.strip()] = value
+    return values
+
+
+def live_for(
+    run: Run,
+    recipe: Recipe,
+    *,
+    topology: Topology,
+    layout: Layout,
+    base: Path,
+    previous: Live | None,
+) -> Live:
+    """Return what `live` is to say once this run is switched to. `base` is the resolved release or build folder."""
+    static_root = str(base / recipe.web.static) if recipe.web is not None else None
+    address = None
+    if run.colour is not None:
+        address = instance_address(recipe, layout=layout, topology=topology, slot=run.slot, colour=run.colour)
+    same_tenant = previous is not None and previous.state == "live" and previous.fence == run.fence
+    return Live(
+        slot=run.slot,
+        state="live",
+        generation=run.generation,
+        fence=run.fence,
+        release=run.release,
+        tree=run.head.tree,
+        colour=run.colour if address is not None else None,
+        address=address,
+        static_root=static_root,
+        # A page that is still open in a browser asks for the old release's hashed assets; another tenant's never.
+        previous_static_root=previous.static_root if previous is not None and same_tenant else None,
+        fallback=recipe.web.fallback if recipe.web is not None else None,
+        api_prefix="/" if recipe.web is None else (recipe.api.prefix if recipe.api is not None else "/"),
+        health_path=recipe.gate.path,
+    )
+
+
+def free(slot: SlotName, *, generation: int = 0) -> Live:
+    """Return what `live` says of a slot that serves nothing."""
+    return Live(slot=slot, state="free", generation=generation)
+
+
+def app_environment_file(config_dir: Path, slot: SlotName) -> Path:
+    """Return where an app's own secrets for a slot lie; a preview never gets production's."""
+    return config_dir / f"app-{slot}.env"
+
+
+def database_url_file(config_dir: Path, slot: SlotName) -> Path:
+    """Return where the slot's database URL lies, password included: 0600, made anew with each lease."""
+    return config_dir / f"database-{slot}.env"
+
+
+def release_base(layout: Layout, run: Run, recipe: Recipe, *, recipe_hash: str) -> Path:
+    """Return the resolved folder that instances of this run work in: the release, or what its build made."""
+    if recipe.build is None:
+        return layout.release(Sha(run.release))
+    return layout.build(run.domain, run.head.tree, recipe_hash)
+
+
+def is_production(slot: SlotName) -> bool:
+    """Say whether the slot serves production."""
+    return slot == MAIN

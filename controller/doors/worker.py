@@ -1,0 +1,252 @@
+"""`oroboros worker`: wires the loop to real effects, and tells the truth about it on the health port.
+
+Exit codes: 0 stopped on request · 2 configuration · 4 a part could not be reached in time · 1 another worker took over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import FrameType
+
+from controller.effects.database import AppDatabases
+from controller.effects.github_http import Forge
+from controller.effects.mirror import Mirror
+from controller.effects.runtime import Runtime
+from controller.effects.stack_files import read_topology
+from controller.effects.store import LostEpoch, Store, migrate
+from controller.effects.wake import Bell
+from controller.loop.background import Background
+from controller.loop.execute import Hands
+from controller.loop.gate_threads import GateThreads
+from controller.loop.observe import Sight
+from controller.loop.reconcile import Health, Reconciler
+from controller.loop.reporter import Reporter
+from controller.model.config import Settings
+from controller.model.errors import ConfigInvalid, Unavailable
+from controller.model.nouns import Verdict
+
+START_PATIENCE_S = 30.0
+LOCK_PATIENCE_S = 10.0
+#: A tick older than this many poll intervals (and at least this many seconds) means that the worker is not fit.
+FIT_TICKS = 5
+FIT_AGE_S = 15.0
+#: GitHub asks for a second between writes; a forge on loopback is ours.
+WRITE_PAUSE_S = 1.0
+STOP_TIMEOUT_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    """Return the present instant: the only clock of the controller."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker process, wired."""
+
+    settings: Settings
+    runtime: Runtime
+    clock: Callable[[], datetime] = utc_now
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> int:
+        """Serve until stopped; return the exit code."""
+        settings = self.settings
+        topology = read_topology(settings.layout)
+        settings.layout.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _one_per_host(settings):
+            _when_reachable(lambda: migrate(settings.database_url))
+            store = Store(settings.database_url, repository=settings.repository, host=settings.host)
+            boot_id = secrets.token_hex(8)
+            store.register(slots=topology.slots, boot_id=boot_id, now=self.clock())
+            side = store.shared()
+            bell = threading.Event()
+            health = Health(started_at=self.clock())
+            forge = Forge(settings.forge_url, settings.repository, settings.forge_token_file)
+            reports = Reporter(
+                store.shared(), forge, pause_between_s=_write_pause_s(settings.forge_url), clock=self.clock
+            )
+            background = Background(bell.set)
+
+            def open_mirror() -> Mirror:
+                return Mirror(settings.layout.mirror, forge.git_url, token_file=settings.forge_token_file)
+
+            mirror = open_mirror()
+            mirror.ensure()
+
+            def record(verdict: Verdict, proof: str = "") -> None:
+                try:
+                    side.record_verdict(verdict, proof=proof, now=self.clock())
+                except LostEpoch:
+                    return  # another worker judges now
+                except Unavailable as error:
+                    log.warning("verdict lost, the gate will run again: %s", error, extra={"action": "verdict.lost"})
+                finally:
+                    bell.set()
+
+            gates = GateThreads()
+            databases = None
+            if settings.app_database_admin_url is not None:
+                databases = AppDatabases(settings.app_database_admin_url, config_dir=settings.config_dir)
+            sight = Sight(
+                store=store,
+                mirror=mirror,
+                runtime=self.runtime,
+                databases=databases,
+                layout=settings.layout,
+                topology=topology,
+                background=background,
+                gate_activities=gates.running,
+            )
+            hands = Hands(
+                settings=settings,
+                sight=sight,
+                store=store,
+                side=side,
+                gates=gates,
+                background=background,
+                clock=self.clock,
+                open_mirror=open_mirror,
+                record_verdict=record,
+            )
+            reconciler = Reconciler(
+                hands=hands,
+                forge=forge,
+                production_branch=settings.production_branch,
+                poll_interval_s=settings.poll_interval_s,
+                wake_reports=reports.wake,
+                clock=self.clock,
+                health=health,
+                bell=bell,
+            )
+            server = _serve_health(
+                topology.ports.worker_health, health, self.clock, poll_interval_s=settings.poll_interval_s
+            )
+            Bell(settings.redis_url).listen(bell.set)
+            self.runtime.watch(bell.set)
+            reports.start()
+            self._stop_on_signals(bell)
+            log.info("worker: ready, epoch %s", store.epoch, extra={"action": "worker.ready"})
+            try:
+                reconciler.run(self.stop)
+            except LostEpoch as error:
+                log.error("worker: %s", error, extra={"action": "worker.lost"})
+                return 1
+            finally:
+                server.shutdown()
+                reports.stop(timeout_s=STOP_TIMEOUT_S)
+                background.wait(timeout_s=STOP_TIMEOUT_S)
+                store.close()
+            return 0
+
+    def _stop_on_signals(self, bell: threading.Event) -> None:
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            self.stop.set()
+            bell.set()
+
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_signal)
+            signal.signal(signal.SIGINT, on_signal)
+
+
+class _one_per_host:  # noqa: N801 - reads as a statement
+    """One worker per root: the kernel lets go of the lock when its holder dies."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.layout.run / "worker.lock"
+        self._descriptor = -1
+
+    def __enter__(self) -> None:
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise Unavailable(
+                        "WorkerRuns", f"another worker holds {self._path}; stop it, or use another root"
+                    ) from None
+                time.sleep(0.05)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+def _when_reachable(attempt: Callable[[], object]) -> None:
+    deadline = time.monotonic() + START_PATIENCE_S
+    while True:
+        try:
+            attempt()
+            return
+        except Unavailable:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.1)
+
+
+def _write_pause_s(forge_url: str) -> float:
+    return 0.0 if "//127.0.0.1" in forge_url else WRITE_PAUSE_S
+
+
+def is_fit(health: Health, *, now: datetime, poll_interval_s: float) -> bool:
+    """Say whether the worker does its work: it ticked lately."""
+    if health.last_tick_at is None:
+        return False
+    age_s = (now - health.last_tick_at).total_seconds()
+    return age_s <= max(FIT_AGE_S, FIT_TICKS * poll_interval_s)
+
+
+def _serve_health(
+    port: int, health: Health, clock: Callable[[], datetime], *, poll_interval_s: float
+) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 5
+
+        def do_GET(self) -> None:
+            if self.path != "/health":
+                self.send_error(404)
+                return
+            now = clock()
+            fit = is_fit(health, now=now, poll_interval_s=poll_interval_s)
+            body = json.dumps(
+                {
+                    "status": "ok" if fit else "unfit",
+                    "last_tick_age_s": (
+                        None if health.last_tick_at is None else round((now - health.last_tick_at).total_seconds(), 3)
+                    ),
+                    "pending_deliveries": health.pending_deliveries,
+                    "last_error": health.last_error,
+                    "started_at": health.started_at.isoformat(),
+                }
+            ).encode()
+            self.send_response(200 if fit else 503)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+            """Health probes are not worth a line."""
+
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except OSError as error:
+        raise ConfigInvalid("PortBusy", f"worker health port {port} cannot be bound: {error.strerror}") from error
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+    return server

@@ -1,0 +1,89 @@
+"""What do the processes of one stack tell each other through files? The topology, and the stack file of `up`.
+
+Both are small JSON, written by one rename. The stack file holds addresses and paths of secrets, so it is 0600.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from controller.model.errors import ConfigInvalid, Unavailable
+from controller.model.names import Layout, Ports, Topology
+
+JSON_BYTES_MAX = 64 << 10
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file by one that only we can read, by one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def write_topology(layout: Layout, topology: Topology) -> None:
+    """Write what was installed on this host. Safe to repeat."""
+    value = {
+        "previews": topology.previews,
+        "port_offset": topology.ports.offset,
+        "base_host": topology.base_host,
+        "scheme": topology.scheme,
+        "public_port": topology.public_port,
+    }
+    write_private(layout.topology, json.dumps(value, indent=2) + "\n")
+
+
+def read_topology(layout: Layout) -> Topology:
+    """Return what was installed on this host; ConfigInvalid when nothing was, or the file makes no sense."""
+    value = _read_json(layout.topology, missing="run `oroboros up` or `oroboros install` first")
+    try:
+        scheme = value["scheme"]
+        if scheme not in ("http", "https"):
+            raise ValueError(f"scheme {scheme!r}")
+        public_port = value["public_port"]
+        return Topology(
+            previews=int(str(value["previews"])),
+            ports=Ports(offset=int(str(value["port_offset"]))),
+            base_host=str(value["base_host"]),
+            scheme="https" if scheme == "https" else "http",
+            public_port=None if public_port is None else int(str(public_port)),
+        )
+    except (KeyError, ValueError) as error:
+        raise ConfigInvalid("TopologyInvalid", f"{layout.topology}: {error!r}; install again") from error
+
+
+def write_stack(layout: Layout, stack: Mapping[str, object]) -> None:
+    """Write the stack file, once everything answers."""
+    write_private(layout.stack_file, json.dumps(stack, indent=2) + "\n")
+
+
+def read_stack(root: Path) -> dict[str, object]:
+    """Return the stack file of a running stack; Unavailable when none runs under this root."""
+    try:
+        return _read_json(Layout(root).stack_file, missing="")
+    except ConfigInvalid as error:
+        raise Unavailable(
+            "NoStack", f"no stack runs under {root}: there is no stack.json; start one with `oroboros up --root {root}`"
+        ) from error
+
+
+def _read_json(path: Path, *, missing: str) -> dict[str, object]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigInvalid("NotInstalled", f"{path} does not exist; {missing}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigInvalid("Unreadable", f"{path} cannot be read: {error}") from error
+    try:
+        value = json.loads(text[:JSON_BYTES_MAX])
+    except ValueError as error:
+        raise ConfigInvalid("Unreadable", f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigInvalid("Unreadable", f"{path} is not a JSON object")
+    return value

@@ -1,0 +1,1088 @@
+"""What Postgres remembers: deliveries, leases, runs, verdicts, reports. The only module of the controller with SQL.
+
+Every method is one transaction and safe to repeat. Writes of the worker carry its epoch and compare it with the
+`workers` row inside the same transaction, so a worker that was paused, partitioned or doubled changes nothing after
+another one took over (`LostEpoch`). A database that does not answer is `Unavailable`; the next call connects again.
+One `Store` may be shared by threads: a lock keeps one transaction at a time on its connection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
+
+from controller.model.errors import Stalled, Unavailable, Waiting
+from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
+from controller.model.nouns import (
+    Head,
+    Lease,
+    Override,
+    Proven,
+    PullRequest,
+    Quarantined,
+    Release,
+    Run,
+    Verdict,
+    WantedReport,
+)
+from controller.model.states import Cause, Outcome, RunState, StatusState
+from controller.model.world import RECENT_RUNS_MAX
+
+CONNECT_TIMEOUT_S = 3
+STATEMENT_TIMEOUT_MS = 10_000
+LOCK_TIMEOUT_MS = 5_000
+#: Advisory lock classes, so that ours never meet an app's.
+MIGRATION_LOCK = 0x0B0B_0001
+WORKER_LOCK_CLASS = 0x0B0B
+SQL_FOLDER = Path(__file__).resolve().parents[2] / "infra" / "sql"
+#: Deliveries that one tick looks at; the rest waits for the next.
+PENDING_MAX = 500
+#: Fetches on behalf of one delivery before it is given up: the resync goes on without it.
+LOOKS_MAX = 200
+
+
+class LostEpoch(Stalled):
+    """Another worker has taken over this host: this one must end at once and change nothing more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryRow:
+    """The repository as the store knows it."""
+
+    id: int
+    full_name: str
+    production_branch: str | None
+    policy_sha: Sha | None
+    listed_at: datetime | None
+    fetched_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingDelivery:
+    """A delivery that no tick has answered yet."""
+
+    seq: int
+    target: str
+    sha: Sha | None
+    received_at: datetime
+    armed_at: datetime
+    looks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotRow:
+    """A slot's history; the host says what it serves."""
+
+    name: SlotName
+    provisioned_fence: int
+    wiped_fence: int
+    ended_fence: int
+    lease: Lease | None
+    #: The not ended run with its verdicts, and the newest ended ones.
+    run: Run | None
+    verdicts: tuple[Verdict, ...]
+    recent_runs: tuple[Run, ...]
+    #: (fence, migration head) of the newest run that migrated the slot's database.
+    migrated: tuple[int, str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """Everything that the store tells one tick."""
+
+    repository: RepositoryRow
+    slots: tuple[SlotRow, ...]
+    pulls: tuple[PullRequest, ...]
+    waiting_since: tuple[tuple[int, datetime], ...]
+    releases: tuple[Release, ...]
+    proven: tuple[Proven, ...]
+    quarantined: tuple[Quarantined, ...]
+    overrides: tuple[Override, ...]
+    pending: tuple[PendingDelivery, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnsentReport:
+    """A report whose wanted state was not sent yet."""
+
+    key: str
+    wanted: WantedReport
+    generation: int
+    attempts: int
+
+
+def migrate(database_url: str, *, folder: Path = SQL_FOLDER) -> tuple[str, ...]:
+    """Apply the numbered SQL files that the database has not seen, in order, under a lock; return their names.
+
+    Safe to repeat and to run twice at once. Raises `Stalled` if a file was changed after it was applied."""
+    applied: list[str] = []
+    try:
+        with psycopg.connect(database_url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+            connection.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS schema_migrations"
+                " (name text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+            )
+            rows = connection.execute("SELECT name, sha256 FROM schema_migrations").fetchall()
+            seen: dict[str, str] = dict(rows)
+            for file in sorted(folder.glob("[0-9]*.sql")):
+                body = file.read_bytes()
+                digest = hashlib.sha256(body).hexdigest()
+                if file.name in seen:
+                    if seen[file.name] != digest:
+                        raise Stalled(
+                            "MigrationChanged",
+                            f"{file.name} was applied to this database with other content; "
+                            "restore the file, changes belong in a new one",
+                        )
+                    continue
+                with connection.transaction():
+                    connection.execute(body)
+                    connection.execute(
+                        "INSERT INTO schema_migrations (name, sha256) VALUES (%s, %s)", [file.name, digest]
+                    )
+                applied.append(file.name)
+    except psycopg.OperationalError as error:
+        raise _away(error) from error
+    return tuple(applied)
+
+
+def _away(error: psycopg.Error) -> Unavailable:
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return Unavailable("DatabaseAway", f"the control plane's database does not answer: {first_line:.200}")
+
+
+class Store:
+    """One connection to the control plane's database, for one repository on one host."""
+
+    def __init__(self, database_url: str, *, repository: str, host: str) -> None:
+        self._url = database_url
+        self._repository = repository
+        self._host = host
+        self._lock = threading.RLock()
+        self._connection: psycopg.Connection[DictRow] | None = None
+        self._repository_id: int | None = None
+        #: Set by `register`; a Store without it may read, and write only what commands write.
+        self.epoch: int | None = None
+
+    # -- connection -------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the connection; a later call opens a new one."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def shared(self) -> Store:
+        """Return another Store with the same epoch and a connection of its own, for background threads."""
+        other = Store(self._url, repository=self._repository, host=self._host)
+        other.epoch, other._repository_id = self.epoch, self._repository_id
+        return other
+
+    @contextmanager
+    def _transaction(self, *, fenced: bool = False) -> Iterator[psycopg.Connection[DictRow]]:
+        with self._lock:
+            try:
+                connection = self._connect()
+                with connection.transaction():
+                    if fenced:
+                        self._check_epoch(connection)
+                    yield connection
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                self.close()
+                raise _away(error) from error
+
+    def _connect(self) -> psycopg.Connection[DictRow]:
+        if self._connection is None or self._connection.closed or self._connection.broken:
+            self._connection = psycopg.connect(
+                self._url,
+                autocommit=True,
+                row_factory=dict_row,
+                connect_timeout=CONNECT_TIMEOUT_S,
+                options=(
+                    f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS} -c timezone=UTC"
+                ),
+                application_name="oroboros",
+                keepalives_idle=5,
+            )
+        return self._connection
+
+    def _check_epoch(self, connection: psycopg.Connection[DictRow]) -> None:
+        if self.epoch is None:
+            raise LostEpoch("NoEpoch", "this store was not registered as a worker's")
+        row = connection.execute(
+            "SELECT epoch FROM workers WHERE host = %s AND repository_id = %s FOR SHARE", [self._host, self._id()]
+        ).fetchone()
+        if row is None or row["epoch"] != self.epoch:
+            raise LostEpoch("LostEpoch", f"another worker has taken over host {self._host}; this one ends")
+
+    def _id(self) -> int:
+        if self._repository_id is None:
+            with self._lock:
+                row = (
+                    self._connect()
+                    .execute("SELECT id FROM repositories WHERE full_name = %s", [self._repository])
+                    .fetchone()
+                )
+            if row is None:
+                raise Unavailable(
+                    "RepositoryUnknown",
+                    f"{self._repository} is not registered yet; the worker does that when it starts",
+                )
+            self._repository_id = row["id"]
+        assert self._repository_id is not None
+        return self._repository_id
+
+    # -- worker -----------------------------------------------------------------------------------------------------
+
+    def register(self, *, slots: Sequence[SlotName], boot_id: str, now: datetime) -> int:
+        """Take over this host as its one worker; return the new epoch.
+
+        Writes the repository and slot rows if they are missing, and counts an attempt on every run that a former
+        worker began and did not end. Safe to repeat: each call is a new epoch."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO repositories (full_name) VALUES (%s) ON CONFLICT DO NOTHING", [self._repository]
+            )
+            self._repository_id = None
+            repository_id = self._id()
+            row = connection.execute(
+                "INSERT INTO workers (host, repository_id, epoch, boot_id, started_at)"
+                " VALUES (%s, %s, nextval('generations'), %s, %s)"
+                " ON CONFLICT (host, repository_id) DO UPDATE"
+                " SET epoch = nextval('generations'), boot_id = excluded.boot_id, started_at = excluded.started_at"
+                " RETURNING epoch",
+                [self._host, repository_id, boot_id, now],
+            ).fetchone()
+            assert row is not None
+            for slot in slots:
+                connection.execute(
+                    "INSERT INTO slots (host, name, repository_id) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                    [self._host, slot, repository_id],
+                )
+            connection.execute(
+                "UPDATE runs SET attempts = attempts + 1, worker = %s"
+                " WHERE host = %s AND repository_id = %s AND ended_at IS NULL AND worker <> %s",
+                [boot_id, self._host, repository_id, boot_id],
+            )
+            self.epoch = int(row["epoch"])
+            self._boot_id = boot_id
+            return self.epoch
+
+    def check_epoch(self) -> None:
+        """Raise `LostEpoch` unless this worker still is the one of its host."""
+        with self._transaction(fenced=True):
+            pass
+
+    def check_may_switch(self, generation: int) -> None:
+        """Raise unless this worker is the one of its host, the run is not ended, and its lease is alive.
+
+        Called with the slot's lock held, right before the rename: the fence of the switch."""
+        with self._transaction(fenced=True) as connection:
+            row = connection.execute(
+                "SELECT r.ended_at IS NULL AND (r.fence = 0 OR l.ended_at IS NULL) AS may"
+                " FROM runs r LEFT JOIN leases l ON l.fence = r.fence WHERE r.generation = %s",
+                [generation],
+            ).fetchone()
+            if row is None or not row["may"]:
+                raise Waiting("RunOvertaken", f"run {generation} was ended, or its lease was, before the switch")
+
+    # -- what a tick reads ------------------------------------------------------------------------------------------
+
+    def load_history(self) -> History:
+        """Return everything that the store tells one tick, in one consistent snapshot."""
+        with self._transaction() as connection:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            repository_id, host = self._id(), self._host
+            with connection.pipeline():
+                q = connection.execute
+                repository = q("SELECT * FROM repositories WHERE id = %s", [repository_id])
+                slots = q(
+                    "SELECT s.*, coalesce((SELECT max(fence) FROM leases l WHERE l.host = s.host AND l.slot = s.name"
+                    " AND l.ended_at IS NOT NULL), 0) AS ended_fence"
+                    " FROM slots s WHERE host = %s AND repository_id = %s",
+                    [host, repository_id],
+                )
+                leases = q(
+                    "SELECT * FROM leases WHERE host = %s AND repository_id = %s AND ended_at IS NULL",
+                    [host, repository_id],
+                )
+                runs = q(
+                    "SELECT r.* FROM slots s CROSS JOIN LATERAL (SELECT * FROM runs r WHERE r.host = s.host"
+                    " AND r.slot = s.name ORDER BY generation DESC LIMIT %s) r"
+                    " WHERE s.host = %s AND s.repository_id = %s",
+                    [RECENT_RUNS_MAX + 1, host, repository_id],
+                )
+                migrated = q(
+                    "SELECT DISTINCT ON (slot) slot, fence, migration_head FROM runs"
+                    " WHERE host = %s AND repository_id = %s AND migrated ORDER BY slot, generation DESC",
+                    [host, repository_id],
+                )
+                pulls = q(
+                    "SELECT * FROM pull_requests WHERE repository_id = %s AND state = 'open' ORDER BY number",
+                    [repository_id],
+                )
+                releases = q(
+                    "SELECT * FROM releases WHERE repository_id = %s AND host = %s AND state = 'published'",
+                    [repository_id, host],
+                )
+                proven = q(
+                    "SELECT DISTINCT ON (r.domain, r.release) r.domain, r.release, r.tree, r.generation, r.ended_at,"
+                    " r.migration_head FROM runs r JOIN releases x ON x.repository_id = r.repository_id"
+                    " AND x.host = r.host AND x.sha = r.release"
+                    " WHERE r.repository_id = %s AND r.host = %s AND r.proven"
+                    " ORDER BY r.domain, r.release, r.generation DESC",
+                    [repository_id, host],
+                )
+                quarantined = q(
+                    "SELECT * FROM quarantine WHERE repository_id = %s AND lifted_at IS NULL", [repository_id]
+                )
+                overrides = q("SELECT * FROM overrides WHERE host = %s AND ended_at IS NULL", [host])
+                pending = q(
+                    "SELECT seq, target, sha, received_at, armed_at, looks FROM deliveries"
+                    " WHERE state = 'pending' ORDER BY seq LIMIT %s",
+                    [PENDING_MAX],
+                )
+            first = repository.fetchone()
+            assert first is not None
+            lease_rows = {row["slot"]: _lease(row) for row in leases.fetchall()}
+            run_rows = runs.fetchall()
+            migrated_rows = {
+                row["slot"]: (int(row["fence"]), str(row["migration_head"])) for row in migrated.fetchall()
+            }
+            pull_rows = pulls.fetchall()
+            return History(
+                repository=_repository(first),
+                slots=tuple(
+                    _slot(
+                        row,
+                        lease=lease_rows.get(row["name"]),
+                        runs=[r for r in run_rows if r["slot"] == row["name"]],
+                        migrated=migrated_rows.get(row["name"]),
+                    )
+                    for row in slots.fetchall()
+                ),
+                pulls=tuple(_pull(row) for row in pull_rows),
+                waiting_since=tuple(
+                    (row["number"], row["waiting_since"]) for row in pull_rows if row["waiting_since"] is not None
+                ),
+                releases=tuple(_release(row) for row in releases.fetchall()),
+                proven=tuple(
+                    Proven(
+                        domain=Domain(row["domain"]),
+                        sha=Sha(row["release"]),
+                        tree=TreeId(row["tree"]),
+                        generation=row["generation"],
+                        proven_at=row["ended_at"],
+                        migration_head=row["migration_head"],
+                    )
+                    for row in proven.fetchall()
+                ),
+                quarantined=tuple(_quarantined(row) for row in quarantined.fetchall()),
+                overrides=tuple(_override(row) for row in overrides.fetchall()),
+                pending=tuple(
+                    PendingDelivery(
+                        seq=row["seq"],
+                        target=row["target"] or "",
+                        sha=Sha(row["sha"]) if row["sha"] else None,
+                        received_at=row["received_at"],
+                        armed_at=row["armed_at"],
+                        looks=row["looks"],
+                    )
+                    for row in pending.fetchall()
+                ),
+            )
+
+    def load_run(self, generation: int) -> Run | None:
+        """Return one run, or None."""
+        with self._transaction() as connection:
+            row = connection.execute("SELECT * FROM runs WHERE generation = %s", [generation]).fetchone()
+            return None if row is None else _run(row)
+
+    # -- refresh (fetch and listing) --------------------------------------------------------------------------------
+
+    def record_looks(self, seqs: Sequence[int]) -> None:
+        """Count a fetch on behalf of these deliveries; one that was looked at too often is given up."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "UPDATE deliveries SET looks = looks + 1,"
+                " state = CASE WHEN looks + 1 > %s THEN 'dead' ELSE state END,"
+                " reason = CASE WHEN looks + 1 > %s THEN 'looked at too often; the resync goes on' ELSE reason END"
+                " WHERE seq = ANY(%s) AND state = 'pending'",
+                [LOOKS_MAX, LOOKS_MAX, list(seqs)],
+            )
+
+    def record_listing(self, pulls: Iterable[PullRequest], *, began_at: datetime) -> None:
+        """Write a complete listing of the open pull requests; those not in it are closed."""
+        with self._transaction(fenced=True) as connection:
+            repository_id = self._id()
+            numbers: list[int] = []
+            for pull in pulls:
+                numbers.append(pull.number)
+                connection.execute(
+                    "INSERT INTO pull_requests (repository_id, number, state, head_sha, head_branch, title, author,"
+                    " same_repository, opened_at, listed_at) VALUES (%s, %s, 'open', %s, %s, %s, %s, %s, %s, %s)"
+                    " ON CONFLICT (repository_id, number) DO UPDATE SET"
+                    " waiting_since = CASE WHEN pull_requests.state = 'open' THEN pull_requests.waiting_since END,"
+                    " state = 'open', head_sha = excluded.head_sha, head_branch = excluded.head_branch,"
+                    " title = excluded.title, author = excluded.author, same_repository = excluded.same_repository,"
+                    " opened_at = excluded.opened_at, listed_at = excluded.listed_at",
+                    [
+                        repository_id,
+                        pull.number,
+                        pull.head_sha,
+                        pull.head_branch,
+                        pull.title,
+                        pull.author,
+                        pull.same_repository,
+                        pull.opened_at,
+                        began_at,
+                    ],
+                )
+            connection.execute(
+                "UPDATE pull_requests SET state = 'closed', waiting_since = NULL, listed_at = %s"
+                " WHERE repository_id = %s AND state = 'open' AND number <> ALL(%s)",
+                [began_at, repository_id, numbers],
+            )
+            connection.execute("UPDATE repositories SET listed_at = %s WHERE id = %s", [began_at, repository_id])
+
+    def record_fetch(self, *, production: Head | None, ref: str, began_at: datetime) -> None:
+        """Write that a fetch begun at `began_at` ended well, and what the production branch was found at."""
+        with self._transaction(fenced=True) as connection:
+            repository_id = self._id()
+            connection.execute("UPDATE repositories SET fetched_at = %s WHERE id = %s", [began_at, repository_id])
+            if production is not None:
+                # The first look at a branch misses nothing: there was nobody to tell before.
+                connection.execute(
+                    "INSERT INTO refs_seen (repository_id, ref, sha, by_webhook)"
+                    " VALUES (%(r)s, %(ref)s, %(sha)s,"
+                    "  NOT EXISTS (SELECT 1 FROM refs_seen WHERE repository_id = %(r)s AND ref = %(ref)s)"
+                    "  OR EXISTS (SELECT 1 FROM deliveries WHERE sha = %(sha)s))"
+                    " ON CONFLICT DO NOTHING",
+                    {"r": repository_id, "ref": ref, "sha": production.sha},
+                )
+
+    def record_branch(self, branch: str) -> None:
+        """Remember the forge's default branch as the production branch."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute("UPDATE repositories SET production_branch = %s WHERE id = %s", [branch, self._id()])
+
+    def was_found_by_resync(self, ref: str, sha: Sha) -> bool:
+        """Say whether no delivery ever told of this head."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT by_webhook OR EXISTS (SELECT 1 FROM deliveries d WHERE d.sha = r.sha) AS told"
+                " FROM refs_seen r WHERE repository_id = %s AND ref = %s AND sha = %s",
+                [self._id(), ref, sha],
+            ).fetchone()
+            return row is not None and not row["told"]
+
+    def record_policy(self, sha: Sha, *, problems: Sequence[str]) -> None:
+        """Remember the commit of the last valid policy, or what is wrong with the newest one."""
+        with self._transaction(fenced=True) as connection:
+            if problems:
+                connection.execute(
+                    "UPDATE repositories SET policy_problems = %s WHERE id = %s", [list(problems), self._id()]
+                )
+            else:
+                connection.execute(
+                    "UPDATE repositories SET policy_sha = %s, policy_problems = NULL WHERE id = %s", [sha, self._id()]
+                )
+
+    # -- leases -----------------------------------------------------------------------------------------------------
+
+    def claim_slot(self, slot: SlotName, pull_request: int, *, now: datetime, expires_at: datetime) -> int | None:
+        """Give the slot to the pull request; return the fence, or None if either is taken (another tick was first)."""
+        with self._transaction(fenced=True) as connection:
+            row = connection.execute(
+                "INSERT INTO leases (repository_id, host, slot, pull_request, claimed_at, expires_at)"
+                " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING fence",
+                [self._id(), self._host, slot, pull_request, now, expires_at],
+            ).fetchone()
+            if row is None:
+                return None
+            connection.execute(
+                "UPDATE pull_requests SET waiting_since = NULL WHERE repository_id = %s AND number = %s",
+                [self._id(), pull_request],
+            )
+            self._audit(connection, "lease.claimed", slot, {"pull_request": pull_request, "fence": row["fence"]})
+            return int(row["fence"])
+
+    def end_lease(self, fence: int, *, reason: str, now: datetime) -> None:
+        """End a lease with its reason. Safe to repeat."""
+        with self._transaction(fenced=True) as connection:
+            row = connection.execute(
+                "UPDATE leases SET ended_at = %s, end_reason = %s WHERE fence = %s AND ended_at IS NULL"
+                " RETURNING slot, pull_request",
+                [now, reason, fence],
+            ).fetchone()
+            if row is not None:
+                detail: dict[str, object] = {"pull_request": row["pull_request"], "fence": fence, "reason": reason}
+                self._audit(connection, "lease.ended", row["slot"], detail)
+
+    def renew_lease(self, fence: int, *, expires_at: datetime) -> None:
+        """Move the end of a live lease."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "UPDATE leases SET expires_at = %s WHERE fence = %s AND ended_at IS NULL", [expires_at, fence]
+            )
+
+    def record_waiting(self, numbers: Sequence[int], *, now: datetime) -> None:
+        """Remember since when these pull requests wait; those that wait already keep their place."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "UPDATE pull_requests SET waiting_since = %s"
+                " WHERE repository_id = %s AND number = ANY(%s) AND waiting_since IS NULL",
+                [now, self._id(), list(numbers)],
+            )
+
+    def record_provisioned(self, slot: SlotName, fence: int) -> None:
+        """The slot is ready for this lease."""
+        self._set_slot_fence("UPDATE slots SET provisioned_fence = %s WHERE host = %s AND name = %s", slot, fence)
+
+    def record_wiped(self, slot: SlotName, fence: int) -> None:
+        """Nothing of this lease is left."""
+        self._set_slot_fence("UPDATE slots SET wiped_fence = %s WHERE host = %s AND name = %s", slot, fence)
+
+    def domains_of_lease(self, fence: int) -> tuple[Domain, ...]:
+        """Return the domain that a lease served, if it had one run at least."""
+        with self._transaction() as connection:
+            rows = connection.execute("SELECT DISTINCT domain FROM runs WHERE fence = %s", [fence]).fetchall()
+            return tuple(Domain(row["domain"]) for row in rows)
+
+    def _set_slot_fence(self, statement: LiteralString, slot: SlotName, fence: int) -> None:
+        with self._transaction(fenced=True) as connection:
+            connection.execute(statement, [fence, self._host, slot])
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    def begin_run(
+        self,
+        *,
+        slot: SlotName,
+        domain: Domain,
+        fence: int,
+        head: Head,
+        release: Sha,
+        cause: Cause,
+        colour: Colour,
+        fallback: int | None,
+        migration_head: str,
+        now: datetime,
+    ) -> int | None:
+        """Write a run in state `planned`; return its generation, or None if the slot has a run or lost the lease."""
+        with self._transaction(fenced=True) as connection:
+            row = connection.execute(
+                "INSERT INTO runs (repository_id, host, slot, domain, fence, sha, tree, title, release, cause, state,"
+                " colour, worker, fallback, migration_head, begun_at)"
+                " SELECT %(r)s, %(host)s, %(slot)s, %(domain)s, %(fence)s, %(sha)s, %(tree)s, %(title)s, %(release)s,"
+                " %(cause)s, 'planned', %(colour)s, %(worker)s, %(fallback)s, %(migration)s, %(now)s"
+                " WHERE %(fence)s = 0 OR EXISTS (SELECT 1 FROM leases WHERE fence = %(fence)s AND ended_at IS NULL)"
+                " ON CONFLICT DO NOTHING RETURNING generation",
+                {
+                    "r": self._id(),
+                    "host": self._host,
+                    "slot": slot,
+                    "domain": domain,
+                    "fence": fence,
+                    "sha": head.sha,
+                    "tree": head.tree,
+                    "title": head.title,
+                    "release": release,
+                    "cause": cause,
+                    "colour": colour,
+                    "worker": self._boot_id,
+                    "fallback": fallback,
+                    "migration": migration_head,
+                    "now": now,
+                },
+            ).fetchone()
+            if row is None:
+                return None
+            generation = int(row["generation"])
+            times = connection.execute(
+                "SELECT (SELECT max(received_at) FROM deliveries WHERE sha = %s) AS accepted,"
+                " (SELECT fetched_at FROM repositories WHERE id = %s) AS fetched",
+                [head.sha, self._id()],
+            ).fetchone()
+            assert times is not None
+            if times["accepted"] is not None:
+                self._step(connection, generation, "accepted", times["accepted"], times["accepted"])
+            self._step(connection, generation, "begun", now, now)
+            return generation
+
+    def advance_run(
+        self, generation: int, state: RunState, *, now: datetime, watch_until: datetime | None = None
+    ) -> None:
+        """Move a run on. `watching` also writes that it served since `now`; leaving `migrating`, that it migrated."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "UPDATE runs SET"
+                " migrated = migrated OR (state = 'migrating' AND %(state)s = 'gating'),"
+                " served = served OR %(state)s = 'watching',"
+                " switched_at = CASE WHEN %(state)s = 'watching' THEN coalesce(switched_at, %(now)s)"
+                "   ELSE switched_at END,"
+                " watch_until = CASE WHEN %(state)s = 'watching' THEN coalesce(watch_until, %(until)s)"
+                "   ELSE watch_until END,"
+                " state = %(state)s WHERE generation = %(generation)s AND ended_at IS NULL",
+                {"state": str(state), "now": now, "until": watch_until, "generation": generation},
+            )
+
+    def end_run(
+        self, generation: int, state: RunState, *, reason: str, message: str, proven: bool, now: datetime
+    ) -> None:
+        """End a run. Safe to repeat: an ended run stays as it ended."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "UPDATE runs SET state = %s, reason = %s, message = %s, proven = proven OR (%s AND served),"
+                " ended_at = %s WHERE generation = %s AND ended_at IS NULL",
+                [str(state), reason, message, proven, now, generation],
+            )
+
+    def record_verdict(self, verdict: Verdict, *, proof: str = "", now: datetime) -> None:
+        """Write what a gate, confirmation, window or checkout said of a run that is not ended."""
+        statement: LiteralString
+        match verdict.kind:
+            case "checkout":
+                statement = "UPDATE runs SET checkout_verdict = %(v)s"
+            case "gate":
+                statement = "UPDATE runs SET gate_verdict = %(v)s, proof = coalesce(nullif(%(proof)s, ''), proof)"
+            case "confirm":
+                statement = (
+                    "UPDATE runs SET confirm_verdict = %(v)s,"
+                    " confirmed_at = CASE WHEN %(ok)s THEN coalesce(confirmed_at, %(now)s) END"
+                )
+            case "watch":
+                statement = "UPDATE runs SET watch_verdict = %(v)s"
+        about: LiteralString = " WHERE generation = %(g)s AND release = %(release)s AND ended_at IS NULL"
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                statement + about,
+                {
+                    "v": Jsonb(
+                        {
+                            "outcome": str(verdict.outcome),
+                            "reason": verdict.reason,
+                            "message": verdict.message,
+                            "blames_release": verdict.blames_release,
+                        }
+                    ),
+                    "proof": proof,
+                    "ok": verdict.outcome is Outcome.PASS,
+                    "now": now,
+                    "g": verdict.generation,
+                    "release": verdict.release,
+                },
+            )
+
+    def record_step(
+        self,
+        generation: int,
+        step: str,
+        *,
+        began_at: datetime,
+        ended_at: datetime | None,
+        detail: dict[str, object] | None = None,
+        error: str = "",
+    ) -> None:
+        """Add a line to the run's journal, for people to read: it decides nothing."""
+        with self._transaction() as connection:
+            self._step(connection, generation, step, began_at, ended_at, detail=detail, error=error)
+
+    def _step(
+        self,
+        connection: psycopg.Connection[DictRow],
+        generation: int,
+        step: str,
+        began_at: datetime,
+        ended_at: datetime | None,
+        *,
+        detail: dict[str, object] | None = None,
+        error: str = "",
+    ) -> None:
+        connection.execute(
+            "INSERT INTO run_steps (generation, step, began_at, ended_at, detail, error)"
+            " VALUES (%s, %s, %s, %s, %s, %s)",
+            [generation, step, began_at, ended_at, Jsonb(detail or {}), error],
+        )
+
+    # -- releases ---------------------------------------------------------------------------------------------------
+
+    def record_release(
+        self, *, sha: Sha, tree: TreeId, path: str, files: int | None, size_bytes: int | None, now: datetime
+    ) -> None:
+        """Write that a release is on the disk. Safe to repeat."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "INSERT INTO releases (repository_id, host, sha, tree, state, path, files, bytes, published_at)"
+                " VALUES (%s, %s, %s, %s, 'published', %s, %s, %s, %s)"
+                " ON CONFLICT (repository_id, host, sha) DO UPDATE SET state = 'published',"
+                " published_at = coalesce(releases.published_at, excluded.published_at),"
+                " files = coalesce(excluded.files, releases.files), bytes = coalesce(excluded.bytes, releases.bytes)",
+                [self._id(), self._host, sha, tree, path, files, size_bytes, now],
+            )
+
+    def record_removing(self, sha: Sha) -> None:
+        """Write that a release is about to go; from here on nothing may choose it."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "UPDATE releases SET state = 'removing' WHERE repository_id = %s AND host = %s AND sha = %s",
+                [self._id(), self._host, sha],
+            )
+
+    def record_removed(self, sha: Sha) -> None:
+        """Forget a release that is no longer on the disk."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "DELETE FROM releases WHERE repository_id = %s AND host = %s AND sha = %s",
+                [self._id(), self._host, sha],
+            )
+
+    # -- quarantine and overrides -----------------------------------------------------------------------------------
+
+    def record_quarantine(
+        self, *, domain: Domain, tree: TreeId, sha: Sha, reason: str, message: str, now: datetime
+    ) -> None:
+        """Remember that a tree fails by its own fault. Safe to repeat."""
+        with self._transaction(fenced=self.epoch is not None) as connection:
+            connection.execute(
+                "INSERT INTO quarantine (repository_id, domain, tree, sha, reason, message, at)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                [self._id(), domain, tree, sha, reason, message, now],
+            )
+
+    def lift_quarantine(self, *, domain: Domain, tree: TreeId, actor: str, now: datetime) -> None:
+        """Let a tree be tried again: an order by hand, or a changed environment file."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE quarantine SET lifted_at = %s, lifted_by = %s"
+                " WHERE repository_id = %s AND domain = %s AND tree = %s AND lifted_at IS NULL",
+                [now, actor, self._id(), domain, tree],
+            )
+
+    def record_override(
+        self,
+        *,
+        slot: SlotName,
+        kind: str,
+        head: Head,
+        ordered_at_head: Sha | None,
+        accept_migrations: bool,
+        actor: str,
+        reason: str,
+        now: datetime,
+    ) -> int:
+        """Write an order by hand; it replaces an older one of the slot. Returns its id."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE overrides SET ended_at = %s, end_reason = 'replaced by a newer order'"
+                " WHERE host = %s AND slot = %s AND ended_at IS NULL",
+                [now, self._host, slot],
+            )
+            row = connection.execute(
+                "INSERT INTO overrides (repository_id, host, slot, kind, sha, tree, title, ordered_at_head,"
+                " accept_migrations, actor, reason, at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+                " RETURNING id",
+                [
+                    self._id(),
+                    self._host,
+                    slot,
+                    kind,
+                    head.sha,
+                    head.tree,
+                    head.title,
+                    ordered_at_head,
+                    accept_migrations,
+                    actor,
+                    reason,
+                    now,
+                ],
+            ).fetchone()
+            assert row is not None
+            self._audit(connection, f"override.{kind}", slot, {"sha": head.sha, "reason": reason}, actor=actor)
+            return int(row["id"])
+
+    def end_override(self, override_id: int, *, reason: str, now: datetime) -> None:
+        """End an order by hand. Safe to repeat."""
+        with self._transaction(fenced=self.epoch is not None) as connection:
+            connection.execute(
+                "UPDATE overrides SET ended_at = %s, end_reason = %s WHERE id = %s AND ended_at IS NULL",
+                [now, reason, override_id],
+            )
+
+    # -- reports and deliveries at the end of a tick ----------------------------------------------------------------
+
+    def record_tick(self, reports: Sequence[WantedReport], *, done: Sequence[int], now: datetime) -> int:
+        """Write the wanted reports that changed, and the deliveries that this tick answered, in one transaction.
+
+        Returns how many reports changed."""
+        changed = 0
+        if not reports and not done:
+            return 0
+        with self._transaction(fenced=True) as connection:
+            if reports:
+                changed = connection.execute(
+                    "INSERT INTO reports (repository_id, surface, key, wanted, generation, updated_at)"
+                    " SELECT %(r)s, 'status', t.key, t.wanted::jsonb, 1, %(now)s"
+                    " FROM unnest(%(keys)s::text[], %(wanted)s::text[]) AS t (key, wanted)"
+                    " ON CONFLICT (repository_id, surface, key) DO UPDATE SET wanted = excluded.wanted,"
+                    " generation = reports.generation + 1, attempts = 0, retry_at = NULL, stalled = false, error = '',"
+                    " updated_at = excluded.updated_at"
+                    " WHERE reports.wanted <> excluded.wanted"
+                    " AND (reports.wanted->>'generation')::bigint <= (excluded.wanted->>'generation')::bigint",
+                    {
+                        "r": self._id(),
+                        "now": now,
+                        "keys": [report_key(report.sha, report.context) for report in reports],
+                        "wanted": [json.dumps(_report_to_json(report)) for report in reports],
+                    },
+                ).rowcount
+            if done:
+                connection.execute(
+                    "UPDATE deliveries SET state = 'done', done_at = %s WHERE seq = ANY(%s) AND state = 'pending'",
+                    [now, list(done)],
+                )
+        return changed
+
+    def ignore_deliveries(self, seqs: Sequence[int], *, reason: str) -> None:
+        """These deliveries name nothing of ours."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "UPDATE deliveries SET state = 'ignored', reason = %s WHERE seq = ANY(%s) AND state = 'pending'",
+                [reason, list(seqs)],
+            )
+
+    def load_unsent_reports(self, *, now: datetime, at_most: int = 50) -> tuple[UnsentReport, ...]:
+        """Return reports to send, oldest change first; those that wait for a retry come when it is due."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT * FROM reports WHERE repository_id = %s AND sent_generation < generation AND NOT stalled"
+                " AND (retry_at IS NULL OR retry_at <= %s) ORDER BY updated_at, key LIMIT %s",
+                [self._id(), now, at_most],
+            ).fetchall()
+            return tuple(
+                UnsentReport(
+                    key=row["key"],
+                    wanted=_report_from_json(row["wanted"]),
+                    generation=row["generation"],
+                    attempts=row["attempts"],
+                )
+                for row in rows
+            )
+
+    def record_sent(self, key: str, generation: int, *, now: datetime) -> None:
+        """A report of this generation is at the forge."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE reports SET sent_generation = greatest(sent_generation, %s), sent_at = %s, attempts = 0,"
+                " retry_at = NULL, error = '' WHERE repository_id = %s AND surface = 'status' AND key = %s",
+                [generation, now, self._id(), key],
+            )
+
+    def record_unsent(self, key: str, generation: int, *, error: str, retry_at: datetime | None, stalled: bool) -> None:
+        """A report could not be sent: when to try again, or never."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE reports SET attempts = attempts + 1, error = %s, retry_at = %s, stalled = %s"
+                " WHERE repository_id = %s AND surface = 'status' AND key = %s AND generation = %s",
+                [error, retry_at, stalled, self._id(), key, generation],
+            )
+
+    # -- for commands and the console -------------------------------------------------------------------------------
+
+    def load_rows(self, statement: LiteralString, parameters: Sequence[object] = ()) -> list[DictRow]:
+        """Return the rows of a reading query of `doors` (tables for people); read only, by the transaction."""
+        with self._transaction() as connection:
+            connection.execute("SET TRANSACTION READ ONLY")
+            return connection.execute(statement, parameters).fetchall()
+
+    @property
+    def repository_id(self) -> int:
+        return self._id()
+
+    @property
+    def host(self) -> str:
+        return self._host
+
+    def _audit(
+        self,
+        connection: psycopg.Connection[DictRow],
+        action: str,
+        subject: str,
+        detail: dict[str, object],
+        *,
+        actor: str = "worker",
+    ) -> None:
+        connection.execute(
+            "INSERT INTO audit (actor, action, subject, detail) VALUES (%s, %s, %s, %s)",
+            [actor, action, subject, Jsonb(detail)],
+        )
+
+
+def report_key(sha: Sha, context: str) -> str:
+    """Return the key of a status report: a commit has one status per context."""
+    return f"{sha} {context}"
+
+
+def _report_to_json(report: WantedReport) -> dict[str, object]:
+    return {
+        "sha": report.sha,
+        "context": report.context,
+        "state": str(report.state),
+        "description": report.description,
+        "target_url": report.target_url,
+        "generation": report.generation,
+    }
+
+
+def _report_from_json(value: dict[str, object]) -> WantedReport:
+    url = value["target_url"]
+    return WantedReport(
+        sha=Sha(str(value["sha"])),
+        context=str(value["context"]),
+        state=StatusState(str(value["state"])),
+        description=str(value["description"]),
+        target_url=None if url is None else str(url),
+        generation=int(str(value["generation"])),
+    )
+
+
+def _repository(row: DictRow) -> RepositoryRow:
+    return RepositoryRow(
+        id=row["id"],
+        full_name=row["full_name"],
+        production_branch=row["production_branch"],
+        policy_sha=Sha(row["policy_sha"]) if row["policy_sha"] else None,
+        listed_at=row["listed_at"],
+        fetched_at=row["fetched_at"],
+    )
+
+
+def _lease(row: DictRow) -> Lease:
+    return Lease(
+        fence=row["fence"],
+        slot=SlotName(row["slot"]),
+        pull_request=row["pull_request"],
+        claimed_at=row["claimed_at"],
+        expires_at=row["expires_at"],
+    )
+
+
+def _slot(row: DictRow, *, lease: Lease | None, runs: list[DictRow], migrated: tuple[int, str] | None) -> SlotRow:
+    running = next((r for r in runs if r["ended_at"] is None), None)
+    return SlotRow(
+        name=SlotName(row["name"]),
+        provisioned_fence=row["provisioned_fence"],
+        wiped_fence=row["wiped_fence"],
+        ended_fence=row["ended_fence"],
+        lease=lease,
+        run=None if running is None else _run(running),
+        verdicts=() if running is None else _verdicts(running),
+        recent_runs=tuple(_run(r) for r in runs if r["ended_at"] is not None)[:RECENT_RUNS_MAX],
+        migrated=migrated,
+    )
+
+
+def _run(row: DictRow) -> Run:
+    return Run(
+        generation=row["generation"],
+        slot=SlotName(row["slot"]),
+        domain=Domain(row["domain"]),
+        fence=row["fence"],
+        head=Head(sha=Sha(row["sha"]), tree=TreeId(row["tree"]), title=row["title"]),
+        release=Sha(row["release"]),
+        cause=Cause(row["cause"]),
+        state=RunState(row["state"]),
+        colour=row["colour"],
+        attempts=row["attempts"],
+        begun_at=row["begun_at"],
+        switched_at=row["switched_at"],
+        confirmed_at=row["confirmed_at"],
+        watch_until=row["watch_until"],
+        ended_at=row["ended_at"],
+        migration_head=row["migration_head"],
+        fallback=row["fallback"],
+        proven=row["proven"],
+        proof=row["proof"],
+        reason=row["reason"],
+        message=row["message"],
+    )
+
+
+def _verdicts(row: DictRow) -> tuple[Verdict, ...]:
+    found: list[Verdict] = []
+    for kind in ("checkout", "gate", "confirm", "watch"):
+        value = row[f"{kind}_verdict"]
+        if value is not None:
+            found.append(
+                Verdict(
+                    kind=kind,
+                    slot=SlotName(row["slot"]),
+                    generation=row["generation"],
+                    release=Sha(row["release"]),
+                    outcome=Outcome(value["outcome"]),
+                    reason=value["reason"],
+                    message=value["message"],
+                    blames_release=value["blames_release"],
+                )
+            )
+    return tuple(found)
+
+
+def _pull(row: DictRow) -> PullRequest:
+    return PullRequest(
+        number=row["number"],
+        head_sha=Sha(row["head_sha"]),
+        head_branch=row["head_branch"],
+        title=row["title"],
+        author=row["author"],
+        same_repository=row["same_repository"],
+        opened_at=row["opened_at"],
+    )
+
+
+def _release(row: DictRow) -> Release:
+    return Release(
+        sha=Sha(row["sha"]),
+        tree=TreeId(row["tree"]),
+        published_at=row["published_at"],
+        migration_head=row["migration_head"],
+        pinned=row["pinned"],
+    )
+
+
+def _quarantined(row: DictRow) -> Quarantined:
+    return Quarantined(
+        domain=Domain(row["domain"]),
+        tree=TreeId(row["tree"]),
+        sha=Sha(row["sha"]),
+        reason=row["reason"],
+        message=row["message"],
+        at=row["at"],
+    )
+
+
+def _override(row: DictRow) -> Override:
+    return Override(
+        id=row["id"],
+        slot=SlotName(row["slot"]),
+        kind=row["kind"],
+        head=Head(sha=Sha(row["sha"]), tree=TreeId(row["tree"]), title=row["title"]),
+        ordered_at_head=Sha(row["ordered_at_head"]) if row["ordered_at_head"] else None,
+        accept_migrations=row["accept_migrations"],
+        actor=row["actor"],
+        reason=row["reason"],
+        at=row["at"],
+    )

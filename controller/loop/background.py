@@ -1,0 +1,71 @@
+"""What runs beside the ticks? Work that is longer than a blink: fetch, listing, checkout, seal, databases, wipes.
+
+One bounded thread per (activity, slot). A thread leaves its outcome on the host or in the store, never in memory, and
+rings the bell when it ends. An unexpected error is a bug: it is kept, and the next tick raises it, so that the worker
+ends, is started again and observes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from controller.model.names import SlotName
+
+#: Enough for every slot's checkout and database at once with the default slots; more wait for the next tick.
+THREADS_MAX = 12
+
+#: ("refresh", None) is the whole host's fetch and listing.
+Key = tuple[str, SlotName | None]
+
+log = logging.getLogger(__name__)
+
+
+class Background:
+    """The threads of one worker."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring = ring
+        self._lock = threading.Lock()
+        self._running: dict[Key, threading.Thread] = {}
+        self._bug: BaseException | None = None
+
+    def start(self, key: Key, work: Callable[[], None]) -> bool:
+        """Run `work` in a thread unless one of that key runs already or too many do; say whether it began."""
+        with self._lock:
+            if key in self._running or len(self._running) >= THREADS_MAX:
+                return False
+            name = key[0] if key[1] is None else f"{key[0]} {key[1]}"
+            thread = threading.Thread(target=self._run, args=(key, work), name=name, daemon=True)
+            self._running[key] = thread
+        thread.start()
+        return True
+
+    def running(self) -> frozenset[Key]:
+        """Return the keys of the threads that have not ended."""
+        with self._lock:
+            return frozenset(self._running)
+
+    def raise_bugs(self) -> None:
+        """Raise what a thread did not expect."""
+        if self._bug is not None:
+            raise self._bug
+
+    def wait(self, *, timeout_s: float) -> None:
+        """Wait until every thread ended, at most `timeout_s` in all; for a clean stop and for tests."""
+        with self._lock:
+            threads = list(self._running.values())
+        for thread in threads:
+            thread.join(timeout_s / max(1, len(threads)))
+
+    def _run(self, key: Key, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # kept, and raised again by the next tick
+            log.exception("background: %s ended by a bug", key, extra={"action": "background.bug"})
+            self._bug = error
+        finally:
+            with self._lock:
+                self._running.pop(key, None)
+            self._ring()

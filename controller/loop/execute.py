@@ -1,0 +1,446 @@
+"""How is each step done? One short method a step, composed of effects; safe to repeat, and none decides or waits.
+
+A step that takes longer than a blink only begins here, in a bounded thread of `Background` or `GateThreads`; its
+outcome comes back through the store or the host. The switch is done under the slot's lock, with the worker's epoch and
+the run re-read inside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import assert_never
+
+from controller.decisions.surroundings import (
+    app_environment_file,
+    environment,
+    free,
+    instance_address,
+    live_for,
+    parse_environment,
+    release_base,
+)
+from controller.effects.checkout import copy_for_build, seal_build, walk_build
+from controller.effects.database import AppDatabases
+from controller.effects.live import SlotLock, point_current, read_live, read_live_version, write_live
+from controller.effects.mirror import Mirror
+from controller.effects.publish import publish_release, remove_release
+from controller.effects.runtime import ProcessSpec, Runtime
+from controller.effects.stack_files import write_private
+from controller.effects.store import Store
+from controller.failpoints import failpoint
+from controller.loop.background import Background
+from controller.loop.gate_threads import GateOrder, GateThreads, WatchOrder
+from controller.loop.observe import Sight, recipe_at
+from controller.model import steps as s
+from controller.model.config import Recipe, Settings
+from controller.model.deploy_toml import recipe_hash
+from controller.model.errors import Failed, OroborosError, Stalled
+from controller.model.names import MAIN, Layout, SlotName, Topology, instance_unit, job_unit
+from controller.model.nouns import Run, Verdict
+from controller.model.states import Outcome, RunState
+from controller.model.world import Observed, SlotObserved
+
+NONCE_BYTES = 16
+STOP_GRACE_S = 10.0
+JOB_STOP_GRACE_S = 2.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hands:
+    """The effects that steps are composed of. `side` is a store with a connection of its own, for threads."""
+
+    settings: Settings
+    sight: Sight
+    store: Store
+    side: Store
+    gates: GateThreads
+    background: Background
+    clock: Callable[[], datetime]
+    #: A mirror of its own for each thread: libgit2 handles are not shared.
+    open_mirror: Callable[[], Mirror]
+    #: Takes a verdict and the level of proof; records it and rings the bell.
+    record_verdict: Callable[[Verdict, str], None]
+
+    @property
+    def layout(self) -> Layout:
+        return self.settings.layout
+
+    @property
+    def topology(self) -> Topology:
+        return self.sight.topology
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.sight.runtime
+
+    @property
+    def databases(self) -> AppDatabases | None:
+        return self.sight.databases
+
+    def execute(self, step: s.Step, observed: Observed, *, now: datetime) -> None:
+        """Do one step. Raises `OroborosError`; then the rest of this slot's plan waits for the next tick."""
+        failpoint("execute.before_step")
+        match step:
+            case s.ClaimSlot():
+                self._claim(step, observed, now)
+            case s.EndLease():
+                self.store.end_lease(step.fence, reason=step.reason, now=now)
+            case s.RenewLease():
+                self.store.renew_lease(step.fence, expires_at=_lease_end(observed, now))
+            case s.ProvisionSlot():
+                self._provision(step)
+            case s.WipeSlot():
+                self.background.start(("wipe", step.slot), lambda: self._wipe(step))
+            case s.BeginRun():
+                self._begin(step, now)
+            case s.AdvanceRun():
+                self._advance(step, observed.slot(step.slot), now)
+            case s.EndRun():
+                self._end(step, now)
+            case s.Quarantine():
+                self.store.record_quarantine(
+                    domain=step.domain,
+                    tree=step.tree,
+                    sha=step.sha,
+                    reason=step.reason,
+                    message=step.message,
+                    now=now,
+                )
+            case s.Checkout():
+                self._checkout(step, observed)
+            case s.EnsureDatabase():
+                self._ensure_database(step, observed.slot(step.slot))
+            case s.StartJob():
+                self._start_job(step, observed.slot(step.slot))
+            case s.SealBuild():
+                self._seal(step, observed.slot(step.slot))
+            case s.StartInstance():
+                self._start_instance(step, observed.slot(step.slot), now)
+            case s.StopUnit():
+                grace_s = STOP_GRACE_S if step.unit.startswith(step.slot) else JOB_STOP_GRACE_S
+                self.runtime.stop(step.unit, step.generation, grace_s=grace_s)
+            case s.StartGate():
+                self._start_gate(step, observed.slot(step.slot), now)
+            case s.Switch():
+                self._switch(step, observed.slot(step.slot), now)
+            case s.StartWatch():
+                self._start_watch(step, observed.slot(step.slot), now)
+            case s.SwitchBack():
+                self._switch_back(step, now)
+            case s.FreeSlot():
+                self._free(step)
+            case s.RepairCurrent():
+                with SlotLock(self.layout, step.slot) as held:
+                    self.store.check_epoch()
+                    point_current(self.layout, step.slot, step.release, held=held)
+            case s.EndOverride():
+                self.store.end_override(step.id, reason=step.reason, now=now)
+            case s.Prune():
+                self.background.start(("prune", None), lambda: self._prune(step))
+            case _:
+                assert_never(step)
+        failpoint("execute.after_step")
+
+    # -- leases and slots -------------------------------------------------------------------------------------------
+
+    def _claim(self, step: s.ClaimSlot, observed: Observed, now: datetime) -> None:
+        self.store.claim_slot(step.slot, step.pull_request, now=now, expires_at=_lease_end(observed, now))
+
+    def _provision(self, step: s.ProvisionSlot) -> None:
+        """Wiped on entry as well: the last tenant's wipe may have been cut short."""
+        data = self.layout.slot_data(step.slot)
+        if data.exists():
+            shutil.rmtree(data)
+        data.mkdir(parents=True, mode=0o700)
+        self.store.record_provisioned(step.slot, step.fence)
+
+    def _wipe(self, step: s.WipeSlot) -> None:
+        """Leave nothing of the lease: database and role, data, `current`, environment files, what was built for it."""
+        if self.databases is not None:
+            self.databases.drop(step.slot)
+        shutil.rmtree(self.layout.slot_data(step.slot), ignore_errors=True)
+        current = self.layout.slot_current(step.slot)
+        current.unlink(missing_ok=True)
+        for unit in self.layout.environment_file("x").parent.glob(f"*{step.slot}*"):
+            unit.unlink(missing_ok=True)
+        for domain in self.side.domains_of_lease(step.fence):
+            shutil.rmtree(self.layout.builds / domain, ignore_errors=True)
+        self.side.record_wiped(step.slot, step.fence)
+
+    def _free(self, step: s.FreeSlot) -> None:
+        with SlotLock(self.layout, step.slot) as held:
+            self.store.check_epoch()
+            write_live(self.layout, free(step.slot, generation=step.fence), held=held)
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    def _begin(self, step: s.BeginRun, now: datetime) -> None:
+        at = recipe_at(self.sight, step.release)
+        migrations = ""
+        if at.recipe is not None and at.recipe.database is not None:
+            migrations = self.sight.mirror.subtree_id(step.release, at.recipe.database.migrations.encode())
+        generation = self.store.begin_run(
+            slot=step.slot,
+            domain=step.domain,
+            fence=step.fence,
+            head=step.head,
+            release=step.release,
+            cause=step.cause,
+            colour=step.colour,
+            fallback=step.fallback,
+            migration_head=migrations,
+            now=now,
+        )
+        if generation is not None:
+            log.info(
+                "begin: %s gets %s (%s) as run %d",
+                step.slot,
+                step.release[:7],
+                step.cause,
+                generation,
+                extra={"action": "run.begin", "slot": step.slot, "sha": step.head.sha},
+            )
+
+    def _advance(self, step: s.AdvanceRun, slot: SlotObserved, now: datetime) -> None:
+        watch_until = None
+        if step.state is RunState.WATCHING:
+            watch_until = now + timedelta(seconds=slot.recipe.gate.window_s if slot.recipe is not None else 0)
+        self.store.advance_run(step.generation, step.state, now=now, watch_until=watch_until)
+
+    def _end(self, step: s.EndRun, now: datetime) -> None:
+        self.gates.cancel(step.slot, step.generation)
+        self.store.end_run(
+            step.generation,
+            step.state,
+            reason=step.reason,
+            message=step.message,
+            proven=step.proven,
+            now=now,
+        )
+        level = (
+            logging.WARNING if step.state in (RunState.FAILED, RunState.STALLED, RunState.ROLLED_BACK) else logging.INFO
+        )
+        log.log(
+            level,
+            "end: run %d of %s is %s %s %s",
+            step.generation,
+            step.slot,
+            step.state,
+            step.reason,
+            step.message,
+            extra={"action": "run.end", "slot": step.slot},
+        )
+
+    def _checkout(self, step: s.Checkout, observed: Observed) -> None:
+        live = observed.slot(step.slot).live
+        neighbour = live.release if live is not None and live.release is not None else None
+        if neighbour is None:
+            main = observed.slot(MAIN).live
+            neighbour = main.release if main is not None else None
+        limits = observed.policy.limits
+
+        def work() -> None:
+            began_at = self.clock()
+            try:
+                published = publish_release(
+                    self.open_mirror(), self.layout, step.release, limits=limits, neighbour=neighbour
+                )
+            except OroborosError as error:
+                self._record_failure("checkout", step.slot, step.generation, step.release, error)
+                return
+            ended_at = self.clock()
+            self.side.record_release(
+                sha=published.sha,
+                tree=published.tree,
+                path=str(self.layout.release(published.sha)),
+                files=published.files,
+                size_bytes=published.bytes,
+                now=ended_at,
+            )
+            detail: dict[str, object] = {"files": published.files, "linked": published.linked}
+            self.side.record_step(step.generation, "checkout", began_at=began_at, ended_at=ended_at, detail=detail)
+
+        self.background.start(("checkout", step.slot), work)
+
+    def _record_failure(self, kind: str, slot: SlotName, generation: int, release: s.Sha, error: OroborosError) -> None:
+        """A thread's refusal becomes a verdict. Only `Failed` and a wrong configuration are the release's own fault."""
+        assert kind in ("checkout", "gate")
+        verdict = Verdict(
+            kind="checkout" if kind == "checkout" else "gate",
+            slot=slot,
+            generation=generation,
+            release=release,
+            outcome=Outcome.FAIL,
+            reason=error.reason,
+            message=error.message,
+            blames_release=isinstance(error, Failed),
+        )
+        self.side.record_verdict(verdict, now=self.clock())
+
+    # -- databases and jobs -----------------------------------------------------------------------------------------
+
+    def _ensure_database(self, step: s.EnsureDatabase, slot: SlotObserved) -> None:
+        databases = self.databases
+        if databases is None:
+            raise Stalled("NoDatabaseServer", "this host has no database server for apps configured")
+        fence = slot.lease.fence if slot.lease is not None else 0
+
+        def work() -> None:
+            began_at = self.clock()
+            try:
+                databases.ensure(step.slot, fence=fence)
+            except OroborosError as error:
+                assert slot.run is not None
+                self._record_failure("checkout", step.slot, step.generation, slot.run.release, error)
+                return
+            self.side.record_step(step.generation, "database", began_at=began_at, ended_at=self.clock())
+
+        self.background.start(("database", step.slot), work)
+
+    def _base(self, run: Run, recipe: Recipe) -> Path:
+        return release_base(self.layout, run, recipe, recipe_hash=recipe_hash(recipe))
+
+    def _start_job(self, step: s.StartJob, slot: SlotObserved) -> None:
+        run, recipe = _run_and_recipe(slot)
+        base = self._base(run, recipe)
+        unit = job_unit(step.kind, step.slot)
+        if step.kind == "build":
+            assert recipe.build is not None
+            command, limit_s = recipe.build.command, recipe.build.timeout_s
+        else:
+            assert recipe.database is not None and recipe.database.migrate is not None
+            command, limit_s = recipe.database.migrate, recipe.database.timeout_s
+        # A build knows no database and no nonce: nothing of the slot's is in it.
+        with_database = step.kind != "build"
+        self._write_environment(unit, run, recipe, nonce="", address=None, with_database=with_database)
+
+        def work() -> None:
+            try:
+                if step.kind == "build":
+                    copy_for_build(self.layout, run.release, base)
+                self.runtime.start(self._spec(unit, run, command, base, time_limit_s=limit_s))
+            except OroborosError as error:
+                self._record_failure("checkout", step.slot, step.generation, step.release, error)
+
+        if step.kind == "build":
+            self.background.start(("seal", step.slot), work)  # the copy may be long; the job begins behind it
+        else:
+            work()
+
+    def _spec(
+        self, unit: str, run: Run, command: tuple[str, ...], base: Path, *, time_limit_s: float | None
+    ) -> ProcessSpec:
+        log_file = self.layout.log_file(unit, run.generation)
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        return ProcessSpec(
+            unit=unit,
+            generation=run.generation,
+            argv=command,
+            working_directory=base,
+            environment_file=self.layout.environment_file(unit),
+            log_file=log_file,
+            time_limit_s=time_limit_s,
+        )
+
+    def _write_environment(
+        self, unit: str, run: Run, recipe: Recipe, *, nonce: str, address: str | None, with_database: bool
+    ) -> None:
+        app_file = app_environment_file(self.settings.config_dir, run.slot)
+        app_values = parse_environment(app_file.read_text()) if app_file.exists() else {}
+        database_url = None
+        if with_database and recipe.database is not None and self.databases is not None:
+            database_url = self.databases.url(run.slot)
+        data = self.layout.slot_data(run.slot)
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        values = environment(
+            run=run,
+            slot=run.slot,
+            address=address,
+            nonce=nonce,
+            url=self.topology.url(run.slot),
+            database_url=database_url,
+            data_folder=data,
+            app_values=app_values,
+        )
+        write_private(self.layout.environment_file(unit), "".join(f"{k}={v}\n" for k, v in sorted(values.items())))
+
+    def _seal(self, step: s.SealBuild, slot: SlotObserved) -> None:
+        run, recipe = _run_and_recipe(slot)
+        base = self._base(run, recipe)
+
+        def work() -> None:
+            try:
+                walk_build(base)
+                seal_build(base)
+            except OroborosError as error:
+                self._record_failure("checkout", step.slot, step.generation, step.release, error)
+
+        self.background.start(("seal", step.slot), work)
+
+    # -- instances, gates, the switch -------------------------------------------------------------------------------
+
+    def _start_instance(self, step: s.StartInstance, slot: SlotObserved, now: datetime) -> None:
+        run, recipe = _run_and_recipe(slot)
+        assert recipe.api is not None
+        unit = instance_unit(step.slot, step.colour)
+        address = instance_address(
+            recipe, layout=self.layout, topology=self.topology, slot=step.slot, colour=step.colour
+        )
+        self._write_environment(
+            unit, run, recipe, nonce=secrets.token_hex(NONCE_BYTES), address=address, with_database=True
+        )
+        self.runtime.start(self._spec(unit, run, recipe.api.command, self._base(run, recipe), time_limit_s=None))
+        self.store.record_step(step.generation, "start", began_at=now, ended_at=self.clock())
+
+    def _nonce(self, unit: str) -> str:
+        """Return the nonce that the running instance was given: the file is what it was started from."""
+        path = self.layout.environment_file(unit)
+        return parse_environment(path.read_text()).get("OROBOROS_NONCE", "") if path.exists() else ""
+
+    def _switch(self, step: s.Switch, slot: SlotObserved, now: datetime) -> None:
+        run, recipe = _run_and_recipe(slot)
+        base = self._base(run, recipe)
+        with SlotLock(self.layout, step.slot) as held:
+            # Another worker may have begun a newer run, or the lease may have ended, since this tick looked.
+            self.store.check_may_switch(step.generation)
+            previous = read_live(self.layout, step.slot)
+            if previous is None or previous.generation != step.generation:
+                live = live_for(run, recipe, topology=self.topology, layout=self.layout, base=base, previous=previous)
+                write_live(self.layout, live, held=held)
+            point_current(self.layout, step.slot, run.release, held=held)
+        self.store.record_step(step.generation, "switched", began_at=now, ended_at=self.clock())
+
+    def _switch_back(self, step: s.SwitchBack, now: datetime) -> None:
+        with SlotLock(self.layout, step.slot) as held:
+            self.store.check_may_switch(step.generation)
+            back = read_live_version(self.layout, step.slot, step.fallback)
+            if back is None or back.release is None:
+                raise Stalled("FallbackGone", f"{step.slot}: what run {step.fallback} served is no longer on the disk")
+            present = read_live(self.layout, step.slot)
+            if present is None or present.generation != step.fallback:
+                write_live(self.layout, replace(back, previous_static_root=None), held=held)
+            point_current(self.layout, step.slot, back.release, held=held)
+        self.store.record_step(step.generation, "switched back", began_at=now, ended_at=self.clock())
+
+    def _prune(self, step: s.Prune) -> None:
+        self.side.record_removing(step.release)
+        remove_release(self.layout, step.release)
+        self.side.record_removed(step.release)
+
+
+def _run_and_recipe(slot: SlotObserved) -> tuple[Run, Recipe]:
+    assert slot.run is not None
+    assert slot.recipe is not None
+    return slot.run, slot.recipe
+
+
+def _lease_end(observed: Observed, now: datetime) -> datetime:
+    return now + timedelta(seconds=observed.policy.previews.lease_ttl_s)

@@ -1,0 +1,284 @@
+"""What is so, at this moment? Gathers host, mirror and store into one frozen `Observed`; decides and changes nothing.
+
+Local and quick: one store snapshot, one call for all units, a few small files per slot, trees from the mirror. No
+network. What cannot be read is left out, never guessed: decisions treat a missing fact as unknown.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from controller.decisions.refresh import Hint, Looks, is_answered
+from controller.effects.checkout import is_sealed
+from controller.effects.database import AppDatabases
+from controller.effects.live import read_current, read_live, read_live_version
+from controller.effects.mirror import Mirror
+from controller.effects.runtime import Runtime
+from controller.effects.store import History, SlotRow, Store
+from controller.loop.background import Background
+from controller.model.config import Policy, Recipe
+from controller.model.deploy_toml import parse_policy, parse_recipe, recipe_hash
+from controller.model.errors import ConfigInvalid
+from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, slot_of_unit
+from controller.model.nouns import Head, Live, ProcessFact, PullRequest, Release, Run
+from controller.model.states import ProcessState
+from controller.model.world import Activity, DeliveryHint, Observed, SlotObserved
+
+DEPLOY_TOML = b"deploy.toml"
+DEPLOY_TOML_BYTES_MAX = 64 << 10
+LOG_TAIL_BYTES = 4096
+LOG_LINE_CHARS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeAt:
+    """The recipe at one commit, or what is wrong with it."""
+
+    recipe: Recipe | None
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class Sight:
+    """What observation works with. The caches hold content of commits, which never changes."""
+
+    store: Store
+    mirror: Mirror
+    runtime: Runtime
+    databases: AppDatabases | None
+    layout: Layout
+    topology: Topology
+    background: Background
+    #: (kind, slot, generation) of the gates and windows that run in this worker.
+    gate_activities: Callable[[], frozenset[tuple[str, SlotName, int]]]
+    recipes: dict[Sha, RecipeAt] = field(default_factory=dict)
+    policies: dict[Sha, Policy | tuple[str, ...]] = field(default_factory=dict)
+
+
+def observe(sight: Sight) -> tuple[Observed, History]:
+    """Return the world of this tick, and the history that it was built from."""
+    history = sight.store.load_history()
+    processes = sight.runtime.observe()
+    production = sight.mirror.production_head()
+    policy, policy_problems = observe_policy(sight, history, production)
+    # A release counts once it is on the disk and has its row; with one of the two, publishing is repeated.
+    on_disk = observe_releases(sight.layout) & {release.sha for release in history.releases}
+    databases = sight.databases.observe() if sight.databases is not None else frozenset()
+    slots = tuple(
+        observe_slot(sight, row, history, processes=processes, on_disk=on_disk, databases=databases)
+        for row in sorted(history.slots, key=lambda row: sight.topology.slots.index(row.name))
+        if row.name in sight.topology.slots
+    )
+    ref = production_ref(history)
+    observed = Observed(
+        production_head=production,
+        production_head_found_by_resync=(
+            production is not None and ref is not None and sight.store.was_found_by_resync(ref, production.sha)
+        ),
+        pulls=tuple(_with_head(sight.mirror, pull) for pull in history.pulls),
+        waiting_since=history.waiting_since,
+        pulls_listed=history.repository.listed_at is not None,
+        slots=slots,
+        releases=tuple(release for release in history.releases if release.sha in on_disk),
+        proven=history.proven,
+        quarantined=history.quarantined,
+        overrides=history.overrides,
+        hints=_answered_hints(sight.mirror, history),
+        policy=policy,
+        policy_problems=policy_problems,
+    )
+    return observed, history
+
+
+def production_ref(history: History) -> str | None:
+    """Return the full ref of the production branch, or None until the forge was asked."""
+    branch = history.repository.production_branch
+    return None if branch is None else f"refs/heads/{branch}"
+
+
+def _with_head(mirror: Mirror, pull: PullRequest) -> PullRequest:
+    return replace(pull, head=mirror.pull_head(pull.number)) if pull.same_repository else pull
+
+
+def _answered_hints(mirror: Mirror, history: History) -> tuple[DeliveryHint, ...]:
+    looks = Looks(fetched_at=history.repository.fetched_at, listed_at=history.repository.listed_at)
+    return tuple(
+        DeliveryHint(
+            seq=delivery.seq,
+            target=delivery.target,
+            sha=delivery.sha,
+            received_at=delivery.received_at,
+            on_production=(
+                delivery.sha is not None
+                and delivery.target == f"ref:{production_ref(history)}"
+                and mirror.is_reachable_from_production(delivery.sha)
+            ),
+        )
+        for delivery in history.pending
+        if is_answered(Hint(target=delivery.target, armed_at=delivery.armed_at), looks)
+    )
+
+
+def observe_policy(sight: Sight, history: History, production: Head | None) -> tuple[Policy, tuple[str, ...]]:
+    """Return the policy at the production head, or the last valid one and what is wrong with the newest."""
+    if production is None:
+        return Policy(), ()
+    newest = _policy_at(sight, production.sha)
+    if isinstance(newest, Policy):
+        if history.repository.policy_sha != production.sha:
+            sight.store.record_policy(production.sha, problems=())
+        return newest, ()
+    last_sha = history.repository.policy_sha
+    last = _policy_at(sight, last_sha) if last_sha is not None else Policy()
+    return (last if isinstance(last, Policy) else Policy()), newest
+
+
+def _policy_at(sight: Sight, sha: Sha) -> Policy | tuple[str, ...]:
+    if sha not in sight.policies:
+        body = sight.mirror.read_file(sha, DEPLOY_TOML, bytes_max=DEPLOY_TOML_BYTES_MAX)
+        try:
+            sight.policies[sha] = Policy() if body is None else parse_policy(body)
+        except ConfigInvalid as error:
+            sight.policies[sha] = error.problems
+    return sight.policies[sha]
+
+
+def recipe_at(sight: Sight, sha: Sha) -> RecipeAt:
+    """Return the recipe at a commit that the mirror holds."""
+    known = sight.recipes.get(sha)
+    if known is not None:
+        return known
+    if sight.mirror.head(sha) is None:
+        return RecipeAt(recipe=None)  # not fetched (any more): unknown, so not remembered
+    try:
+        body = sight.mirror.read_file(sha, DEPLOY_TOML, bytes_max=DEPLOY_TOML_BYTES_MAX)
+        if body is None:
+            found = RecipeAt(recipe=None, problem="this commit has no deploy.toml; `oroboros init` writes one")
+        else:
+            found = RecipeAt(recipe=parse_recipe(body))
+    except ConfigInvalid as error:
+        found = RecipeAt(recipe=None, problem="; ".join(error.problems))
+    if found.recipe is not None and found.recipe.database is not None and sight.databases is None:
+        found = RecipeAt(recipe=None, problem="[database]: this host has no database server for apps configured")
+    sight.recipes[sha] = found
+    return found
+
+
+def observe_releases(layout: Layout) -> frozenset[Sha]:
+    """Return the releases that are on the disk: folders named by a commit, which one rename published whole."""
+    try:
+        with os.scandir(layout.releases) as entries:
+            return frozenset(Sha(entry.name) for entry in entries if len(entry.name) == 40)
+    except FileNotFoundError:
+        return frozenset()
+
+
+def observe_slot(
+    sight: Sight,
+    row: SlotRow,
+    history: History,
+    *,
+    processes: tuple[ProcessFact, ...],
+    on_disk: frozenset[Sha],
+    databases: frozenset[SlotName],
+) -> SlotObserved:
+    """Return one slot as host and store show it."""
+    slot, run = row.name, row.run
+    live = read_live(sight.layout, slot)
+    live_run = _find_run(sight, row, live.generation) if live is not None and live.generation else None
+    basis = run if run is not None else live_run
+    fallback = _find_run(sight, row, basis.fallback) if basis is not None and basis.fallback is not None else None
+    mine = tuple(process for process in processes if slot_of_unit(process.unit) == slot)
+    at = recipe_at(sight, run.release) if run is not None else RecipeAt(recipe=None)
+    fence = row.lease.fence if row.lease is not None else 0
+    override = next((o for o in history.overrides if o.slot == slot), None)
+    return SlotObserved(
+        slot=slot,
+        live=live,
+        current=read_current(sight.layout, slot),
+        lease=row.lease,
+        ended_fence=row.ended_fence,
+        provisioned_fence=row.provisioned_fence,
+        wiped_fence=row.wiped_fence,
+        processes=mine,
+        run=run,
+        verdicts=row.verdicts,
+        activities=_activities(sight, slot, run),
+        recent_runs=row.recent_runs,
+        live_run=live_run,
+        fallback_run=fallback,
+        fallback_live=_fallback_live(sight.layout, slot, fallback, on_disk),
+        last_log_lines=tuple((p.unit, last_log_line(sight.layout, p)) for p in mine if _has_ended(p)),
+        published=run is not None and run.release in on_disk,
+        recipe=at.recipe,
+        recipe_problem=at.problem,
+        build_sealed=run is not None and _build_sealed(sight.layout, run, at.recipe),
+        database_ready=slot in databases and _database_is_of_lease(sight, slot, fence),
+        wanted_migration_head=run.migration_head if run is not None else "",
+        database_migration_head=_database_migration_head(row, fence),
+        accept_migrations=override is not None and override.accept_migrations,
+    )
+
+
+def _has_ended(process: ProcessFact) -> bool:
+    return process.state is ProcessState.EXITED
+
+
+def _find_run(sight: Sight, row: SlotRow, generation: int) -> Run | None:
+    known = (row.run, *row.recent_runs) if row.run is not None else row.recent_runs
+    found = next((run for run in known if run.generation == generation), None)
+    return found if found is not None else sight.store.load_run(generation)
+
+
+def _fallback_live(layout: Layout, slot: SlotName, fallback: Run | None, on_disk: frozenset[Sha]) -> Live | None:
+    if fallback is None or fallback.release not in on_disk:
+        return None
+    return read_live_version(layout, slot, fallback.generation)
+
+
+def _activities(sight: Sight, slot: SlotName, run: Run | None) -> frozenset[Activity]:
+    names: set[Activity] = set()
+    for activity, of_slot in sight.background.running():
+        if of_slot == slot and activity in ("checkout", "database", "seal", "gate", "watch", "wipe"):
+            names.add(activity)  # type: ignore[arg-type]
+    for kind, of_slot, generation in sight.gate_activities():
+        if of_slot == slot and run is not None and generation == run.generation and kind in ("gate", "watch"):
+            names.add("gate" if kind == "gate" else "watch")
+    return frozenset(names)
+
+
+def _build_sealed(layout: Layout, run: Run, recipe: Recipe | None) -> bool:
+    if recipe is None or recipe.build is None:
+        return False
+    return is_sealed(layout.build(run.domain, run.head.tree, recipe_hash(recipe)))
+
+
+def _database_is_of_lease(sight: Sight, slot: SlotName, fence: int) -> bool:
+    return sight.databases is not None and sight.databases.made_for(slot) == fence
+
+
+def _database_migration_head(row: SlotRow, fence: int) -> str | None:
+    if row.migrated is None:
+        return None
+    of_fence, head = row.migrated
+    return head if of_fence == fence or row.name == MAIN else None
+
+
+def last_log_line(layout: Layout, process: ProcessFact) -> str:
+    """Return the last line that a unit wrote, with control bytes made visible and bounded; "" when there is none."""
+    path = layout.log_file(process.unit, process.generation)
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+            tail = file.read(LOG_TAIL_BYTES)
+    except OSError:
+        return ""
+    lines = [line for line in tail.decode("utf-8", "replace").splitlines() if line.strip()]
+    if not lines:
+        return ""
+    visible = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in lines[-1].strip())
+    return visible[:LOG_LINE_CHARS_MAX]

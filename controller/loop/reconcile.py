@@ -1,0 +1,277 @@
+"""The loop: observe → plan → execute → report, again and again; the one place where expected errors are decided about.
+
+A tick settles leases for the whole host first, then plans and executes slot by slot, so that a broken preview cannot
+hold production back. It waits for nothing: what is slow runs beside it and rings the bell at its end. Between ticks
+there is one wait, over the bell and the next timer. No state in memory survives a tick but what it would be wrong to
+lose only for politeness: when a look at the forge last failed, and which plan was tried last.
+
+Accepted races. (A) A ring between observe and wait is kept by the event, so the next tick comes at once. (B) A
+delivery committed while a tick runs is pending for the next one. (C) Another worker may take over at any moment: every
+write of ours is fenced by the epoch, and the switch by lock, epoch, run and lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from controller.decisions.explain import why
+from controller.decisions.plan import desired, plan_slot
+from controller.decisions.refresh import Hint, Looks, plan_refresh
+from controller.decisions.report import project
+from controller.decisions.retention import select_prunable
+from controller.decisions.slots import SlotPlan, assign_slots
+from controller.effects.github_http import Forge
+from controller.effects.store import History, LostEpoch
+from controller.loop.execute import Hands
+from controller.loop.observe import observe
+from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
+from controller.model.names import SlotName
+from controller.model.nouns import PullRequest
+from controller.model.steps import Step
+from controller.model.world import Hold, Observed, Wanted
+
+#: While something ends by time alone (a drain, a pause before a retry), the loop looks this often.
+TIMER_S = 0.25
+#: The same plan again means that its steps take effect slowly, or not: no busy loop.
+PAUSE_MIN_S = 0.05
+PAUSE_MAX_S = 5.0
+#: Between two looks at what may be pruned.
+PRUNE_EVERY_S = 30.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotDecision:
+    """What a tick decided about one slot, and why: `oroboros plan` prints it."""
+
+    slot: SlotName
+    wanted: Wanted | Hold | None
+    steps: tuple[Step, ...]
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a tick decided about the whole host."""
+
+    slots: SlotPlan
+    each: tuple[SlotDecision, ...]
+    prune: tuple[Step, ...]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return (*self.slots.steps, *(step for one in self.each for step in one.steps), *self.prune)
+
+
+def decide(observed: Observed, *, now: datetime) -> Decision:
+    """Return everything that one tick would do. Pure: the dry run is the run without its hands."""
+    each: list[SlotDecision] = []
+    for slot in observed.slots:
+        wanted = desired(observed, slot)
+        steps = plan_slot(wanted, observed, slot, now=now)
+        each.append(SlotDecision(slot=slot.slot, wanted=wanted, steps=steps, because=why(wanted, slot, steps)))
+    return Decision(
+        slots=assign_slots(observed, now=now),
+        each=tuple(each),
+        prune=tuple(select_prunable(observed, now=now)),
+    )
+
+
+@dataclass(slots=True)
+class Health:
+    """What the worker says about itself on its health port."""
+
+    started_at: datetime
+    last_tick_at: datetime | None = None
+    last_error: str = ""
+    pending_deliveries: int = 0
+    database: bool = False
+    runtime: bool = False
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """One worker's loop."""
+
+    hands: Hands
+    forge: Forge
+    production_branch: str | None
+    poll_interval_s: float
+    wake_reports: Callable[[], None]
+    clock: Callable[[], datetime]
+    health: Health
+    bell: threading.Event = field(default_factory=threading.Event)
+    _failures: int = 0
+    _failed_at: datetime | None = None
+    _last_plan: tuple[Step, ...] = ()
+    _same_plan_count: int = 0
+    _pruned_at: datetime | None = None
+    _told_plan: tuple[Step, ...] = ()
+
+    def run(self, stop: threading.Event) -> None:
+        """Tick until `stop` is set. Raises `LostEpoch` when another worker took over, and every bug."""
+        pause_s = PAUSE_MIN_S
+        while not stop.is_set():
+            self.bell.clear()
+            try:
+                wait_s = self.tick()
+                pause_s = PAUSE_MIN_S
+            except LostEpoch:
+                raise
+            except (Unavailable, Waiting, Stalled) as error:
+                # The old releases go on serving; nothing switches while we cannot see or remember.
+                self._note_error(error)
+                wait_s, pause_s = pause_s, min(PAUSE_MAX_S, pause_s * 2)
+            if wait_s > 0:
+                self.bell.wait(wait_s)
+
+    def tick(self) -> float:
+        """Observe, plan, execute, report once; return how many seconds may pass before the next tick, unless rung."""
+        self.hands.background.raise_bugs()
+        now = self.clock()
+        observed, history = observe(self.hands.sight)
+        self._refresh(history, now=now)
+        decision = decide(observed, now=now)
+        steps = self._without_prune(decision, now=now)
+        self._tell(decision, steps)
+        self._execute_leases(observed, decision.slots, now=now)
+        for one in decision.each:
+            self._execute_slot(one, observed, now=now)
+        if steps and steps[-len(decision.prune) :] == decision.prune and decision.prune:
+            self._pruned_at = now
+            for step in decision.prune[:1]:
+                self._attempt(step, observed, now=now)
+        self._report(observed, decision, now=now)
+        self._note_tick(history, now=now)
+        return self._wait_s(observed, steps)
+
+    # -- parts of a tick --------------------------------------------------------------------------------------------
+
+    def _refresh(self, history: History, *, now: datetime) -> None:
+        """Begin a look at the forge if one is due; it ends in the store and the mirror."""
+        looks = Looks(
+            fetched_at=history.repository.fetched_at,
+            listed_at=history.repository.listed_at,
+            failures_in_a_row=self._failures,
+            last_failure_at=self._failed_at,
+        )
+        hints = [Hint(target=delivery.target, armed_at=delivery.armed_at) for delivery in history.pending]
+        refresh = plan_refresh(hints, looks, now=now)
+        if refresh is None:
+            return
+        branch = history.repository.production_branch
+        seqs = [delivery.seq for delivery in history.pending]
+        known = history.pulls
+        self.hands.background.start(
+            ("refresh", None), lambda: self._look(listing=refresh.listing, branch=branch, known=known, seqs=seqs)
+        )
+
+    def _look(self, *, listing: bool, branch: str | None, known: tuple[PullRequest, ...], seqs: list[int]) -> None:
+        """List (when asked) and fetch; runs in a thread of its own."""
+        side = self.hands.side
+        try:
+            if seqs:
+                side.record_looks(seqs)
+            if branch is None:
+                branch = self.production_branch or self.forge.repository().default_branch
+                side.record_branch(branch)
+            pulls, listed_at = known, None
+            if listing:
+                listed_at = self.clock()
+                pulls = self.forge.open_pulls()
+            began_at = self.clock()
+            mirror = self.hands.open_mirror()
+            mirror.ensure()
+            mirror.fetch(branch=branch, pulls=[pull.number for pull in pulls if pull.same_repository])
+            if listed_at is not None:
+                side.record_listing(pulls, began_at=listed_at)
+            side.record_fetch(production=mirror.production_head(), ref=f"refs/heads/{branch}", began_at=began_at)
+        except LostEpoch:
+            raise
+        except OroborosError as error:
+            self._failures += 1
+            self._failed_at = self.clock()
+            log.warning("look: %s", error, extra={"action": "look.failed"})
+            self.health.last_error = str(error)
+            return
+        self._failures, self._failed_at = 0, None
+
+    def _execute_leases(self, observed: Observed, plan: SlotPlan, *, now: datetime) -> None:
+        for step in plan.steps:
+            self._attempt(step, observed, now=now)
+        since = dict(observed.waiting_since)
+        new = [place.pull_request for place in plan.queue if place.pull_request not in since]
+        if new:
+            self.hands.store.record_waiting(new, now=now)
+
+    def _execute_slot(self, one: SlotDecision, observed: Observed, *, now: datetime) -> None:
+        """Execute one slot's straight line; an error ends it, and never reaches another slot."""
+        for step in one.steps:
+            if not self._attempt(step, observed, now=now):
+                return
+
+    def _attempt(self, step: Step, observed: Observed, *, now: datetime) -> bool:
+        try:
+            self.hands.execute(step, observed, now=now)
+        except LostEpoch:
+            raise
+        except OroborosError as error:
+            self._note_error(error, step=step)
+            return False
+        return True
+
+    def _without_prune(self, decision: Decision, *, now: datetime) -> tuple[Step, ...]:
+        due = self._pruned_at is None or now >= self._pruned_at + timedelta(seconds=PRUNE_EVERY_S)
+        if due:
+            return decision.steps
+        return decision.steps[: len(decision.steps) - len(decision.prune)]
+
+    def _report(self, observed: Observed, decision: Decision, *, now: datetime) -> None:
+        reports = project(observed, decision.slots.queue, self.hands.topology, now=now)
+        # A hint whose sha is reported as superseded, or whose target was looked at, is answered by this very tick.
+        changed = self.hands.store.record_tick(reports, done=[hint.seq for hint in observed.hints], now=now)
+        if changed:
+            self.wake_reports()
+
+    def _tell(self, decision: Decision, steps: tuple[Step, ...]) -> None:
+        """One decision trail line per tick that does something new."""
+        if steps and steps != self._told_plan:
+            self._told_plan = steps
+            trail = "; ".join(f"{one.slot}: {one.because}" for one in decision.each if one.steps)
+            names = ", ".join(type(step).__name__ for step in steps)
+            log.info("tick: %s (%s)", names, trail or "leases", extra={"action": "tick"})
+
+    def _note_error(self, error: OroborosError, *, step: Step | None = None) -> None:
+        where = f"{type(step).__name__}: " if step is not None else ""
+        self.health.last_error = f"{where}{error}"
+        level = logging.ERROR if isinstance(error, Stalled) else logging.WARNING
+        log.log(level, "tick: %s%s", where, error, extra={"action": "tick.error"})
+
+    def _note_tick(self, history: History, *, now: datetime) -> None:
+        self.health.last_tick_at = now
+        self.health.pending_deliveries = len(history.pending)
+        self.health.database = self.health.runtime = True
+
+    def _wait_s(self, observed: Observed, steps: tuple[Step, ...]) -> float:
+        """After steps look again at once; the same plan again and again grows its pause; an empty one waits."""
+        if steps:
+            self._same_plan_count = self._same_plan_count + 1 if steps == self._last_plan else 0
+            self._last_plan = steps
+            if self._same_plan_count == 0:
+                return 0.0
+            return min(PAUSE_MAX_S, PAUSE_MIN_S * 2 ** min(self._same_plan_count, 10))
+        self._last_plan, self._same_plan_count = (), 0
+        timed = any(len(slot.processes) > 1 or slot.run is not None for slot in observed.slots)
+        waiting = self._failed_at is not None or any(_is_unserved(observed, slot.slot) for slot in observed.slots)
+        return min(self.poll_interval_s, TIMER_S) if timed or waiting else self.poll_interval_s
+
+
+def _is_unserved(observed: Observed, name: SlotName) -> bool:
+    """Say whether a slot that has a tenant serves nothing: a pause before a retry may be running."""
+    slot = observed.slot(name)
+    return slot.lease is not None and (slot.live is None or slot.live.state != "live")
