@@ -3,11 +3,13 @@
 One Caddy per slot (its surface) and one in front of all (the edge). No configuration changes in a deploy and none has
 an admin API: a surface reads `slots/<slot>/live` at each request, and the switch is the rename of that link.
 
-Of what lies in `live`, Caddy reads two files:
+Of what lies in `live`, Caddy reads:
 - `route`, one line, read ONCE per request: state, prefix, folders of files, fallback. One read, so that a switch in
   the middle of a request never mixes two releases; resolved folders, so that no body meets the entity tag of another.
-- `address`, in the dial itself: read again at each attempt, so that a request which finds the old instance gone goes
-  to the new one. It always names somebody: the surface's own responder, when no instance runs.
+- an address, in the dial itself: read again at each attempt, so that a request which finds the old instance gone goes
+  to the new one. It always names somebody: when no instance runs, the surface's own responder, which routes anew.
+  There are three of it, since the switch may fall between the two reads: a request that was routed for a release
+  without files must not reach the instance of one with files. What does not fit names the responder.
 
 Caddy would replace placeholders inside what it reads; so a value that holds a brace is refused (`check_route_value`).
 This is JSON and not a Caddyfile because the Caddyfile's adapter appends `:80` to a dial that is only a placeholder.
@@ -28,7 +30,12 @@ JsonObject: TypeAlias = Mapping[str, Json]
 
 #: Names of the files in a live folder that Caddy reads.
 ROUTE_FILE = "route"
+#: The instance, for those who want nothing else: the backend port and the surface's `/health`.
 ADDRESS_FILE = "address"
+#: The instance of a release without static files: everything goes to it.
+ADDRESS_OF_ALL_FILE = "address-of-all"
+#: The instance of a release with static files: what is under its prefix, and what no file answers.
+ADDRESS_BESIDE_FILES_FILE = "address-beside-files"
 
 #: How long a surface looks for an instance that accepts: longer than any switch, shorter than a visitor's patience.
 TRY_DURATION = "5s"
@@ -63,7 +70,7 @@ def surface_socket(layout: Layout, slot: SlotName) -> Path:
 
 def surface_listens(
     layout: Layout, topology: Topology, slot: SlotName, *, backend_port: int | None = None
-) -> tuple[tuple[str, int] | Path, ...]:
+) -> tuple[tuple[str, int], tuple[str, int], Path]:
     """Return everything that the slot's surface listens on: web, backend, responder."""
     return (
         ("127.0.0.1", topology.ports.web(slot)),
@@ -77,13 +84,17 @@ def edge_listens(topology: Topology) -> tuple[tuple[str, int], ...]:
     return (("127.0.0.1", topology.ports.edge),)
 
 
-def render_address(layout: Layout, live: Live) -> str:
-    """Return the content of `address`: whom the surface dials."""
-    address = live.address if live.state == "live" and live.address is not None else None
-    if address is None:
-        return f"unix/{surface_socket(layout, live.slot)}"
+def render_addresses(layout: Layout, live: Live) -> dict[str, str]:
+    """Return the content of each file that a surface dials by, under its name."""
+    responder = f"unix/{surface_socket(layout, live.slot)}"
+    address = live.address if live.state == "live" and live.address is not None else responder
     check_route_value("address", address)
-    return address
+    has_files = live.static_root is not None
+    return {
+        ADDRESS_FILE: address,
+        ADDRESS_OF_ALL_FILE: responder if has_files else address,
+        ADDRESS_BESIDE_FILES_FILE: address if has_files else responder,
+    }
 
 
 def render_route(live: Live) -> str:
@@ -116,33 +127,43 @@ def render_surface(
     layout: Layout, topology: Topology, slot: SlotName, *, log_dir: Path, backend_port: int | None = None
 ) -> dict[str, Json]:
     """Return the configuration of one slot's surface: its web port, its backend port, its responder."""
-    web, backend, _ = surface_listens(layout, topology, slot, backend_port=backend_port)
+    (_, web_port), (_, backend_port_), responder = surface_listens(layout, topology, slot, backend_port=backend_port)
+    beside_files = _proxy(layout, slot, address_file=ADDRESS_BESIDE_FILES_FILE)
     web_routes = [
-        *_files("static_root"),
-        *_files("previous_static_root"),
-        *_fallback(),
-        _route(_proxy(layout, slot), match=_is("instance", "yes")),
+        _route(
+            _proxy(layout, slot, address_file=ADDRESS_OF_ALL_FILE),
+            match={**_is("instance", "yes"), "not": [_is_set("static_root")]},
+        ),
+        _route(beside_files, match={**_is("instance", "yes"), "path": ["{http.regexp.live.prefix}*"]}),
+        _file_or_next("static_root"),
+        _file_or_next("previous_static_root"),
+        _fallback(),
+        _route(beside_files, match=_is("instance", "yes")),
         # Static files only, and a method that files do not answer: 405 with Allow, or 404.
         _route(_file_server("static_root"), match=_is_set("static_root")),
     ]
+    backend_routes = [_route(_proxy(layout, slot, address_file=ADDRESS_FILE), match=_is("instance", "yes"))]
+    loopback = ("127.0.0.0/8",)
     return _caddy(
         {
             "web": _server(
-                f"{web[0]}:{web[1]}" if isinstance(web, tuple) else str(web),
-                routes=_slot_routes(layout, slot, then=[_to_instance_by_prefix(layout, slot), *web_routes]),
+                f"127.0.0.1:{web_port}",
+                routes=_slot_routes(layout, slot, then=web_routes),
                 errors=_surface_errors(slot),
-                trusted_proxies=("127.0.0.0/8",),
+                trusted_proxies=loopback,
             ),
             "backend": _server(
-                f"{backend[0]}:{backend[1]}" if isinstance(backend, tuple) else str(backend),
-                routes=_slot_routes(layout, slot, then=[_route(_proxy(layout, slot), match=_is("instance", "yes"))]),
+                f"127.0.0.1:{backend_port_}",
+                routes=_slot_routes(layout, slot, then=backend_routes),
                 errors=_surface_errors(slot),
-                trusted_proxies=("127.0.0.0/8",),
+                trusted_proxies=loopback,
             ),
             "responder": _server(
-                f"unix/{surface_socket(layout, slot)}|0600",
-                routes=_slot_routes(layout, slot, then=[]),
+                f"unix/{responder}|0600",
+                routes=_slot_routes(layout, slot, then=web_routes),
                 errors=_surface_errors(slot),
+                trusted_proxies=loopback,
+                trusts_unix=True,
             ),
         },
         name=f"surface-{unit_instance(slot)}",
@@ -236,7 +257,7 @@ def _health(layout: Layout, slot: SlotName) -> list[Json]:
     asks_instance: Json = {
         "handler": "reverse_proxy",
         "rewrite": {"method": "GET", "uri": "{http.regexp.live.health_path}"},
-        "upstreams": [{"dial": _address_of(layout, slot)}],
+        "upstreams": [{"dial": _dial(layout, slot, ADDRESS_FILE)}],
         "transport": {
             "protocol": "http",
             "dial_timeout": "1s",
@@ -272,35 +293,19 @@ def _surface_errors(slot: SlotName) -> list[Json]:
     ]
 
 
-def _to_instance_by_prefix(layout: Layout, slot: SlotName) -> Json:
-    return _route(_proxy(layout, slot), match={**_is("instance", "yes"), "path": ["{http.regexp.live.prefix}*"]})
-
-
-def _files(root: str) -> list[Json]:
+def _file_or_next(root: str) -> Json:
     """Return the route that answers with a file of `root` if there is one, and else hands on."""
-    return [
-        _route(
-            _file_server(root, pass_thru=True),
-            match={**_is_set(root), "method": ["GET", "HEAD"]},
-            terminal=False,
-        )
-    ]
+    return _route(
+        _file_server(root, pass_thru=True), match={**_is_set(root), "method": ["GET", "HEAD"]}, terminal=False
+    )
 
 
-def _fallback() -> list[Json]:
-    return [
-        _route(
-            {"handler": "rewrite", "uri": "{http.regexp.live.fallback}"},
-            _file_server("static_root"),
-            match={
-                "method": ["GET", "HEAD"],
-                "not": [
-                    {"vars": {"{http.regexp.live.static_root}": [""]}},
-                    {"vars": {"{http.regexp.live.fallback}": [""]}},
-                ],
-            },
-        )
-    ]
+def _fallback() -> Json:
+    return _route(
+        {"handler": "rewrite", "uri": "{http.regexp.live.fallback}"},
+        _file_server("static_root"),
+        match={"method": ["GET", "HEAD"], "not": [_is("static_root", ""), _is("fallback", "")]},
+    )
 
 
 def _file_server(root: str, *, pass_thru: bool = False) -> Json:
@@ -313,10 +318,10 @@ def _file_server(root: str, *, pass_thru: bool = False) -> Json:
     }
 
 
-def _proxy(layout: Layout, slot: SlotName) -> Json:
+def _proxy(layout: Layout, slot: SlotName, *, address_file: str) -> Json:
     return {
         "handler": "reverse_proxy",
-        "upstreams": [{"dial": _address_of(layout, slot)}],
+        "upstreams": [{"dial": _dial(layout, slot, address_file)}],
         # Only what was never sent, and GETs, are tried again: Caddy's default, and the only safe rule.
         "load_balancing": {"try_duration": TRY_DURATION, "try_interval": "25ms"},
         "transport": {
@@ -349,8 +354,8 @@ def _edge_proxy(port: int, *, scheme: str, idle: str) -> Json:
     }
 
 
-def _address_of(layout: Layout, slot: SlotName) -> str:
-    return f"{{file.{layout.live(slot) / ADDRESS_FILE}}}"
+def _dial(layout: Layout, slot: SlotName, address_file: str) -> str:
+    return f"{{file.{layout.live(slot) / address_file}}}"
 
 
 def _is(field: str, value: str) -> dict[str, Json]:
@@ -405,11 +410,18 @@ def _route(*handlers: Json, match: JsonObject | None = None, terminal: bool = Tr
 
 
 def _server(
-    listen: str, *, routes: Sequence[Json], errors: Sequence[Json], trusted_proxies: tuple[str, ...] = ()
+    listen: str,
+    *,
+    routes: Sequence[Json],
+    errors: Sequence[Json],
+    trusted_proxies: tuple[str, ...] = (),
+    trusts_unix: bool = False,
 ) -> Json:
-    trusted: dict[str, Json] = (
-        {"trusted_proxies": {"source": "static", "ranges": list(trusted_proxies)}} if trusted_proxies else {}
-    )
+    trusted: dict[str, Json] = {}
+    if trusted_proxies:
+        trusted["trusted_proxies"] = {"source": "static", "ranges": list(trusted_proxies)}
+    if trusts_unix:
+        trusted["trusted_proxies_unix"] = True
     return {
         "listen": [listen],
         "protocols": ["h1"],

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from controller.decisions.render import ADDRESS_FILE, ROUTE_FILE, render_address, render_route
+from controller.decisions.render import ROUTE_FILE, render_addresses, render_route
 from controller.failpoints import failpoint
 from controller.model.errors import Stalled, Unavailable, Waiting
 from controller.model.names import Layout, Sha, SlotName, parse_sha
@@ -108,7 +108,7 @@ def write_live(layout: Layout, live: Live, *, held: SlotLock) -> None:
         raise ValueError(f"{live.slot}: a live release has an instance, or static files, or both")
     files = {
         ROUTE_FILE: render_route(live),
-        ADDRESS_FILE: render_address(layout, live),
+        **render_addresses(layout, live),
         LIVE_FILE: json.dumps(dataclasses.asdict(live), indent=1, sort_keys=True),
     }
     link, versions = layout.live(live.slot), layout.live_versions(live.slot)

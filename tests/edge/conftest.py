@@ -37,10 +37,14 @@ class Host:
     layout: Layout
     topology: Topology
     closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    surface_parts: dict[SlotName, Part] = field(default_factory=dict)
 
     def surface(self, slot: SlotName) -> Part:
         config = render_surface(self.layout, self.topology, slot, log_dir=self.folder / "logs")
-        return self._caddy(f"surface-{slot}", config, listens=surface_listens(self.layout, self.topology, slot))
+        self.surface_parts[slot] = self._caddy(
+            f"surface-{slot}", config, listens=surface_listens(self.layout, self.topology, slot)
+        )
+        return self.surface_parts[slot]
 
     def edge(self) -> Part:
         config = render_edge(self.topology, log_dir=self.folder / "logs")
