@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-#: How long a head or a pull request may go unseen when no delivery tells of it.
-RESYNC_S = 300.0
 #: After a look that failed.
 RETRY_BASE_S = 1.0
 RETRY_CAP_S = 60.0
@@ -29,6 +27,8 @@ class Looks:
     listed_at: datetime | None
     failures_in_a_row: int = 0
     last_failure_at: datetime | None = None
+    #: Looks that began before this instant missed something: the worker or the receiver was down meanwhile.
+    not_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ def is_answered(hint: Hint, looks: Looks) -> bool:
     return looks.listed_at is not None and looks.listed_at > hint.armed_at
 
 
-def plan_refresh(hints: Sequence[Hint], looks: Looks, *, now: datetime) -> Refresh | None:
+def plan_refresh(hints: Sequence[Hint], looks: Looks, *, resync_s: float, now: datetime) -> Refresh | None:
     """Return the look that is due now, or None."""
     if looks.last_failure_at is not None and looks.failures_in_a_row > 0:
         pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** (looks.failures_in_a_row - 1))
@@ -56,7 +56,10 @@ def plan_refresh(hints: Sequence[Hint], looks: Looks, *, now: datetime) -> Refre
             return None
     if looks.listed_at is None or looks.fetched_at is None:
         return Refresh(listing=True, because="first look")
-    if now >= min(looks.listed_at, looks.fetched_at) + timedelta(seconds=RESYNC_S):
+    oldest = min(looks.listed_at, looks.fetched_at)
+    if looks.not_before is not None and oldest < looks.not_before:
+        return Refresh(listing=True, because="a part of ours was away")
+    if now >= oldest + timedelta(seconds=resync_s):
         return Refresh(listing=True, because="resync")
     open_hints = [hint for hint in hints if not is_answered(hint, looks)]
     if not open_hints:

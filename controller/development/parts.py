@@ -221,6 +221,11 @@ class Part:
         """Start the part and return once it answers; Unavailable, with nothing left running, when it does not.
 
         Safe to repeat: a part that runs is left alone."""
+        self.launch()
+        self.await_ready()
+
+    def launch(self) -> None:
+        """Start the part without waiting for it, so that several can come up at once. Safe to repeat."""
         if self.pid is not None:
             return
         self.spec.log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -236,6 +241,9 @@ class Part:
                 env=dict(self.spec.environment),
                 start_new_session=True,
             )
+
+    def await_ready(self) -> None:
+        """Return once the part answers; Unavailable, with nothing of it left running, when it does not in time."""
         try:
             self._await_ready()
         except BaseException:

@@ -127,6 +127,7 @@ class Worker:
                 forge=forge,
                 production_branch=settings.production_branch,
                 poll_interval_s=settings.poll_interval_s,
+                resync_s=settings.resync_s,
                 wake_reports=reports.wake,
                 clock=self.clock,
                 health=health,

@@ -66,6 +66,8 @@ class RepositoryRow:
     policy_sha: Sha | None
     listed_at: datetime | None
     fetched_at: datetime | None
+    #: When a receiver last began to serve: deliveries before that may have found nobody.
+    receiver_started_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -967,6 +969,7 @@ def _repository(row: DictRow) -> RepositoryRow:
         policy_sha=Sha(row["policy_sha"]) if row["policy_sha"] else None,
         listed_at=row["listed_at"],
         fetched_at=row["fetched_at"],
+        receiver_started_at=row["receiver_started_at"],
     )
 
 

@@ -102,6 +102,7 @@ class Reconciler:
     forge: Forge
     production_branch: str | None
     poll_interval_s: float
+    resync_s: float
     wake_reports: Callable[[], None]
     clock: Callable[[], datetime]
     health: Health
@@ -159,9 +160,10 @@ class Reconciler:
             listed_at=history.repository.listed_at,
             failures_in_a_row=self._failures,
             last_failure_at=self._failed_at,
+            not_before=max(filter(None, (self.health.started_at, history.repository.receiver_started_at))),
         )
         hints = [Hint(target=delivery.target, armed_at=delivery.armed_at) for delivery in history.pending]
-        refresh = plan_refresh(hints, looks, now=now)
+        refresh = plan_refresh(hints, looks, resync_s=self.resync_s, now=now)
         if refresh is None:
             return
         branch = history.repository.production_branch

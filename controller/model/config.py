@@ -155,6 +155,10 @@ class Policy:
     limits: TreeLimits = field(default_factory=TreeLimits)
 
 
+#: Every hint is repeated this often, whether or not a delivery came.
+RESYNC_DEFAULT_S = 300.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The environment of `api` and `worker`, read once at start."""
@@ -170,6 +174,8 @@ class Settings:
     #: NULL: the forge's default branch.
     production_branch: str | None
     poll_interval_s: float
+    #: How long a head or a pull request may go unseen when no delivery tells of it.
+    resync_s: float
     #: Admin connection for the apps' databases; None: recipes with [database] are refused with the reason.
     app_database_admin_url: str | None
     #: Folder of `app-<slot>.env` files.
@@ -197,14 +203,20 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     repository = need("OROBOROS_REPOSITORY")
     if repository and not REPOSITORY.match(repository):
         problems.append(f"OROBOROS_REPOSITORY: is {repository!r:.80}, not owner/name")
-    poll = environ.get("WORKER_POLL_INTERVAL_SECONDS", "5")
-    try:
-        poll_interval_s = float(poll)
-        if not 0.05 <= poll_interval_s <= 3600:
-            raise ValueError
-    except ValueError:
-        problems.append(f"WORKER_POLL_INTERVAL_SECONDS: is {poll!r:.40}, not a number of seconds between 0.05 and 3600")
-        poll_interval_s = 5.0
+
+    def seconds(key: str, default: float) -> float:
+        text = environ.get(key, "").strip()
+        if not text:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0.05 <= value <= 86_400:
+            problems.append(f"{key}: is {text!r:.40}, not a number of seconds between 0.05 and 86400")
+            return default
+        return value
+
     admin = environ.get("OROBOROS_APP_DATABASE_ADMIN_URL", "").strip()
     settings = Settings(
         # SQLAlchemy's spelling is in the host contract; libpq refuses it, so it is cut here and nowhere else.
@@ -217,7 +229,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         forge_token_file=optional_path("OROBOROS_FORGE_TOKEN_FILE"),
         webhook_secrets_file=optional_path("OROBOROS_WEBHOOK_SECRETS_FILE"),
         production_branch=environ.get("OROBOROS_BRANCH", "").strip() or None,
-        poll_interval_s=poll_interval_s,
+        poll_interval_s=seconds("WORKER_POLL_INTERVAL_SECONDS", 5.0),
+        resync_s=seconds("OROBOROS_RESYNC_SECONDS", RESYNC_DEFAULT_S),
         app_database_admin_url=admin.replace("postgresql+psycopg://", "postgresql://", 1) or None,
         config_dir=optional_path("OROBOROS_CONFIG_DIR") or Path("/etc/oroboros"),
         runtime_socket=optional_path("OROBOROS_RUNTIME_SOCKET") or layout.run / "runtime.sock",

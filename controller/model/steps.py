@@ -8,8 +8,11 @@ a step and ends as a verdict or a fact that a later tick observes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from enum import StrEnum
+from typing import Literal, NewType, Union, get_args, get_origin, get_type_hints
 
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
 from controller.model.nouns import Head
@@ -264,3 +267,60 @@ Step = (
     | EndOverride
     | Prune
 )
+
+STEPS: Mapping[str, type[Step]] = {step.__name__: step for step in get_args(Step)}
+
+
+def steps_to_json(steps: Iterable[Step]) -> list[dict[str, object]]:
+    """Return steps as what `json.dumps` takes: one object each, its class under "step"."""
+    return [{"step": type(step).__name__, **_fields_to_json(step)} for step in steps]
+
+
+def steps_from_json(value: Iterable[Mapping[str, object]]) -> tuple[Step, ...]:
+    """Return the steps that `steps_to_json` wrote; ValueError when it did not write them."""
+    return tuple(_step_from_json(item) for item in value)
+
+
+def _step_from_json(item: Mapping[str, object]) -> Step:
+    name = item.get("step")
+    if not isinstance(name, str) or name not in STEPS:
+        raise ValueError(f"not a step: {name!r:.60}")
+    step = STEPS[name](**_arguments(STEPS[name], {key: value for key, value in item.items() if key != "step"}))
+    return step
+
+
+def _fields_to_json(value: object) -> dict[str, object]:
+    assert is_dataclass(value)
+    return {field.name: _to_json(getattr(value, field.name)) for field in fields(value)}
+
+
+def _to_json(value: object) -> object:
+    if is_dataclass(value):
+        return _fields_to_json(value)
+    return str(value) if isinstance(value, StrEnum) else value
+
+
+def _arguments(kind: type, given: Mapping[str, object]) -> dict[str, object]:
+    hints = get_type_hints(kind)
+    if set(given) != set(hints):
+        raise ValueError(f"{kind.__name__} has exactly the fields {sorted(hints)}, not {sorted(given)}")
+    return {key: _from_json(hints[key], value, at=f"{kind.__name__}.{key}") for key, value in given.items()}
+
+
+def _from_json(hint: object, value: object, *, at: str) -> object:
+    if isinstance(hint, NewType):
+        return _from_json(hint.__supertype__, value, at=at)
+    if get_origin(hint) in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _from_json(next(part for part in get_args(hint) if part is not types.NoneType), value, at=at)
+    if get_origin(hint) is Literal and value in get_args(hint):
+        return value
+    if isinstance(hint, type):
+        if is_dataclass(hint) and isinstance(value, Mapping):
+            return hint(**_arguments(hint, value))
+        if issubclass(hint, StrEnum) and isinstance(value, str):
+            return hint(value)
+        if type(value) is hint:
+            return value
+    raise ValueError(f"{at}: {value!r:.60} is no {hint}")

@@ -23,6 +23,7 @@ from controller.model.nouns import (
     Release,
     Run,
     Verdict,
+    WantedReport,
 )
 from controller.model.states import Cause, Outcome
 
@@ -88,6 +89,8 @@ class SlotObserved:
 
 
 RECENT_RUNS_MAX = 10
+#: The reason of a run that was not restored because the database's migrations are not its own.
+MIGRATIONS_DIFFER = "MigrationsDiffer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +125,8 @@ class Observed:
     quarantined: tuple[Quarantined, ...] = ()
     overrides: tuple[Override, ...] = ()
     hints: tuple[DeliveryHint, ...] = ()
+    #: Reports that were wanted last and are pending: those that nothing speaks for any more must still end.
+    pending_reports: tuple[WantedReport, ...] = ()
     policy: Policy = field(default_factory=Policy)
     policy_problems: tuple[str, ...] = ()
 

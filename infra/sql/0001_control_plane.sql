@@ -12,6 +12,7 @@ CREATE TABLE repositories (
     policy_problems text[],                     -- what is wrong with the newest one, if it is invalid
     listed_at   timestamptz,                    -- last complete listing of open pull requests
     fetched_at  timestamptz,
+    receiver_started_at timestamptz,            -- deliveries before it may have found nobody: look again
     created_at  timestamptz NOT NULL DEFAULT now()
 );
 
