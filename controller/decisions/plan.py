@@ -8,16 +8,18 @@ superseded. The switch is a step like any other, planned only behind a passed ga
 Rules that hold at every prefix of every plan:
 1. `live` only ever names a release that is on the disk and passed its gate in this run.
 2. No unit that `live` names is stopped while it serves; the one before it goes only after its drain time.
-3. A tree that is quarantined in the domain is never begun, except by an order by hand, which lifts the quarantine.
+3. A tree that is quarantined in the domain is never begun, except by an order by hand, which lifts the quarantine, and
+   to start again what serves already when there is nothing better to go back to.
 4. There is one automatic rollback per push.
 5. Nothing is removed while what is wanted is unknown.
+6. Only what a release did itself is held against it: what the host lost or stopped is started again.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from controller.decisions.quarantine import is_quarantined, last_proven, rollback_was_tried
+from controller.decisions.quarantine import is_quarantined, last_proven, quarantine_of, rollback_was_tried
 from controller.decisions.slots import may_preview
 from controller.model.names import (
     COLOURS,
@@ -56,7 +58,7 @@ from controller.model.steps import (
     SwitchBack,
     WipeSlot,
 )
-from controller.model.world import Hold, Observed, SlotObserved, Wanted
+from controller.model.world import MIGRATIONS_DIFFER, Hold, Observed, SlotObserved, Wanted
 
 #: A worker that died this often over one run has met a poison commit: the run stalls and the rest goes on.
 ATTEMPTS_MAX = 3
@@ -65,7 +67,16 @@ RETRIES_MAX = 6
 RETRY_BASE_S = 2.0
 RETRY_CAP_S = 300.0
 #: Ends that are decisions about the release or the schema, not accidents: trying again changes nothing.
-REFUSALS = frozenset({"MigrationsDiffer"})
+REFUSALS = frozenset({MIGRATIONS_DIFFER})
+#: Nobody pushed for these: they restore what has served here.
+RESTORING = frozenset({Cause.REPAIR, Cause.ROLLBACK})
+#: HUP, INT and TERM come from outside: it was stopped, it did not fail. KILL is most often a memory limit: its own.
+STOPPED_FROM_OUTSIDE = frozenset({-1, -2, -15})
+#: How the messages of ended runs begin or go on; `report` reads them.
+SUPERSEDED_BY = "superseded by "
+ROLLED_BACK_TO = "; rolled back to "
+ROLLING_BACK_TO = "; rolling back to "
+SAME_CONTENT_FAILED = "the same content failed here before"
 
 
 def desired(observed: Observed, slot: SlotObserved) -> Wanted | Hold | None:
@@ -82,7 +93,7 @@ def desired(observed: Observed, slot: SlotObserved) -> Wanted | Hold | None:
         return Hold(slot=slot.slot, reason="NotFetched", message=f"commit {pull.head_sha[:7]} is not fetched yet")
     domain = pull_request_domain(pull.number)
     if is_quarantined(observed, domain, pull.head.tree):
-        return Hold(slot=slot.slot, reason="Quarantined", message="the same content failed here before")
+        return _after_quarantine(observed, slot, domain=domain, fence=slot.lease.fence, message=SAME_CONTENT_FAILED)
     return Wanted(
         slot=slot.slot,
         domain=domain,
@@ -97,7 +108,8 @@ def _desired_production(observed: Observed, slot: SlotObserved) -> Wanted | Hold
     if override is not None:
         if is_quarantined(observed, PRODUCTION, override.head.tree):
             # The order lifted any older quarantine: this one is newer, the release failed again.
-            return Hold(slot=slot.slot, reason="Quarantined", message="what was ordered by hand failed")
+            message = "what was ordered by hand failed"
+            return _after_quarantine(observed, slot, domain=PRODUCTION, fence=0, message=message)
         return Wanted(
             slot=slot.slot,
             domain=PRODUCTION,
@@ -113,29 +125,32 @@ def _desired_production(observed: Observed, slot: SlotObserved) -> Wanted | Hold
         pushed = Cause.RESYNC if observed.production_head_found_by_resync else Cause.PUSH
         cause = _cause(observed, head, PRODUCTION, otherwise=pushed)
         return Wanted(slot=slot.slot, domain=PRODUCTION, fence=0, head=head, cause=cause)
-    return _after_quarantine(observed, slot)
+    return _after_quarantine(observed, slot, domain=PRODUCTION, fence=0, message=SAME_CONTENT_FAILED)
 
 
-def _after_quarantine(observed: Observed, slot: SlotObserved) -> Wanted | Hold:
+def _after_quarantine(
+    observed: Observed, slot: SlotObserved, *, domain: Domain, fence: int, message: str
+) -> Wanted | Hold:
     """The head may not serve. If something good does, hold it; if the bad tree itself does, go back, once."""
-    hold = Hold(slot=slot.slot, reason="Quarantined", message="the same content failed here before")
+    hold = Hold(slot=slot.slot, reason="Quarantined", message=message)
     live = slot.live
     serves_bad = (
         live is not None
         and live.state == "live"
+        and live.fence == fence
         and live.tree is not None
-        and is_quarantined(observed, PRODUCTION, live.tree)
+        and is_quarantined(observed, domain, live.tree)
     )
     goes_back = slot.run is not None and slot.run.cause is Cause.ROLLBACK
     if not serves_bad and not goes_back:
         return hold
-    target = last_proven(observed, PRODUCTION)
+    target = last_proven(observed, domain)
     if target is None or rollback_was_tried(slot.recent_runs):
         return hold
     return Wanted(
         slot=slot.slot,
-        domain=PRODUCTION,
-        fence=0,
+        domain=domain,
+        fence=fence,
         head=Head(sha=target.sha, tree=target.tree),
         cause=Cause.ROLLBACK,
     )
@@ -196,8 +211,10 @@ def plan_slot(
         steps.append(RepairCurrent(slot=slot.slot, release=slot.live.release))
     if slot.run is None:
         steps.extend(_plan_without_run(wanted, observed, slot, now=now))
-    elif _is_unwanted(wanted, slot, slot.run):
-        steps.append(_supersede(wanted, slot.run))
+    elif (half := _half_remembered(observed, slot.run)) is not None:
+        steps.append(half)
+    elif _is_unwanted(wanted, observed, slot, slot.run, now=now):
+        steps.append(_supersede(wanted, observed, slot, slot.run))
     else:
         steps.extend(_plan_run(observed, slot, slot.run))
     return tuple(steps)
@@ -211,7 +228,8 @@ def _plan_emptying(slot: SlotObserved) -> list[Step]:
     if slot.live is None or slot.live.state != "free":
         steps.append(FreeSlot(slot=slot.slot, fence=slot.ended_fence))
     steps.extend(_stop(slot, process) for process in slot.processes)
-    if not steps and slot.wiped_fence < slot.ended_fence and "wipe" not in slot.activities:
+    # A thread of the ended run may still make the database that the wipe is to remove: it ends first.
+    if not steps and slot.wiped_fence < slot.ended_fence and not slot.activities:
         steps.append(WipeSlot(slot=slot.slot, fence=slot.ended_fence))
     return steps
 
@@ -270,36 +288,57 @@ def _still_drains(observed: Observed, slot: SlotObserved, process: ProcessFact, 
     return now < max(switches) + timedelta(seconds=observed.policy.production.drain_s)
 
 
-def _is_unwanted(wanted: Wanted | Hold | None, slot: SlotObserved, run: Run) -> bool:
+def _half_remembered(observed: Observed, run: Run) -> EndRun | None:
+    """A worker died after it had remembered the failure and before it ended the run: end it in the same words."""
+    if run.state in (RunState.SWITCHING, RunState.WATCHING):
+        return None
+    known = quarantine_of(observed, run.domain, run.head.tree)
+    if known is None or known.at < run.begun_at:
+        return None
+    return _end(run, RunState.FAILED, known.reason, known.message)
+
+
+def _is_unwanted(
+    wanted: Wanted | Hold | None, observed: Observed, slot: SlotObserved, run: Run, *, now: datetime
+) -> bool:
     if run.state is RunState.SWITCHING:
         return False  # the rename may have happened: finish, then judge
     if run.state is RunState.WATCHING:
         watch = slot.verdict("watch")
-        if watch is not None and watch.outcome is Outcome.FAIL:
-            return False  # going back comes first
+        if watch is not None:
+            return False  # what the window said comes first: the proof, or going back
     match wanted:
         case None:
             return False
         case Hold():
-            kept = run.state is RunState.WATCHING or run.cause in (Cause.ROLLBACK, Cause.REPAIR)
+            kept = run.state is RunState.WATCHING or run.cause in RESTORING
             return wanted.reason == "Quarantined" and not kept
         case Wanted():
-            return run.fence != wanted.fence or run.head.tree != wanted.head.tree
+            if run.fence == wanted.fence and run.head.tree == wanted.head.tree:
+                return False
+            # What serves is started again while the wanted head must wait for its next try: else neither would go on.
+            return run.cause is not Cause.REPAIR or retry_at(observed, slot, wanted) <= now
 
 
-def _supersede(wanted: Wanted | Hold | None, run: Run) -> EndRun:
-    by = wanted.head.sha[:7] if isinstance(wanted, Wanted) else "a later commit"
-    return _end(run, RunState.SUPERSEDED, "NewerHead", f"superseded by {by}")
+def _supersede(wanted: Wanted | Hold | None, observed: Observed, slot: SlotObserved, run: Run) -> EndRun:
+    if isinstance(wanted, Wanted):
+        by: str = wanted.head.sha[:7]
+    elif slot.slot == MAIN and observed.production_head is not None:
+        by = observed.production_head.sha[:7]
+    else:
+        by = "a later commit"
+    return _end(run, RunState.SUPERSEDED, "NewerHead", f"{SUPERSEDED_BY}{by}")
 
 
 def _plan_without_run(
     wanted: Wanted | Hold | None, observed: Observed, slot: SlotObserved, *, now: datetime
 ) -> list[Step]:
-    if isinstance(wanted, Wanted) and not serves(slot, wanted.head, fence=wanted.fence):
-        if retry_at(observed, slot, wanted) <= now:
-            return _begin(wanted, observed, slot)
-        return _repair(observed, slot, now=now)
-    return _repair(observed, slot, now=now)
+    if not isinstance(wanted, Wanted) or serves(slot, wanted.head, fence=wanted.fence):
+        return _repair(observed, slot, now=now, comes_next=False)
+    due_at = retry_at(observed, slot, wanted)
+    if due_at <= now:
+        return _begin(wanted, observed, slot)
+    return _repair(observed, slot, now=now, comes_next=due_at != NEVER)
 
 
 NEVER = datetime.max.replace(tzinfo=UTC)
@@ -309,13 +348,16 @@ AT_ONCE = datetime.min.replace(tzinfo=UTC)
 def retry_at(observed: Observed, slot: SlotObserved, wanted: Wanted) -> datetime:
     """Return when this head may be tried (again): AT_ONCE, after a growing pause, or NEVER (a human must act).
 
-    Only failures that were nobody's fault come here: a release's own failure quarantines its tree."""
+    Only failures that were nobody's fault come here: a release's own failure quarantines its tree. Each commit has
+    tries of its own, also one with the content of another: pushing again is a way to say "once more"."""
     override = next((o for o in observed.overrides if o.slot == slot.slot), None)
     failures: list[Run] = []
     for run in slot.recent_runs:  # newest first
         if override is not None and wanted.cause is Cause.OVERRIDE and run.begun_at < override.at:
             break
-        if (run.domain, run.fence, run.head.tree) != (wanted.domain, wanted.fence, wanted.head.tree):
+        if (run.domain, run.fence, run.head.sha) != (wanted.domain, wanted.fence, wanted.head.sha):
+            if run.cause in RESTORING:
+                continue  # it ran because the wanted head could not: it says nothing about it
             break
         if run.state not in (RunState.FAILED, RunState.STALLED):
             break
@@ -324,16 +366,18 @@ def retry_at(observed: Observed, slot: SlotObserved, wanted: Wanted) -> datetime
         return AT_ONCE
     newest = failures[0]
     if newest.state is RunState.STALLED or newest.reason in REFUSALS:
-        return NEVER if newest.head.sha == wanted.head.sha or newest.reason in REFUSALS else AT_ONCE
+        return NEVER
     if len(failures) >= RETRIES_MAX and wanted.cause is not Cause.REPAIR:
         return NEVER
     pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** (len(failures) - 1))
-    return failures[0].ended_at + timedelta(seconds=pause_s)
+    return newest.ended_at + timedelta(seconds=pause_s) if newest.ended_at is not None else AT_ONCE
 
 
 def _begin(wanted: Wanted, observed: Observed, slot: SlotObserved) -> list[Step]:
     steps: list[Step] = []
-    if slot.lease is not None:
+    tried = any((r.fence, r.head.sha) == (wanted.fence, wanted.head.sha) for r in slot.recent_runs)
+    if slot.lease is not None and not tried:
+        # Only a new head moves the end of a lease: a preview that crashes all day does not keep others waiting.
         steps.append(RenewLease(slot=slot.slot, fence=slot.lease.fence))
     live_run, fallback = slot.live_run, None
     if live_run is not None and slot.live is not None and slot.live.state == "live":
@@ -353,16 +397,35 @@ def _begin(wanted: Wanted, observed: Observed, slot: SlotObserved) -> list[Step]
     return steps
 
 
-def _repair(observed: Observed, slot: SlotObserved, *, now: datetime) -> list[Step]:
-    """Nothing new is to be done: start again what `live` names if the host lost it (a crash, a reboot)."""
+def _repair(observed: Observed, slot: SlotObserved, *, now: datetime, comes_next: bool) -> list[Step]:
+    """Nothing new can be done now: bring what `live` names back to what it was promised to be.
+
+    It is started again if the host lost it (a crash, a reboot), and proven again if its window was cut short or ended
+    without a judgement and nothing newer took over or comes next."""
     live, live_run = slot.live, slot.live_run
-    if live is None or live.state != "live" or live.address is None or live.colour is None or live_run is None:
+    if live is None or live.state != "live" or live_run is None:
         return []
-    process = _process(slot, instance_unit(slot.slot, live.colour), live.generation)
-    if process is not None and process.state is ProcessState.RUNNING:
+    if not _is_lost(slot, live) and (comes_next or not _lacks_proof(observed, live_run)):
         return []
     again = Wanted(slot=slot.slot, domain=live_run.domain, fence=live_run.fence, head=live_run.head, cause=Cause.REPAIR)
     return _begin(again, observed, slot) if retry_at(observed, slot, again) <= now else []
+
+
+def _is_lost(slot: SlotObserved, live: Live) -> bool:
+    if live.address is None or live.colour is None:
+        return False  # static files only
+    process = _process(slot, instance_unit(slot.slot, live.colour), live.generation)
+    return process is None or process.state is not ProcessState.RUNNING
+
+
+def _lacks_proof(observed: Observed, live_run: Run) -> bool:
+    return live_run.state in (RunState.FAILED, RunState.SUPERSEDED) and not (
+        _has_proof(observed, live_run) or is_quarantined(observed, live_run.domain, live_run.head.tree)
+    )
+
+
+def _has_proof(observed: Observed, run: Run) -> bool:
+    return run.proven or bool(_proven_like(observed, run.domain, run.head.tree))
 
 
 def _plan_run(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
@@ -370,33 +433,37 @@ def _plan_run(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
         message = f"the worker died {ATTEMPTS_MAX} times over this commit; push another or deploy it by hand"
         return [_end(run, RunState.STALLED, "WorkerDied", message)]
     checkout = slot.verdict("checkout")
-    if checkout is not None and checkout.outcome is Outcome.FAIL and run.state is not RunState.WATCHING:
-        return _fail(run, checkout)
+    if checkout is not None and checkout.outcome is Outcome.FAIL and run.state in (RunState.PLANNED, RunState.BUILDING):
+        return _fail(observed, run, checkout)
     match run.state:
         case RunState.PLANNED:
             return _plan_source(observed, slot, run)
         case RunState.BUILDING:
-            return _plan_build(slot, run)
+            return _plan_build(observed, slot, run)
         case RunState.MIGRATING:
-            return _plan_migration(slot, run)
+            return _plan_migration(observed, slot, run)
         case RunState.GATING:
-            return _plan_gate(slot, run)
+            return _plan_gate(observed, slot, run)
         case RunState.SWITCHING:
-            return _plan_switch(slot, run)
+            return _plan_switch(observed, slot, run)
         case RunState.WATCHING:
             return _plan_watch(observed, slot, run)
         case _:
             raise AssertionError(f"run {run.generation} is {run.state} but not ended")
 
 
-def _fail(run: Run, verdict: Verdict) -> list[Step]:
-    """The run ends; its tree is remembered only if the release itself is to blame, and never over a repair or a
-    rollback: those releases have proven themselves, so something else changed."""
+def _fail(observed: Observed, run: Run, verdict: Verdict) -> list[Step]:
+    """The run ends; its tree is remembered only if the release itself is to blame."""
     steps: list[Step] = []
-    if verdict.blames_release and run.cause not in (Cause.REPAIR, Cause.ROLLBACK):
+    if _blames(observed, run, verdict):
         steps.append(_quarantine(run, verdict))
     steps.append(_end(run, RunState.FAILED, verdict.reason, verdict.message))
     return steps
+
+
+def _blames(observed: Observed, run: Run, verdict: Verdict) -> bool:
+    """Never over the repair or rollback of a release that has proven itself: then something else has changed."""
+    return verdict.blames_release and not (run.cause in RESTORING and _has_proof(observed, run))
 
 
 def _quarantine(run: Run, verdict: Verdict) -> Quarantine:
@@ -405,7 +472,8 @@ def _quarantine(run: Run, verdict: Verdict) -> Quarantine:
     )
 
 
-def _own_fault(run: Run, reason: str, message: str) -> Verdict:
+def _verdict(run: Run, reason: str, message: str, *, blames_release: bool = True) -> Verdict:
+    """What the plan itself concludes from facts, in the form in which threads say it."""
     return Verdict(
         kind="checkout",
         slot=run.slot,
@@ -414,6 +482,7 @@ def _own_fault(run: Run, reason: str, message: str) -> Verdict:
         outcome=Outcome.FAIL,
         reason=reason,
         message=message,
+        blames_release=blames_release,
     )
 
 
@@ -424,17 +493,18 @@ def _is_restore(observed: Observed, run: Run) -> bool:
 
 def _plan_source(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
     if slot.recipe_problem:
-        return _fail(run, _own_fault(run, "DeployTomlInvalid", slot.recipe_problem))
+        return _fail(observed, run, _verdict(run, "DeployTomlInvalid", slot.recipe_problem))
     if slot.recipe is None:
         return []
-    restore = _is_restore(observed, run)
     at = slot.database_migration_head
-    if restore and at is not None and at != slot.wanted_migration_head and not slot.accept_migrations:
+    # A repair is not asked: that release serves this very database already.
+    refuses = _is_restore(observed, run) and run.cause is not Cause.REPAIR and not slot.accept_migrations
+    if refuses and at is not None and at != slot.wanted_migration_head:
         message = (
             f"not restored at once: the database's migrations ({at[:7] or 'none'}) differ from those of "
             f"{run.release[:7]} ({slot.wanted_migration_head[:7] or 'none'}); accept it by hand or push forward"
         )
-        return [_end(run, RunState.FAILED, "MigrationsDiffer", message)]
+        return [_end(run, RunState.FAILED, MIGRATIONS_DIFFER, message)]
     steps: list[Step] = []
     if not slot.published and "checkout" not in slot.activities:
         steps.append(Checkout(slot=run.slot, generation=run.generation, release=run.release))
@@ -447,22 +517,27 @@ def _plan_source(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]
             AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.BUILDING),
             StartJob(slot=run.slot, generation=run.generation, kind="build", release=run.release),
         ]
-    return _after_build(slot, run, restore=restore)
+    return _after_build(observed, slot, run)
 
 
-def _after_build(slot: SlotObserved, run: Run, *, restore: bool) -> list[Step]:
+def _after_build(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
     database = slot.recipe.database if slot.recipe is not None else None
-    if database is not None and database.migrate is not None and not restore:
+    # What is restored finds the schema that it had, unless the database is new (a preview that was opened again).
+    is_migrated = slot.database_migration_head is not None and _is_restore(observed, run)
+    if database is not None and database.migrate is not None and not is_migrated:
         return [
             AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.MIGRATING),
             StartJob(slot=run.slot, generation=run.generation, kind="migrate", release=run.release),
         ]
-    return [AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.GATING), *_plan_gate(slot, run)]
+    return [
+        AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.GATING),
+        *_plan_gate(observed, slot, run),
+    ]
 
 
-def _plan_build(slot: SlotObserved, run: Run) -> list[Step]:
+def _plan_build(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
     if slot.build_sealed:
-        return _after_build(slot, run, restore=False)
+        return _after_build(observed, slot, run)
     process = _process(slot, job_unit("build", run.slot), run.generation)
     if process is None:
         return [StartJob(slot=run.slot, generation=run.generation, kind="build", release=run.release)]
@@ -470,18 +545,26 @@ def _plan_build(slot: SlotObserved, run: Run) -> list[Step]:
         return []
     if process.exit_code == 0 and not process.timed_out:
         return [SealBuild(slot=run.slot, generation=run.generation, release=run.release)]
-    return _fail(run, _own_fault(run, "BuildFailed", _how_it_ended("build", process, slot)))
+    return _fail(observed, run, _job_failed(slot, run, process, "BuildFailed", "the build"))
 
 
-def _plan_migration(slot: SlotObserved, run: Run) -> list[Step]:
+def _plan_migration(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
     process = _process(slot, job_unit("migrate", run.slot), run.generation)
     if process is None:
         return [StartJob(slot=run.slot, generation=run.generation, kind="migrate", release=run.release)]
     if process.state is ProcessState.RUNNING:
         return []
     if process.exit_code == 0 and not process.timed_out:
-        return [AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.GATING), *_plan_gate(slot, run)]
-    return _fail(run, _own_fault(run, "MigrationFailed", _how_it_ended("migration", process, slot)))
+        return [
+            AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.GATING),
+            *_plan_gate(observed, slot, run),
+        ]
+    return _fail(observed, run, _job_failed(slot, run, process, "MigrationFailed", "the migration"))
+
+
+def _job_failed(slot: SlotObserved, run: Run, process: ProcessFact, reason: str, what: str) -> Verdict:
+    own = process.timed_out or process.exit_code not in STOPPED_FROM_OUTSIDE
+    return _verdict(run, reason, _how_it_ended(what, process, slot), blames_release=own)
 
 
 def _how_it_ended(what: str, process: ProcessFact, slot: SlotObserved) -> str:
@@ -492,36 +575,61 @@ def _how_it_ended(what: str, process: ProcessFact, slot: SlotObserved) -> str:
     else:
         end = f"exited with {process.exit_code}"
     last = next((line for unit, line in slot.last_log_lines if unit == process.unit), "")
-    return f"the {what} {end}" + (f": {last}" if last else "")
+    return f"{what} {end}" + (f": {last}" if last else "")
 
 
-def _plan_gate(slot: SlotObserved, run: Run) -> list[Step]:
+def _instance_failed(slot: SlotObserved, run: Run) -> Verdict | None:
+    """Say what became of the run's instance, if its recipe has one and it does not run: ended by itself, or lost."""
+    if slot.recipe is None or slot.recipe.api is None or run.colour is None:
+        return None
+    process = _process(slot, instance_unit(run.slot, run.colour), run.generation)
+    if process is None:
+        message = "the host lost the instance (was it restarted?); it is started again"
+        return _verdict(run, "InstanceLost", message, blames_release=False)
+    if process.state is ProcessState.RUNNING:
+        return None
+    own = process.exit_code not in STOPPED_FROM_OUTSIDE
+    return _verdict(run, "InstanceExited", _how_it_ended("the instance", process, slot), blames_release=own)
+
+
+def _plan_gate(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
+    if slot.recipe is None:
+        return []
+    verdict = slot.verdict("gate")
+    if verdict is not None and verdict.outcome is Outcome.FAIL:
+        return _fail(observed, run, verdict)
+    if verdict is not None:
+        lost = _instance_failed(slot, run)
+        if lost is not None:
+            return _fail(observed, run, lost)  # the verdict is about a process that is gone
+        return [
+            AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.SWITCHING),
+            *_plan_switch(observed, slot, run),
+        ]
     steps: list[Step] = []
-    if slot.recipe is not None and slot.recipe.api is not None and run.colour is not None:
+    if slot.recipe.api is not None and run.colour is not None:
         unit = instance_unit(run.slot, run.colour)
         if any(p.unit == unit and p.generation != run.generation for p in slot.processes):
             return []  # the sweep stops it, once it has drained
-        process = _process(slot, unit, run.generation)
-        if process is None:
+        if _process(slot, unit, run.generation) is None:
             steps.append(
                 StartInstance(slot=run.slot, generation=run.generation, colour=run.colour, release=run.release)
             )
-    verdict = slot.verdict("gate")
-    if verdict is None:
-        if "gate" not in slot.activities:
-            steps.append(StartGate(slot=run.slot, generation=run.generation, release=run.release))
-        return steps
-    if verdict.outcome is Outcome.FAIL:
-        return _fail(run, verdict)
-    return [
-        AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.SWITCHING),
-        *_plan_switch(slot, run),
-    ]
+    if "gate" not in slot.activities:
+        steps.append(StartGate(slot=run.slot, generation=run.generation, release=run.release))
+    return steps
 
 
-def _plan_switch(slot: SlotObserved, run: Run) -> list[Step]:
+def _has_switched(slot: SlotObserved, run: Run) -> bool:
+    return slot.live is not None and slot.live.state == "live" and slot.live.generation == run.generation
+
+
+def _plan_switch(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
     steps: list[Step] = []
-    if slot.live is None or slot.live.generation != run.generation:
+    if not _has_switched(slot, run):
+        lost = _instance_failed(slot, run)
+        if lost is not None:
+            return _fail(observed, run, lost)
         steps.append(Switch(slot=run.slot, generation=run.generation, release=run.release, colour=run.colour))
     return [
         *steps,
@@ -532,7 +640,14 @@ def _plan_switch(slot: SlotObserved, run: Run) -> list[Step]:
 
 def _plan_watch(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
     verdict = slot.verdict("watch")
+    lost = _instance_failed(slot, run) if _has_switched(slot, run) else None
+    if lost is not None and lost.reason == "InstanceLost" and (verdict is None or verdict.outcome is Outcome.FAIL):
+        # A restart of the host is not the release's failure, also if the window saw it first: the repair judges anew.
+        return _fail(observed, run, lost)
     if verdict is None:
+        if not _has_switched(slot, run):
+            message = "what the slot serves was changed by something else; it is brought back"
+            return _fail(observed, run, _verdict(run, "SwitchUndone", message, blames_release=False))
         if "watch" in slot.activities:
             return []
         return [StartWatch(slot=run.slot, generation=run.generation, release=run.release)]
@@ -543,12 +658,13 @@ def _plan_watch(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
 
 def _roll_back(observed: Observed, slot: SlotObserved, run: Run, verdict: Verdict) -> list[Step]:
     """The window failed. Go back at once if what served before still can; else the next tick begins a rollback run."""
-    if not verdict.blames_release or run.cause in (Cause.REPAIR, Cause.ROLLBACK):
-        return _fail(run, verdict)
+    if not _blames(observed, run, verdict):
+        return _fail(observed, run, verdict)
     fallback, back = slot.fallback_run, slot.fallback_live
     steps: list[Step] = [_quarantine(run, verdict)]
+    nothing = [*steps, _end(run, RunState.FAILED, verdict.reason, f"{verdict.message}; nothing to go back to")]
     if fallback is None or fallback.head.tree == run.head.tree:
-        return [*steps, _end(run, RunState.FAILED, verdict.reason, f"{verdict.message}; nothing to go back to")]
+        return nothing
     schema_differs = (
         slot.database_migration_head is not None
         and fallback.migration_head != slot.database_migration_head
@@ -556,15 +672,17 @@ def _roll_back(observed: Observed, slot: SlotObserved, run: Run, verdict: Verdic
     )
     if schema_differs:
         message = f"{verdict.message}; not rolled back: {fallback.release[:7]} has other migrations than the database"
-        return [*steps, _end(run, RunState.FAILED, "MigrationsDiffer", message)]
+        return [*steps, _end(run, RunState.FAILED, MIGRATIONS_DIFFER, message)]
     went_back = slot.live is not None and slot.live.generation == fallback.generation
-    if went_back or (back is not None and _can_serve(slot, fallback, back)):
+    is_good = not is_quarantined(observed, run.domain, fallback.head.tree)
+    if went_back or (is_good and back is not None and _can_serve(slot, fallback, back)):
         steps.append(SwitchBack(slot=run.slot, generation=run.generation, fallback=fallback.generation))
-        message = f"{verdict.message}; rolled back to {fallback.release[:7]}"
-    elif run.slot == MAIN and last_proven(observed, run.domain) is not None:
-        message = f"{verdict.message}; rolling back to {fallback.release[:7]}"
-    else:
-        return [*steps, _end(run, RunState.FAILED, verdict.reason, f"{verdict.message}; nothing to go back to")]
+        message = f"{verdict.message}{ROLLED_BACK_TO}{fallback.release[:7]}"
+        return [*steps, _end(run, RunState.ROLLED_BACK, verdict.reason, message)]
+    target = last_proven(observed, run.domain)
+    if target is None or target.tree == run.head.tree:
+        return nothing
+    message = f"{verdict.message}{ROLLING_BACK_TO}{target.sha[:7]}"
     return [*steps, _end(run, RunState.ROLLED_BACK, verdict.reason, message)]
 
 

@@ -7,14 +7,19 @@ touches production. A part that was away, a full disk or a squatted port never d
 from __future__ import annotations
 
 from controller.model.names import Domain, TreeId
-from controller.model.nouns import Proven, Run
+from controller.model.nouns import Proven, Quarantined, Run
 from controller.model.states import Cause, RunState
-from controller.model.world import Observed
+from controller.model.world import MIGRATIONS_DIFFER, RECENT_RUNS_MAX, Observed
+
+
+def quarantine_of(observed: Observed, domain: Domain, tree: TreeId) -> Quarantined | None:
+    """Return what is remembered against this tree in this domain and was not lifted since, or None."""
+    return next((q for q in observed.quarantined if (q.domain, q.tree) == (domain, tree)), None)
 
 
 def is_quarantined(observed: Observed, domain: Domain, tree: TreeId) -> bool:
     """Say whether this tree failed in this domain by its own fault and was not lifted since."""
-    return any((q.domain, q.tree) == (domain, tree) for q in observed.quarantined)
+    return quarantine_of(observed, domain, tree) is not None
 
 
 def last_proven(observed: Observed, domain: Domain) -> Proven | None:
@@ -29,10 +34,13 @@ def last_proven(observed: Observed, domain: Domain) -> Proven | None:
 
 
 def rollback_was_tried(recent_runs: tuple[Run, ...]) -> bool:
-    """Say whether the automatic rollback of this push already failed: there is one at most, never a ping-pong."""
+    """Say whether the automatic rollback of this push has failed or was refused: there is one at most, no ping-pong."""
     for run in recent_runs:  # newest first
+        if run.cause is Cause.REPAIR:
+            continue  # nobody pushed: it started again what served
         if run.cause is not Cause.ROLLBACK:
-            return False
+            return run.state is RunState.FAILED and run.reason == MIGRATIONS_DIFFER
         if run.state in (RunState.FAILED, RunState.ROLLED_BACK, RunState.STALLED):
             return True
-    return False
+    # The push is further back than we can see: then assume that it had its rollback.
+    return len(recent_runs) >= RECENT_RUNS_MAX

@@ -3,7 +3,8 @@
 Rules, in order:
 1. A lease ends when its pull request is not in a complete listing of the open ones, or may no longer preview.
    An incomplete listing ends nothing.
-2. A lease whose time is up ends only if somebody waits; otherwise it is renewed.
+2. A lease whose time is up ends only if somebody waits for whom no slot is free or becoming free, the one that is up
+   longest first; otherwise it is renewed.
 3. A slot is free once nothing of its last lease is left: no lease, no process, `live` says free, wiped.
 4. Those who wait get free slots in the order in which they began to wait. An update never waits: it has its slot.
 """
@@ -13,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from controller.model.names import MAIN, SlotName
-from controller.model.nouns import PullRequest
+from controller.model.names import MAIN
+from controller.model.nouns import Lease, PullRequest
 from controller.model.steps import ClaimSlot, EndLease, RenewLease, Step
 from controller.model.world import Observed, SlotObserved
 
@@ -47,6 +48,7 @@ def is_clean(slot: SlotObserved) -> bool:
         and slot.lease is None
         and not slot.processes
         and slot.run is None
+        and not slot.activities
         and (slot.live is None or slot.live.state == "free")
         and slot.wiped_fence >= slot.ended_fence
     )
@@ -63,21 +65,23 @@ def assign_slots(observed: Observed, *, now: datetime) -> SlotPlan:
         key=lambda number: (since.get(number, now), open_pulls[number].opened_at, number),
     )
     steps: list[Step] = []
-    free: list[SlotName] = []
-    for slot in observed.slots:
-        lease = slot.lease
-        if lease is None:
-            if is_clean(slot):
-                free.append(slot.slot)
-        elif observed.pulls_listed and lease.pull_request not in open_pulls:
-            steps.append(EndLease(slot=slot.slot, fence=lease.fence, reason="closed"))
-        elif observed.pulls_listed and lease.pull_request not in eligible:
-            steps.append(EndLease(slot=slot.slot, fence=lease.fence, reason="no longer eligible"))
+    free = [slot.slot for slot in observed.slots if is_clean(slot)]
+    overdue: list[Lease] = []
+    #: Slots that somebody who waits will get without anybody being moved: free, or on the way to it.
+    coming = sum(slot.slot != MAIN and slot.lease is None for slot in observed.slots)
+    for lease in (slot.lease for slot in observed.slots if slot.lease is not None):
+        if observed.pulls_listed and lease.pull_request not in eligible:
+            reason = "no longer eligible" if lease.pull_request in open_pulls else "closed"
+            steps.append(EndLease(slot=lease.slot, fence=lease.fence, reason=reason))
+            coming += 1
         elif now >= lease.expires_at:
-            if waiting:
-                steps.append(EndLease(slot=slot.slot, fence=lease.fence, reason="expired"))
-            else:
-                steps.append(RenewLease(slot=slot.slot, fence=lease.fence))
+            overdue.append(lease)
+    for lease in sorted(overdue, key=lambda lease: (lease.expires_at, lease.fence)):
+        if coming < len(waiting):
+            steps.append(EndLease(slot=lease.slot, fence=lease.fence, reason="expired"))
+            coming += 1
+        else:
+            steps.append(RenewLease(slot=lease.slot, fence=lease.fence))
     steps.extend(ClaimSlot(slot=slot, pull_request=number) for slot, number in zip(free, waiting, strict=False))
     queue = waiting[len(free) :]
     return SlotPlan(

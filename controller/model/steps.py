@@ -9,7 +9,7 @@ a step and ends as a verdict or a fact that a later tick observes.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from typing import Literal, NewType, Union, get_args, get_origin, get_type_hints
@@ -285,8 +285,8 @@ def _step_from_json(item: Mapping[str, object]) -> Step:
     name = item.get("step")
     if not isinstance(name, str) or name not in STEPS:
         raise ValueError(f"not a step: {name!r:.60}")
-    step = STEPS[name](**_arguments(STEPS[name], {key: value for key, value in item.items() if key != "step"}))
-    return step
+    make: Callable[..., Step] = STEPS[name]
+    return make(**_arguments(STEPS[name], {key: value for key, value in item.items() if key != "step"}))
 
 
 def _fields_to_json(value: object) -> dict[str, object]:
