@@ -50,9 +50,11 @@ def is_answered(hint: Hint, looks: Looks) -> bool:
 
 def plan_refresh(hints: Sequence[Hint], looks: Looks, *, resync_s: float, now: datetime) -> Refresh | None:
     """Return the look that is due now, or None."""
-    if looks.last_failure_at is not None and looks.failures_in_a_row > 0:
+    failed_at = looks.last_failure_at
+    is_news = failed_at is not None and any(hint.armed_at > failed_at for hint in hints)
+    if failed_at is not None and looks.failures_in_a_row > 0 and not is_news:
         pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** (looks.failures_in_a_row - 1))
-        if now < looks.last_failure_at + timedelta(seconds=pause_s):
+        if now < failed_at + timedelta(seconds=pause_s):
             return None
     if looks.listed_at is None or looks.fetched_at is None:
         return Refresh(listing=True, because="first look")

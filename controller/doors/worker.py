@@ -23,7 +23,7 @@ from controller.effects.database import AppDatabases
 from controller.effects.github_http import Forge
 from controller.effects.mirror import Mirror
 from controller.effects.runtime import Runtime
-from controller.effects.stack_files import read_topology
+from controller.effects.stack_files import read_topology, write_private
 from controller.effects.store import LostEpoch, Store, migrate
 from controller.effects.wake import Bell
 from controller.loop.background import Background
@@ -100,7 +100,9 @@ class Worker:
             gates = GateThreads()
             databases = None
             if settings.app_database_admin_url is not None:
-                databases = AppDatabases(settings.app_database_admin_url, config_dir=settings.config_dir)
+                databases = AppDatabases(
+                    settings.app_database_admin_url, config_dir=settings.config_dir, write_private=write_private
+                )
             sight = Sight(
                 store=store,
                 mirror=mirror,

@@ -154,6 +154,23 @@ def read_live(layout: Layout, slot: SlotName) -> Live | None:
     return live
 
 
+def read_live_version(layout: Layout, slot: SlotName, generation: int) -> Live | None:
+    """Return what `live` said when run `generation` was switched to, None when that folder is gone or unreadable."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(layout.live_versions(slot)))
+    except FileNotFoundError:
+        return None
+    for name in names:
+        if name.split("-", 1)[0] == str(generation):
+            try:
+                live = _parse_live((layout.live_versions(slot) / name / LIVE_FILE).read_text())
+            except (OSError, ValueError):
+                continue
+            if (live.slot, live.generation, live.state) == (slot, generation, "live"):
+                return live
+    return None
+
+
 def point_current(layout: Layout, slot: SlotName, release: Sha, *, held: SlotLock) -> None:
     """Make the slot's `current` name `releases/<release>`, by one rename, synced and read back.
 

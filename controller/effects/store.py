@@ -460,10 +460,29 @@ class Store:
             )
             connection.execute("UPDATE repositories SET listed_at = %s WHERE id = %s", [began_at, repository_id])
 
-    def record_fetch(self, *, production: Head | None, ref: str, began_at: datetime) -> None:
-        """Write that a fetch begun at `began_at` ended well, and what the production branch was found at."""
+    def record_fetch(
+        self,
+        *,
+        production: Head | None,
+        ref: str,
+        refused: Sequence[tuple[int, str, str]],
+        began_at: datetime,
+    ) -> None:
+        """Write that a fetch begun at `began_at` ended well, what the production branch was found at, and which pull
+        requests (number, reason, message) git would not take by their own fault."""
         with self._transaction(fenced=True) as connection:
             repository_id = self._id()
+            connection.execute(
+                "UPDATE pull_requests SET refused_reason = '', refused_message = ''"
+                " WHERE repository_id = %s AND refused_reason <> '' AND number <> ALL(%s)",
+                [repository_id, [number for number, _, _ in refused]],
+            )
+            for number, reason, message in refused:
+                connection.execute(
+                    "UPDATE pull_requests SET refused_reason = %s, refused_message = %s"
+                    " WHERE repository_id = %s AND number = %s",
+                    [reason, message, repository_id, number],
+                )
             connection.execute("UPDATE repositories SET fetched_at = %s WHERE id = %s", [began_at, repository_id])
             if production is not None:
                 # The first look at a branch misses nothing: there was nobody to tell before.
@@ -1053,6 +1072,8 @@ def _pull(row: DictRow) -> PullRequest:
         author=row["author"],
         same_repository=row["same_repository"],
         opened_at=row["opened_at"],
+        refused_reason=row["refused_reason"],
+        refused_message=row["refused_message"],
     )
 
 

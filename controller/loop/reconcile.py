@@ -189,10 +189,15 @@ class Reconciler:
             began_at = self.clock()
             mirror = self.hands.open_mirror()
             mirror.ensure()
-            mirror.fetch(branch=branch, pulls=[pull.number for pull in pulls if pull.same_repository])
+            refused = mirror.fetch(branch=branch, pulls=[pull.number for pull in pulls if pull.same_repository])
             if listed_at is not None:
                 side.record_listing(pulls, began_at=listed_at)
-            side.record_fetch(production=mirror.production_head(), ref=f"refs/heads/{branch}", began_at=began_at)
+            side.record_fetch(
+                production=mirror.production_head(),
+                ref=f"refs/heads/{branch}",
+                refused=[(pull.number, pull.reason, pull.message) for pull in refused],
+                began_at=began_at,
+            )
         except LostEpoch:
             raise
         except OroborosError as error:

@@ -37,6 +37,9 @@ class PullRequest:
     opened_at: datetime
     #: The head as the mirror holds it after a fetch; None until then.
     head: Head | None = None
+    #: Why git would not take its objects, when that is its own fault; "" otherwise.
+    refused_reason: str = ""
+    refused_message: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

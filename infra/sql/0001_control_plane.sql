@@ -61,6 +61,8 @@ CREATE TABLE pull_requests (
     opened_at   timestamptz NOT NULL,
     waiting_since timestamptz,                  -- first come, first served; kept while it waits
     listed_at   timestamptz NOT NULL,
+    refused_reason text NOT NULL DEFAULT '',    -- git would not take its objects, by its own fault
+    refused_message text NOT NULL DEFAULT '',
     PRIMARY KEY (repository_id, number)
 );
 

@@ -1,0 +1,151 @@
+"""Which slot has a Postgres database and role of its own, and how are they made and removed?
+
+One database and one role per slot, named alike by `names.database_name`; the password is drawn anew for each lease and
+lies in a 0600 file with the fence of that lease. Every fresh Postgres database lets PUBLIC connect: here nobody but
+its own role may (https://www.postgresql.org/docs/current/ddl-priv.html). Truth is `pg_database`, not the file alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import conninfo, sql
+
+from controller.model.errors import Unavailable
+from controller.model.names import MAIN, SlotName, database_name, preview_slot
+
+CONNECT_TIMEOUT_S = 3
+STATEMENT_TIMEOUT_MS = 30_000
+#: Of one slot's role, so that a preview cannot use up the server.
+CONNECTIONS_MAX = 20
+ROLE_STATEMENT_TIMEOUT = "60s"
+SLOTS_MAX = 50
+
+
+class AppDatabases:
+    """The apps' databases on one server, through an admin connection of which no app knows."""
+
+    def __init__(self, admin_url: str, *, config_dir: Path, write_private: Callable[[Path, str], None]) -> None:
+        self._admin_url = admin_url
+        self._write_private = write_private
+        # Kept open: every tick looks, and a password handshake costs more than the look.
+        self._lock = threading.Lock()
+        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
+        self._config_dir = config_dir
+        self._names = {
+            database_name(slot): slot for slot in (MAIN, *(preview_slot(k) for k in range(1, SLOTS_MAX + 1)))
+        }
+
+    def observe(self) -> frozenset[SlotName]:
+        """Return the slots that have a database."""
+        with self._admin() as connection:
+            rows = connection.execute(
+                "SELECT datname FROM pg_database d JOIN pg_roles r ON r.rolname = d.datname AND r.oid = d.datdba"
+                " WHERE datname = ANY(%s)",
+                [list(self._names)],
+            ).fetchall()
+        return frozenset(self._names[str(row[0])] for row in rows)
+
+    def made_for(self, slot: SlotName) -> int | None:
+        """Return the fence of the lease that the slot's password was drawn for; 0 for main, None without one."""
+        try:
+            first, _, _ = self._file(slot).read_text().partition(" ")
+            return int(first)
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def url(self, slot: SlotName) -> str | None:
+        """Return the slot's DATABASE_URL, or None when it has no database."""
+        try:
+            _, _, url = self._file(slot).read_text().strip().partition(" ")
+        except FileNotFoundError:
+            return None
+        return url or None
+
+    def ensure(self, slot: SlotName, *, fence: int) -> None:
+        """Make the slot's database and role for a lease. Safe to repeat; another lease's database is dropped first."""
+        made_for = self.made_for(slot)
+        if made_for is not None and made_for != fence and slot != MAIN:
+            self.drop(slot)
+        name = sql.Identifier(database_name(slot))
+        url = self.url(slot)
+        password = conninfo.conninfo_to_dict(url).get("password") if url is not None else None
+        password = str(password) if password else secrets.token_urlsafe(24)
+        # Written first: a crash leaves a password without a role, which the repetition gives it.
+        self._write_private(self._file(slot), f"{fence} {self._url(slot, password)}\n")
+        with self._admin() as connection:
+            exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [database_name(slot)]).fetchone()
+            verb = sql.SQL("ALTER" if exists else "CREATE")
+            connection.execute(
+                sql.SQL(
+                    "{} ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
+                    " CONNECTION LIMIT {} PASSWORD {}"
+                ).format(verb, name, sql.Literal(CONNECTIONS_MAX), sql.Literal(password))
+            )
+            connection.execute(
+                sql.SQL("ALTER ROLE {} SET statement_timeout = {}").format(name, sql.Literal(ROLE_STATEMENT_TIMEOUT))
+            )
+            connection.execute(sql.SQL("ALTER ROLE {} SET lock_timeout = '10s'").format(name))
+            found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database_name(slot)]).fetchone()
+            if found is None:
+                connection.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(name, name))
+            connection.execute(sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(name))
+            for other in ("postgres", "template1"):
+                connection.execute(
+                    sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(other))
+                )
+
+    def drop(self, slot: SlotName) -> None:
+        """End every session, drop database and role, forget the password. Safe to repeat. Never of production."""
+        if slot == MAIN:
+            raise ValueError("production's database is never dropped")
+        name = sql.Identifier(database_name(slot))
+        with self._admin() as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
+        self._file(slot).unlink(missing_ok=True)
+
+    def _file(self, slot: SlotName) -> Path:
+        return self._config_dir / f"database-{slot}.secret"
+
+    def _url(self, slot: SlotName, password: str) -> str:
+        parts = conninfo.conninfo_to_dict(self._admin_url)
+        name = database_name(slot)
+        host, port = str(parts.get("host") or ""), str(parts.get("port") or "5432")
+        if host.startswith("/"):
+            return f"postgresql://{name}:{password}@/{name}?host={host}&port={port}"
+        return f"postgresql://{name}:{password}@{host or '127.0.0.1'}:{port}/{name}"
+
+    @contextmanager
+    def _admin(self) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+        with self._lock:
+            try:
+                if self._connection is None or self._connection.closed:
+                    self._connection = psycopg.connect(
+                        self._admin_url,
+                        autocommit=True,
+                        connect_timeout=CONNECT_TIMEOUT_S,
+                        options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
+                        application_name="oroboros databases",
+                    )
+                yield self._connection
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if self._connection is not None:
+                    self._connection.close()
+                    self._connection = None
+                first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise Unavailable(
+                    "AppDatabaseAway", f"the apps' database server does not answer: {first_line:.200}"
+                ) from error
+
+    def close(self) -> None:
+        """Close the connection; a later call opens a new one."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
