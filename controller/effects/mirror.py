@@ -1,0 +1,659 @@
+"""What does the repository hold? A bare mirror of what we may deploy: fetched by git, read by libgit2.
+
+- Only the production branch and the heads of pull requests that the caller names are ever fetched, by explicit
+  refspecs into refs of our own. What the remote calls its branches can therefore never be taken for anything else, and
+  commits are looked up by id alone.
+- git runs with a pinned configuration and an environment of its own: no file of the host's or of a user's changes what
+  it does, no hook, helper or submodule runs, and no redirect is followed. Its whole process group ends at a deadline,
+  and what it writes is bounded.
+- The token is read from its file by a credential helper inside git: it is in no argv, no URL and no environment.
+- A pull request whose objects git refuses cannot keep production from being fetched: then each is fetched by itself.
+- Fetches exclude each other by a lock that git inherits. It is free only when no git of an earlier worker is left,
+  and then leftovers of one that was killed are removed.
+
+This module decides nothing about what is deployed and writes no release.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+from urllib.parse import urlsplit
+
+import pygit2
+from pygit2.enums import ConfigLevel, ObjectType
+
+from controller.decisions.tree_rules import FOLDER, ObjectId, parse_tree, visible
+from controller.failpoints import failpoint
+from controller.model.errors import ConfigInvalid, Failed, OroborosError, Unavailable
+from controller.model.names import Sha, TreeId, parse_sha
+from controller.model.nouns import Head
+
+PRODUCTION_REF: Final = "refs/oroboros/production"
+PULL_REFS: Final = "refs/oroboros/pull/"
+TITLE_CHARS_MAX: Final = 100
+#: Packs are joined once there are more; each fetch adds one.
+PACKS_MAX: Final = 30
+_STDERR_BYTES_MAX: Final = 16 << 10
+_STDOUT_BYTES_MAX: Final = 64 << 10
+_LOCK_WAIT_S: Final = 10.0
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+_HEADS_KEPT: Final = 4096
+
+#: Reads the file that the environment names; `read` and `printf` are the shell's own, so that no argv holds the token.
+_CREDENTIAL_HELPER: Final = (
+    '!f() { test "$1" = get || exit 0; IFS= read -r t < "$OROBOROS_TOKEN_FILE" || test -n "$t" || exit 1;'
+    ' printf "username=x-access-token\\npassword=%s\\n" "$t"; }; f'
+)
+
+_PINNED: Final = {
+    "protocol.version": "2",
+    "fetch.fsckObjects": "true",
+    "transfer.fsckObjects": "true",
+    # Mistakes of old tools in the text of old objects, which harm nobody and which real repositories hold.
+    "fetch.fsck.zeroPaddedFilemode": "ignore",
+    "fetch.fsck.badTimezone": "ignore",
+    "fetch.fsck.missingEmail": "ignore",
+    "fetch.fsck.missingSpaceBeforeEmail": "ignore",
+    "fetch.fsck.missingSpaceBeforeDate": "ignore",
+    "transfer.bundleURI": "false",
+    "fetch.bundleURI": "",
+    "fetch.unpackLimit": "1",
+    "fetch.writeCommitGraph": "false",
+    "fetch.recurseSubmodules": "false",
+    "submodule.recurse": "false",
+    "core.hooksPath": "/dev/null",
+    "core.fsmonitor": "false",
+    "core.fsync": "committed,reference",
+    "core.askPass": "",
+    "credential.helper": "",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "safe.bareRepository": "explicit",
+    "http.followRedirects": "false",
+    "http.lowSpeedLimit": "1000",
+    "http.lowSpeedTime": "15",
+}
+
+# libgit2 would read ~/.gitconfig and /etc/gitconfig, and fail on one that it may not read.
+for _level in (ConfigLevel.PROGRAMDATA, ConfigLevel.SYSTEM, ConfigLevel.XDG, ConfigLevel.GLOBAL):
+    pygit2.settings.search_path[_level] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullNotFetched:
+    """A pull request whose head could not be had by its own fault; the rest of the fetch went on."""
+
+    number: int
+    reason: str
+    message: str
+
+
+class GitObjects:
+    """One open view of the mirror's objects. A context manager; for one thread at a time."""
+
+    def __init__(self, repository: pygit2.Repository) -> None:
+        self._repository = repository
+        self._odb = repository.odb
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        self._repository.free()
+
+    def read_tree(self, tree: ObjectId) -> bytes:
+        """Return the raw bytes of a tree; Failed when the id names something else, Unavailable when it is not here."""
+        return self._read(tree, ObjectType.TREE)
+
+    def read_blob(self, blob: ObjectId) -> bytes:
+        """Return the bytes of a blob; Failed when the id names something else, Unavailable when it is not here."""
+        return self._read(blob, ObjectType.BLOB)
+
+    def blob_size(self, blob: ObjectId) -> int:
+        """Return the size of a blob without unpacking it; errors as `read_blob`."""
+        try:
+            kind, size = self._odb.read_header(pygit2.Oid(raw=blob))
+        except (KeyError, pygit2.GitError) as error:
+            raise _object_missing(blob) from error
+        if kind != ObjectType.BLOB:
+            raise Failed("TreeMalformed", f"the commit calls the object {blob.hex()} a file, which it is not")
+        return int(size)
+
+    def _read(self, wanted: ObjectId, kind: ObjectType) -> bytes:
+        try:
+            found, body = self._repository.read(pygit2.Oid(raw=wanted))
+        except (KeyError, pygit2.GitError) as error:
+            raise _object_missing(wanted) from error
+        if found != kind:
+            raise Failed("TreeMalformed", f"the commit takes the object {wanted.hex()} for what it is not")
+        return bytes(body)
+
+
+def _object_missing(wanted: ObjectId) -> Unavailable:
+    return Unavailable("ObjectMissing", f"the mirror does not hold the object {wanted.hex()}, or cannot read it")
+
+
+class Mirror:
+    """The mirror of one repository. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        path: Path,
+        url: str,
+        *,
+        token_file: Path | None = None,
+        fetch_timeout_s: float = 300.0,
+        disk_bytes_max: int = 8 << 30,
+        allow_file_url: bool = False,
+    ) -> None:
+        """`allow_file_url` is for tests. ConfigInvalid for a URL that we would not ask."""
+        self._path = path
+        self._url = url
+        self._scheme = _require_url(url, allow_file_url=allow_file_url)
+        self._token_file = token_file
+        self._fetch_timeout_s = fetch_timeout_s
+        self._disk_bytes_max = disk_bytes_max
+        #: Commits never change, so what was read of one stays true.
+        self._heads: dict[Sha, Head] = {}
+        self._on_production: tuple[Sha | None, dict[Sha, bool]] = (None, {})
+
+    def ensure(self) -> None:
+        """Make the bare repository if it is not there. Safe to repeat: it appears by one rename."""
+        if (self._path / "HEAD").exists():
+            self._require_sha1()
+            return
+        pending = self._path.with_name(f".{self._path.name}.{os.getpid()}-{time.monotonic_ns()}")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            pygit2.init_repository(str(pending), bare=True).free()
+            with contextlib.suppress(FileExistsError):
+                os.rename(pending, self._path)
+        except OSError as error:
+            if not (self._path / "HEAD").exists():
+                raise Unavailable("MirrorNotMade", f"{self._path}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(pending, ignore_errors=True)
+
+    def fetch(self, *, branch: str, pulls: Sequence[int]) -> tuple[PullNotFetched, ...]:
+        """Bring the head of `branch` and of each pull request of `pulls`, and forget all others.
+
+        Returns the pull requests that could not be had by their own fault. Unavailable when the remote, the network,
+        the token or the disk is at fault; Failed when git refuses the objects of the production branch. Safe to
+        repeat; killed in the middle, refs are old or new.
+        """
+        if not pygit2.reference_is_valid_name(f"refs/heads/{branch}"):
+            raise ConfigInvalid("BranchInvalid", f"{visible(branch.encode())} cannot be the name of a branch")
+        deadline = time.monotonic() + self._fetch_timeout_s
+        self.ensure()
+        numbers = sorted(set(pulls))
+        production = f"+refs/heads/{branch}:{PRODUCTION_REF}"
+        refused: list[PullNotFetched] = []
+        with self._fetch_lock(deadline) as lock:
+            try:
+                self._fetch_refs([production, *map(_pull_refspec, numbers)], lock=lock, deadline=deadline)
+            except (Failed, _RefMissing):
+                self._fetch_production(production, lock=lock, deadline=deadline)
+                for number in numbers:
+                    try:
+                        self._fetch_refs([_pull_refspec(number)], lock=lock, deadline=deadline)
+                    except (Failed, _RefMissing) as error:
+                        refused.append(PullNotFetched(number=number, reason=error.reason, message=error.message))
+            failpoint("fetch.before_prune")
+            self._forget_pulls(kept=set(numbers) - {pull.number for pull in refused})
+            if self._count_packs() > PACKS_MAX:
+                self._join_packs(lock=lock, deadline=deadline)
+        return tuple(refused)
+
+    def default_branch(self) -> str:
+        """Ask the remote which branch is its default; Unavailable when it does not say."""
+        self.ensure()
+        arguments = ["ls-remote", "--symref", "--quiet", "--", self._url, "HEAD"]
+        output = self._run(arguments, lock=None, deadline=time.monotonic() + min(60.0, self._fetch_timeout_s))
+        match = re.search(rb"^ref: refs/heads/([^\t\n]+)\tHEAD$", output, re.MULTILINE)
+        if match is None:
+            raise Unavailable("NoDefaultBranch", f"{self._url} does not say which branch is its default")
+        return match[1].decode("utf-8", "surrogateescape")
+
+    def production_head(self) -> Head | None:
+        """Return the head of the production branch as last fetched."""
+        return self._head_of(PRODUCTION_REF)
+
+    def pull_head(self, number: int) -> Head | None:
+        """Return the head of a pull request as last fetched."""
+        return self._head_of(f"{PULL_REFS}{number}")
+
+    def head(self, sha: Sha) -> Head | None:
+        """Return a commit that the mirror holds, or None. Only a full id finds one, never a name."""
+        known = self._heads.get(sha)
+        if known is not None:
+            return known
+        with self._open() as repository:
+            commit = _commit(repository, sha)
+            if commit is None:
+                return None
+            title = visible(commit.raw_message.split(b"\n", 1)[0].strip(), chars_max=TITLE_CHARS_MAX)
+            found = Head(sha=Sha(str(commit.id)), tree=TreeId(str(commit.tree_id)), title=title)
+        if len(self._heads) >= _HEADS_KEPT:
+            self._heads.clear()
+        self._heads[sha] = found
+        return found
+
+    def is_ancestor(self, older: Sha, newer: Sha) -> bool:
+        """Say whether `older` is `newer` or lies behind it; False when the mirror lacks either."""
+        with self._open() as repository:
+            if _commit(repository, older) is None or _commit(repository, newer) is None:
+                return False
+            return older == newer or repository.descendant_of(pygit2.Oid(hex=newer), pygit2.Oid(hex=older))
+
+    def is_reachable_from_production(self, sha: Sha) -> bool:
+        """Say whether the production branch, as last fetched, holds this commit."""
+        production = self.production_head()
+        if production is None:
+            return False
+        at, known = self._on_production
+        if at != production.sha or len(known) >= _HEADS_KEPT:
+            known = {}
+            self._on_production = (production.sha, known)
+        if sha not in known:
+            if self.head(sha) is None:
+                return False  # it may yet be fetched
+            known[sha] = self.is_ancestor(sha, production.sha)
+        return known[sha]
+
+    def read_file(self, sha: Sha, path: bytes, *, bytes_max: int) -> bytes | None:
+        """Return the bytes of a file at a commit; None when there is no file of that name, or no such commit.
+
+        ConfigInvalid when it is larger than `bytes_max`.
+        """
+        found = self._lookup(sha, path)
+        if found is None or found[0] == FOLDER:
+            return None
+        mode, entry_id = found
+        if mode not in (0o100644, 0o100755, 0o100664):
+            return None
+        with self.objects() as objects:
+            size = objects.blob_size(entry_id)
+            if size > bytes_max:
+                raise ConfigInvalid(
+                    "FileTooLarge", f"{visible(path)} has {size:,} bytes; at most {bytes_max:,} are read"
+                )
+            return objects.read_blob(entry_id)
+
+    def subtree_id(self, sha: Sha, path: bytes) -> str:
+        """Return the tree id of a folder at a commit; "" when there is none."""
+        found = self._lookup(sha, path)
+        return found[1].hex() if found is not None and found[0] == FOLDER else ""
+
+    def objects(self) -> GitObjects:
+        """Open the objects for reading, packs of the newest fetch included."""
+        return GitObjects(self._repository())
+
+    def _lookup(self, sha: Sha, path: bytes) -> tuple[int, ObjectId] | None:
+        """Return mode and id of what lies at `path` at a commit."""
+        head = self.head(sha)
+        parts = [part for part in path.split(b"/") if part]
+        if head is None or not parts:
+            return None
+        mode, at = FOLDER, bytes.fromhex(head.tree)
+        with self.objects() as objects:
+            for part in parts:
+                if mode != FOLDER:
+                    return None
+                entries = {
+                    name: (int(raw_mode, 8), entry) for raw_mode, name, entry in parse_tree(objects.read_tree(at))
+                }
+                if part not in entries:
+                    return None
+                mode, at = entries[part]
+        return mode, at
+
+    def _head_of(self, reference: str) -> Head | None:
+        if not self._path.is_dir():
+            return None
+        with self._open() as repository:
+            try:
+                target = repository.lookup_reference(reference).target
+            except (KeyError, ValueError, pygit2.GitError):
+                return None
+        # Our refs are never symbolic, so that a target is an id.
+        return self.head(Sha(str(target))) if isinstance(target, pygit2.Oid) else None
+
+    def _repository(self) -> pygit2.Repository:
+        try:
+            return pygit2.Repository(str(self._path), pygit2.enums.RepositoryOpenFlag.BARE)
+        except (KeyError, pygit2.GitError) as error:
+            raise Unavailable("MirrorUnreadable", f"{self._path} cannot be opened: {error}") from error
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[pygit2.Repository]:
+        repository = self._repository()
+        try:
+            yield repository
+        finally:
+            repository.free()
+
+    def _require_sha1(self) -> None:
+        with contextlib.suppress(OSError):
+            if re.search(rb"(?im)^\s*objectformat\s*=\s*(?!sha1\b)", (self._path / "config").read_bytes()):
+                raise Failed("Sha256Repository", f"{self._path} has another object format than SHA-1")
+
+    def _forget_pulls(self, *, kept: set[int]) -> None:
+        with self._open() as repository:
+            for name in repository.listall_references():
+                if name.startswith(PULL_REFS) and not (
+                    name.removeprefix(PULL_REFS).isdigit() and int(name.removeprefix(PULL_REFS)) in kept
+                ):
+                    with contextlib.suppress(KeyError, pygit2.GitError):
+                        repository.references.delete(name)
+
+    @contextlib.contextmanager
+    def _fetch_lock(self, deadline: float) -> Iterator[int]:
+        """Hold the right to fetch; every git that we start inherits it, so that it outlives us with them."""
+        descriptor = os.open(self._path / "oroboros.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            until = min(deadline, time.monotonic() + _LOCK_WAIT_S)
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        raise Unavailable(
+                            "FetchRunning", "another fetch of this repository has not ended yet"
+                        ) from None
+                    time.sleep(0.02)
+            self._remove_leftovers()
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a git that was killed left; we hold the lock, so none runs."""
+        leftovers = [*self._path.glob("*.lock"), *self._path.glob("refs/oroboros/**/*.lock")]
+        leftovers += [*self._path.glob("objects/pack/tmp_*"), *self._path.glob("objects/pack/.tmp-*")]
+        for leftover in leftovers:
+            if leftover.name != "oroboros.lock":
+                leftover.unlink(missing_ok=True)
+        for quarantine in self._path.glob("objects/tmp_objdir-*"):
+            shutil.rmtree(quarantine, ignore_errors=True)
+
+    def _pack_bytes(self) -> int:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._path / "objects" / "pack") as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+        return 0
+
+    def _count_packs(self) -> int:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._path / "objects" / "pack") as entries:
+            return sum(entry.name.endswith(".pack") for entry in entries)
+        return 0
+
+    def _join_packs(self, *, lock: int, deadline: float) -> None:
+        """Join small packs into one, so that lookups stay quick; failing at it costs nothing but that."""
+        with contextlib.suppress(Unavailable, Failed, _RefMissing):
+            self._run(["repack", "-d", "-q", "--geometric=2"], lock=lock, deadline=deadline)
+
+    def _fetch_production(self, refspec: str, *, lock: int, deadline: float) -> None:
+        try:
+            self._fetch_refs([refspec], lock=lock, deadline=deadline)
+        except _RefMissing as error:
+            # Nothing is taken down because a branch is gone: the last head that we saw stays.
+            raise Unavailable("ProductionBranchMissing", error.message) from error
+
+    def _fetch_refs(self, refspecs: Sequence[str], *, lock: int, deadline: float) -> None:
+        arguments = [
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--no-recurse-submodules",
+            "--no-auto-maintenance",
+            "--no-show-forced-updates",
+            "--refmap=",
+            "--",
+            self._url,
+            *refspecs,
+        ]
+        self._run(arguments, lock=lock, deadline=deadline)
+
+    def _run(self, arguments: Sequence[str], *, lock: int | None, deadline: float) -> bytes:
+        """Run one git to its end and return what it wrote; its whole process group is gone afterwards."""
+        room = self._disk_bytes_max - self._pack_bytes()
+        if room <= 0:
+            raise Unavailable("MirrorFull", f"{self._path} has reached its limit of {self._disk_bytes_max:,} bytes")
+        config = dict(_PINNED)
+        environment = _environment(self._scheme)
+        argv = ["git", f"--git-dir={self._path}"]
+        for key, value in config.items():
+            argv += ["-c", f"{key}={value}"]
+        if self._token_file is not None:
+            argv += ["-c", f"credential.{_origin(self._url)}.helper={_CREDENTIAL_HELPER}"]
+            environment["OROBOROS_TOKEN_FILE"] = str(self._token_file)
+        try:
+            process = subprocess.Popen(
+                [*argv, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                cwd=self._path,
+                start_new_session=True,
+                pass_fds=() if lock is None else (lock,),
+            )
+        except OSError as error:
+            raise Unavailable("GitMissing", f"git could not be started: {error.strerror or error}") from error
+        with contextlib.suppress(ProcessLookupError):
+            # Bounds every file that git and what it starts will write: an endless pack ends here.
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (room, room))
+        output, errors, in_time = _collect(process, deadline)
+        if not in_time:
+            raise Unavailable("FetchTimedOut", f"{self._url} did not finish within {self._fetch_timeout_s:g} s")
+        if process.returncode != 0:
+            raise _translate(errors, process.returncode, url=self._url)
+        return output
+
+
+class _RefMissing(OroborosError):
+    """The remote has no such ref: a pull request or a branch that is gone. Never leaves this module."""
+
+
+def _collect(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes, bool]:
+    """Wait for the end of `process` and its group, killing both at the deadline; keep a bounded part of its output."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    output, errors = bytearray(), bytearray()
+    ended = os.pidfd_open(process.pid)
+    streams = {process.stdout.fileno(): output, process.stderr.fileno(): errors}
+    in_time = True
+    try:
+        waiting = [ended, *streams]
+        while ended in waiting:
+            ready, _, _ = select.select(waiting, [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                in_time = False
+                break
+            for descriptor in ready:
+                if descriptor == ended or not _drain(descriptor, streams[descriptor]):
+                    waiting.remove(descriptor)
+        for descriptor in waiting:
+            while descriptor != ended and select.select([descriptor], [], [], 0)[0]:
+                if not _drain(descriptor, streams[descriptor]):
+                    break
+    finally:
+        # The leader is not reaped yet, so the group's number is still its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        os.close(ended)
+        process.stdout.close()
+        process.stderr.close()
+    return bytes(output[:_STDOUT_BYTES_MAX]), bytes(errors), in_time
+
+
+def _drain(descriptor: int, into: bytearray) -> bool:
+    """Read once; keep the newest part. False at the end of the stream."""
+    part = os.read(descriptor, 65536)
+    into += part
+    if len(into) > _STDOUT_BYTES_MAX:
+        del into[: len(into) - _STDERR_BYTES_MAX]
+    return bool(part)
+
+
+def _environment(scheme: str) -> dict[str, str]:
+    """Return all that git may see of the world."""
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": "/nonexistent",
+        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": scheme,
+        "GIT_ASKPASS": "",
+        "GIT_OPTIONAL_LOCKS": "0",
+    }
+    # A host may reach its forge through a proxy only, or know its certificate authority by a file of its own.
+    for name in ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if name in os.environ and scheme == "https":
+            environment[name] = os.environ[name]
+    return environment
+
+
+def _require_url(url: str, *, allow_file_url: bool) -> str:
+    """Return the scheme of a URL that we may ask; ConfigInvalid for any other."""
+    parts = urlsplit(url)
+    problem = ""
+    if parts.username is not None or parts.password is not None:
+        problem = "holds a user or password; put the token into the token file"
+    elif "=" in url or any(not c.isprintable() or c.isspace() for c in url):
+        problem = "holds characters that no repository's address has"
+    elif parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        problem = "is http and not on this machine; use https"
+    elif parts.scheme == "file" and not allow_file_url:
+        problem = "is a file; use https"
+    elif parts.scheme not in ("https", "http", "file"):
+        problem = "is not https"
+    if problem:
+        shown = url if parts.username is None else f"{parts.scheme}://…@{parts.hostname}"
+        raise ConfigInvalid("ForgeUrlInvalid", f"the repository's address {shown[:120]!r} {problem}")
+    return parts.scheme
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _pull_refspec(number: int) -> str:
+    return f"+refs/pull/{number:d}/head:{PULL_REFS}{number:d}"
+
+
+def _commit(repository: pygit2.Repository, sha: Sha) -> pygit2.Commit | None:
+    try:
+        found = repository.get(pygit2.Oid(hex=parse_sha(sha)))
+    except (ValueError, pygit2.GitError):
+        return None
+    return found if isinstance(found, pygit2.Commit) else None
+
+
+class _Meaning(NamedTuple):
+    says: str
+    kind: type[Failed | Unavailable | _RefMissing]
+    reason: str
+    meaning: str
+
+
+#: What git says, in the order in which it is looked for, and what that means. All else: FetchFailed.
+_MEANINGS: Final = (
+    _Meaning(
+        r"couldn't find remote ref",
+        _RefMissing,
+        "RefMissing",
+        "the remote has no such branch or pull request",
+    ),
+    _Meaning(
+        r"mismatched algorithms|unknown object format",
+        Failed,
+        "Sha256Repository",
+        "repositories with SHA-256 ids are not supported",
+    ),
+    _Meaning(r"No space left on device|Disk quota exceeded", Unavailable, "DiskFull", "the disk is full"),
+    _Meaning(r"File too large|signal 25", Unavailable, "MirrorFull", "the repository is larger than its limit"),
+    _Meaning(
+        r"Authentication failed|could not read (Username|Password)|returned error: 40[13]",
+        Unavailable,
+        "ForgeRefusedToken",
+        "the forge did not accept our token",
+    ),
+    _Meaning(
+        r"redirect|returned error: 30\d",
+        Unavailable,
+        "RedirectRefused",
+        "the remote redirects elsewhere, which is not followed",
+    ),
+    _Meaning(
+        r"repository .* not found|returned error: 404|does not appear to be a git repository",
+        Unavailable,
+        "RepositoryNotFound",
+        "there is no such repository, or the token may not see it",
+    ),
+    _Meaning(
+        r"transport .* not allowed",
+        Unavailable,
+        "ProtocolRefused",
+        "the remote names a protocol that is not allowed",
+    ),
+    _Meaning(
+        r"Could not resolve|Failed to connect|Connection (refused|reset|timed out)|Operation too slow"
+        r"|returned error: 5\d\d|SSL|gnutls",
+        Unavailable,
+        "ForgeUnreachable",
+        "the remote did not answer as it should",
+    ),
+    _Meaning(
+        r"fsck error|invalid index-pack|did not send all necessary objects|bad (tree|object)|missing (tree|blob|commit)"
+        r"|in fsck",
+        Failed,
+        "ObjectsRefused",
+        "git refuses objects of it as malformed",
+    ),
+    _Meaning(
+        r"early EOF|hung up|RPC failed|index-pack|unpack-objects",
+        Unavailable,
+        "ForgeUnreachable",
+        "the remote ended in the middle of its answer",
+    ),
+)
+
+
+def _translate(errors: bytes, returncode: int, *, url: str) -> Failed | Unavailable | _RefMissing:
+    """Return what git's last words mean."""
+    text = errors.decode("utf-8", "replace")
+    # Only git's own lines: what the remote says comes after "remote:" and may say anything.
+    own = [line for line in text.split("\n") if line.strip() and not line.startswith("remote:")]
+    said = "\n".join(own) + (f"\nsignal {-returncode}" if returncode < 0 else "")
+    last = visible(
+        next((line for line in own if line.startswith(("fatal:", "error:"))), own[-1] if own else "").encode()
+    )
+    for known in _MEANINGS:
+        if re.search(known.says, said):
+            return known.kind(known.reason, f"{url}: {known.meaning} ({last})")
+    return Unavailable("FetchFailed", f"{url}: git ended with {returncode} ({last})")
