@@ -1,0 +1,328 @@
+"""What should the forge say about each commit? One status per (sha, context), projected from what was observed.
+
+Nothing is reported from inside a step: after each observation the whole of it is projected again, and the outbox sends
+what changed. So a crash, a retry or a wrong guess corrects itself, and the last status is that of the last look.
+
+Who speaks for a commit, the first that has something to say at the newest generation:
+1. An invalid policy at the production head: `error`, whatever its run says.
+2. A pull request that waits or needs approval: it holds no slot, so nothing of an earlier lease counts.
+3. Its newest run (`RunState`, in words).
+4. For a head without a run: its content serves already, or failed here before; else it is accepted, and waits.
+5. A commit of the production branch that was told of, never got a run and is not the head: superseded.
+6. A report that is still pending while nothing above speaks for it: it ends.
+
+A report's generation is that of the commit's newest run that we see, else 0; a report of an older one is not sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from controller.decisions.explain import DOING
+from controller.decisions.plan import (
+    ROLLED_BACK_TO,
+    ROLLING_BACK_TO,
+    SUPERSEDED_BY,
+    active_override,
+    desired,
+    serves,
+)
+from controller.decisions.quarantine import quarantine_of
+from controller.decisions.slots import QueuePlace
+from controller.model.names import MAIN, PRODUCTION, Sha, SlotName, Topology, pull_request_domain, status_context
+from controller.model.nouns import Head, PullRequest, Run, WantedReport
+from controller.model.states import Cause, RunState, StatusState
+from controller.model.world import Observed, SlotObserved, Wanted
+
+#: GitHub refuses a longer description with 422 (docs.github.com/rest/commits/statuses).
+DESCRIPTION_CHARS_MAX = 140
+#: What follows the message (who ordered it, that resync found it) gets at most this much of it.
+TAIL_CHARS_MAX = 70
+PRODUCTION_CONTEXT = status_context(MAIN)
+PREVIEW_CONTEXT = status_context(SlotName("preview-1"))
+FOUND_BY_RESYNC = " (found by resync: no webhook came)"
+NEEDS_APPROVAL = "needs approval: a fork's code does not run by itself"
+
+
+def project(
+    observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology, *, now: datetime
+) -> tuple[WantedReport, ...]:
+    """Return what each commit's statuses should say, ordered by context and sha; each (sha, context) once."""
+    del now  # every instant that we name was observed: the same look twice gives the same reports
+    chosen: dict[tuple[Sha, str], WantedReport] = {}
+    for report in _candidates(observed, queue, topology):
+        key = (report.sha, report.context)
+        if key not in chosen or report.generation > chosen[key].generation:
+            chosen[key] = report
+    for pending in observed.pending_reports:
+        if (pending.sha, pending.context) not in chosen:
+            chosen[pending.sha, pending.context] = _end_of(pending, observed)
+    return tuple(chosen[key] for key in sorted(chosen, key=lambda key: (key[1], key[0])))
+
+
+def _candidates(observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology) -> Iterator[WantedReport]:
+    yield from _policy_problems(observed)
+    yield from _without_slot(observed, queue)
+    for slot in observed.slots:
+        for run in _runs_to_report(slot):
+            report = _of_run(observed, slot, run, topology)
+            if report is not None:
+                yield report
+    for slot in observed.slots:
+        yield from _of_head_without_run(observed, slot, topology)
+    yield from _never_run(observed)
+
+
+def describe(start: str, detail: str = "", tail: str = "") -> str:
+    """Return one line of at most 140 characters: the detail gives way first, then the tail; the start stays.
+
+    Characters are counted as UTF-16 units, which is never fewer than code points: whichever GitHub counts, it fits."""
+    start, detail, tail = _visible(start), _visible(detail), _fit(_visible(tail), TAIL_CHARS_MAX)
+    start = _fit(start, DESCRIPTION_CHARS_MAX - _chars(tail))
+    return start + _fit(detail, DESCRIPTION_CHARS_MAX - _chars(start) - _chars(tail)) + tail
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() else _escape(ord(c)) for c in text)
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _chars(text: str) -> int:
+    return sum(2 if ord(c) > 0xFFFF else 1 for c in text)
+
+
+def _fit(text: str, chars_max: int) -> str:
+    if _chars(text) <= chars_max:
+        return text
+    while text and _chars(text) > chars_max - 1:
+        text = text[:-1]
+    return f"{text}…" if chars_max > 0 else ""
+
+
+def _runs_to_report(slot: SlotObserved) -> Iterator[Run]:
+    yield from (run for run in (slot.run, *slot.recent_runs, slot.live_run) if run is not None)
+
+
+def _of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topology) -> WantedReport | None:
+    tail = _tail(observed, slot, run)
+    url: str | None = topology.url(slot.slot)
+    match run.state:
+        case RunState.WATCHING if run.confirmed_at is not None:
+            until = f", watched until {run.watch_until:%H:%M} UTC" if run.watch_until is not None else ", watched"
+            state, text = StatusState.SUCCESS, describe("live", f"{until}{_restored(run)}", tail)
+        case RunState.LIVE:
+            since = run.confirmed_at or run.switched_at or run.ended_at or run.begun_at
+            proof = f" (proof: {run.proof})" if run.proof else ""
+            start = f"restored release {run.release[:7]}, live" if run.release != run.head.sha else "live"
+            state, text = StatusState.SUCCESS, describe(start, f" since {since:%Y-%m-%d %H:%M} UTC{proof}", tail)
+        case RunState.FAILED:
+            state, text, url = StatusState.FAILURE, describe(run.reason or "Failed", f": {run.message}", tail), None
+        case RunState.ROLLED_BACK:
+            state, text, url = StatusState.FAILURE, _rolled_back(slot, run, tail), None
+        case RunState.STALLED:
+            state, text, url = StatusState.ERROR, describe(run.reason or "Stalled", f": {run.message}", tail), None
+        case RunState.SUPERSEDED:
+            state, text = _superseded(observed, run, tail)
+            url = None
+        case _:
+            doing = {Cause.REPAIR: "starting again: ", Cause.ROLLBACK: "going back to this commit: "}
+            start = f"{doing.get(run.cause, '')}{DOING[run.state]}"
+            state, text, url = StatusState.PENDING, describe(start, _restored(run), tail), None
+    return _report(run.head.sha, slot.slot, state, text, url=url, generation=run.generation)
+
+
+def _report(
+    sha: Sha, slot: SlotName, state: StatusState, text: str, *, url: str | None = None, generation: int = 0
+) -> WantedReport:
+    return WantedReport(
+        sha=sha,
+        context=status_context(slot),
+        state=state,
+        description=text,
+        target_url=url,
+        generation=generation,
+    )
+
+
+def _restored(run: Run) -> str:
+    return f"; restored release {run.release[:7]}" if run.release != run.head.sha else ""
+
+
+def _tail(observed: Observed, slot: SlotObserved, run: Run) -> str:
+    if run.cause is Cause.OVERRIDE:
+        for order in observed.overrides:
+            if order.slot == slot.slot and order.head.sha == run.head.sha:
+                return f" (by hand: {order.actor}: {order.reason})"
+        return " (by hand)"
+    is_head = (
+        slot.slot == MAIN and observed.production_head is not None and observed.production_head.sha == run.head.sha
+    )
+    found = run.cause is Cause.RESYNC or (
+        run.cause is Cause.REVERT and is_head and observed.production_head_found_by_resync
+    )
+    return FOUND_BY_RESYNC if found else ""
+
+
+def _rolled_back(slot: SlotObserved, run: Run, tail: str) -> str:
+    """Name what serves instead. Going back is over when `live` says so, or when a newer head took over."""
+    why, _, _ = run.message.partition(ROLLED_BACK_TO)
+    why, _, planned = why.partition(ROLLING_BACK_TO)
+    _, _, done = run.message.partition(ROLLED_BACK_TO)
+    detail = f": {run.reason}: {why}"
+    live = slot.live
+    if live is not None and live.state == "live" and live.generation == run.generation:
+        return describe(f"rolling back to {planned or done}", detail, tail)
+    if done:
+        return describe(f"rolled back to {done}", detail, tail)
+    back = [r for r in _runs_to_report(slot) if r.generation > run.generation and r.switched_at is not None]
+    first = min(back, key=lambda r: r.generation, default=None)
+    if first is None or first.cause is Cause.ROLLBACK:
+        return describe(f"rolled back to {planned if first is None else first.release[:7]}", detail, tail)
+    return describe(f"failed; {first.head.sha[:7]} took over", detail, tail)
+
+
+def _superseded(observed: Observed, run: Run, tail: str) -> tuple[StatusState, str]:
+    served_well = run.confirmed_at is not None or (
+        run.cause in (Cause.REPAIR, Cause.ROLLBACK)
+        and any((p.domain, p.sha) == (run.domain, run.release) for p in observed.proven)
+    )
+    if run.reason == "LeaseEnded":
+        number = run.domain.removeprefix("pr-")
+        is_open = any(str(pull.number) == number for pull in observed.pulls)
+        why = "its time was up and others wait" if is_open else "pull request closed"
+        if served_well:
+            return StatusState.SUCCESS, describe("was live; preview ended", f": {why}", tail)
+        return StatusState.ERROR, describe("preview ended", f": {why}", tail)
+    by = run.message.removeprefix(SUPERSEDED_BY)
+    if served_well:
+        return StatusState.SUCCESS, describe(f"was live; {by} took over", "", tail)
+    return StatusState.ERROR, describe(f"{SUPERSEDED_BY}{by}", "", tail)
+
+
+def _policy_problems(observed: Observed) -> Iterator[WantedReport]:
+    head = observed.production_head
+    if head is None or not observed.policy_problems:
+        return
+    first, *others = observed.policy_problems
+    more = f" (and {len(others)} more)" if others else ""
+    text = describe("DeployTomlInvalid", f": {first}", f"{more}; the last valid policy stays")
+    yield _report(head.sha, MAIN, StatusState.ERROR, text, generation=_newest_generation(observed, head.sha, MAIN))
+
+
+def _newest_generation(observed: Observed, sha: Sha, of: SlotName) -> int:
+    """Return the generation of the newest run of this commit in the slots that share a context; 0 without one."""
+    runs = (
+        run
+        for slot in observed.slots
+        if (slot.slot == MAIN) == (of == MAIN)
+        for run in _runs_to_report(slot)
+        if run.head.sha == sha
+    )
+    return max((run.generation for run in runs), default=0)
+
+
+def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator[WantedReport]:
+    preview = SlotName("preview-1")  # every preview slot has the same context
+    pulls = {pull.number: pull for pull in observed.pulls}
+    held = sorted(slot.lease.pull_request for slot in observed.slots if slot.lease is not None)
+    heads_held = {pull.head_sha for pull in observed.pulls if pull.number in held}
+    holders = " ".join(f"#{number}" for number in held)
+    for place in queue:
+        pull = pulls.get(place.pull_request)
+        if pull is None or pull.head_sha in heads_held:
+            continue
+        detail = f"; slots held by {holders}" if holders else "; a slot is being made ready"
+        text = describe(f"queued, position {place.position}", detail)
+        generation = _newest_generation(observed, pull.head_sha, preview)
+        yield _report(pull.head_sha, preview, StatusState.PENDING, text, generation=generation)
+    for pull in observed.pulls:
+        if not pull.same_repository and observed.policy.previews.enabled and pull.head_sha not in heads_held:
+            generation = _newest_generation(observed, pull.head_sha, preview)
+            yield _report(pull.head_sha, preview, StatusState.PENDING, NEEDS_APPROVAL, generation=generation)
+
+
+def _of_head_without_run(observed: Observed, slot: SlotObserved, topology: Topology) -> Iterator[WantedReport]:
+    wanted = desired(observed, slot)
+    head = _head(observed, slot)
+    if head is None or any(run.head.sha == head.sha for run in _runs_to_report(slot)):
+        return
+    domain = PRODUCTION if slot.slot == MAIN else pull_request_domain(_pull_number(slot))
+    known = quarantine_of(observed, domain, head.tree)
+    if known is not None:
+        text = describe(f"not deployed: same content failed as {known.sha[:7]} ({known.reason})")
+        yield _report(head.sha, slot.slot, StatusState.FAILURE, text)
+    elif isinstance(wanted, Wanted) and wanted.head.sha != head.sha:
+        order = active_override(observed, slot)
+        if order is not None:
+            text = describe(
+                f"not deployed: {order.head.sha[:7]} was ordered by hand", f": {order.actor}: {order.reason}"
+            )
+            yield _report(head.sha, slot.slot, StatusState.ERROR, text)
+    elif serves(slot, head, fence=slot.lease.fence if slot.lease is not None else 0):
+        yield _same_content(slot, head, topology)
+    elif isinstance(wanted, Wanted):
+        busy = f"; {DOING[slot.run.state]} {slot.run.head.sha[:7]}" if slot.run is not None else ""
+        yield _report(head.sha, slot.slot, StatusState.PENDING, describe("accepted", busy))
+
+
+def _same_content(slot: SlotObserved, head: Head, topology: Topology) -> WantedReport:
+    live = slot.live_run
+    same = f": same content as {live.head.sha[:7]}" if live is not None else ""
+    if slot.run is not None and slot.run.head.tree == head.tree and slot.run.confirmed_at is None:
+        return _report(head.sha, slot.slot, StatusState.PENDING, describe(DOING[slot.run.state], same))
+    if live is not None and not live.proven and live.state in (RunState.FAILED, RunState.STALLED):
+        text = describe("serves, but is not proven", f"{same}: {live.reason}: {live.message}")
+        return _report(head.sha, slot.slot, StatusState.ERROR, text)
+    return _report(head.sha, slot.slot, StatusState.SUCCESS, describe("live", same), url=topology.url(slot.slot))
+
+
+def _head(observed: Observed, slot: SlotObserved) -> Head | None:
+    if slot.slot == MAIN:
+        return observed.production_head
+    pull = _pull(observed, slot)
+    return None if pull is None else pull.head
+
+
+def _pull(observed: Observed, slot: SlotObserved) -> PullRequest | None:
+    return next((p for p in observed.pulls if slot.lease is not None and p.number == slot.lease.pull_request), None)
+
+
+def _pull_number(slot: SlotObserved) -> int:
+    return slot.lease.pull_request if slot.lease is not None else 0
+
+
+def _never_run(observed: Observed) -> Iterator[WantedReport]:
+    head = observed.production_head
+    for hint in observed.hints:
+        if hint.sha is None or not hint.on_production or head is None or hint.sha == head.sha:
+            continue
+        yield _report(hint.sha, MAIN, StatusState.ERROR, describe(f"{SUPERSEDED_BY}{head.sha[:7]}"))
+
+
+def _end_of(pending: WantedReport, observed: Observed) -> WantedReport:
+    """Nothing speaks for this commit any more, and its last word was "pending": say how it ended."""
+    head = observed.production_head
+    if pending.context == PRODUCTION_CONTEXT:
+        if head is None or head.sha == pending.sha:
+            return pending
+        text = describe(f"{SUPERSEDED_BY}{head.sha[:7]}")
+    elif not observed.pulls_listed:
+        return pending
+    elif any(pull.head_sha == pending.sha for pull in observed.pulls):
+        if observed.policy.previews.enabled:
+            return pending
+        text = describe("preview ended: previews are switched off")
+    else:
+        text = describe("preview ended: pull request closed", ", or a newer commit took its place")
+    return WantedReport(
+        sha=pending.sha,
+        context=pending.context,
+        state=StatusState.ERROR,
+        description=text,
+        target_url=None,
+        generation=pending.generation,
+    )
