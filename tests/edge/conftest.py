@@ -1,155 +1,15 @@
-"""A host in small: surfaces and an edge as real Caddy processes, and instances to switch between."""
+"""A small host for each test."""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import json
-import os
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from controller.decisions.render import edge_listens, render_edge, render_surface, surface_listens
-from controller.development.parts import Part, PartSpec, listens_at, prepare_caddy
-from controller.effects.live import SlotLock, write_live
-from controller.model.names import Colour, Layout, Ports, Sha, SlotName, Topology, TreeId
-from controller.model.nouns import Live
+from controller.model.names import Layout, Ports, Topology
 
-RELEASE = Sha("a" * 40)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    status: int
-    body: str
-    headers: Mapping[str, str]
-
-
-@dataclass(slots=True, kw_only=True)
-class Host:
-    """Everything of one small host; whatever it started ends with the test."""
-
-    folder: Path
-    layout: Layout
-    topology: Topology
-    closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    surface_parts: dict[SlotName, Part] = field(default_factory=dict)
-
-    def surface(self, slot: SlotName) -> Part:
-        config = render_surface(self.layout, self.topology, slot, log_dir=self.folder / "logs")
-        self.surface_parts[slot] = self._caddy(
-            f"surface-{slot}", config, listens=surface_listens(self.layout, self.topology, slot)
-        )
-        return self.surface_parts[slot]
-
-    def edge(self) -> Part:
-        config = render_edge(self.topology, log_dir=self.folder / "logs")
-        return self._caddy("edge", config, listens=edge_listens(self.topology))
-
-    def _caddy(self, name: str, config: object, *, listens: tuple[tuple[str, int] | Path, ...]) -> Part:
-        file = self.folder / f"{name}.json"
-        file.write_text(json.dumps(config))
-        spec = prepare_caddy(
-            name=name, config=file, home=self.folder / "caddy", log_file=self.folder / f"{name}.out", listens=listens
-        )
-        return self.closing.enter_context(Part(spec))
-
-    @property
-    def ledger(self) -> Path:
-        return self.folder / "ledger"
-
-    def instance(self, slot: SlotName, colour: Colour, *, name: str, unix: bool = False) -> tuple[Part, str]:
-        """Start an instance; return it and its address in Caddy's spelling."""
-        where: Path | tuple[str, int]
-        if unix:
-            where = self.layout.instance_socket(slot, colour)
-            where.unlink(missing_ok=True)
-            word, address = str(where), f"unix/{where}"
-        else:
-            where = ("127.0.0.1", self.topology.ports.instance(slot, colour))
-            word = address = f"127.0.0.1:{where[1]}"
-        spec = PartSpec(
-            name=f"{slot}-{colour}",
-            argv=(sys.executable, str(Path(__file__).with_name("instance.py")), word, name, str(self.ledger)),
-            log_file=self.folder / f"{slot}-{colour}.out",
-            is_ready=lambda: listens_at(where),
-            environment=dict(os.environ),
-        )
-        return self.closing.enter_context(Part(spec)), address
-
-    def switch(self, live: Live) -> None:
-        with SlotLock(self.layout, live.slot) as held:
-            write_live(self.layout, live, held=held)
-
-    def serve(
-        self,
-        slot: SlotName,
-        *,
-        address: str | None = None,
-        static_root: Path | None = None,
-        previous: Path | None = None,
-        fallback: str | None = None,
-        api_prefix: str = "/",
-        health_path: str = "/",
-        generation: int = 1,
-    ) -> None:
-        self.switch(
-            Live(
-                slot=slot,
-                state="live",
-                generation=generation,
-                release=RELEASE,
-                tree=TreeId("b" * 40),
-                address=address,
-                static_root=None if static_root is None else str(static_root),
-                previous_static_root=None if previous is None else str(previous),
-                fallback=fallback,
-                api_prefix=api_prefix,
-                health_path=health_path,
-            )
-        )
-
-    def files(self, name: str, **contents: str) -> Path:
-        """Write a folder of static files: `__` is a slash and `_` a dot in the name of a keyword."""
-        root = self.folder / "static" / name
-        for key, text in contents.items():
-            path = root / key.replace("__", "/").replace("_", ".")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        return root
-
-    def ask(
-        self,
-        path: str,
-        *,
-        port: int,
-        method: str = "GET",
-        host: str = "localhost",
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
-        try:
-            connection.request(method, path, body=body, headers={"Host": host, **(headers or {})})
-            response = connection.getresponse()
-            text = response.read().decode()
-            return Answer(
-                status=response.status,
-                body=text,
-                headers={key.lower(): value for key, value in response.getheaders()},
-            )
-        finally:
-            connection.close()
-
-    def web(self, slot: SlotName, path: str, *, method: str = "GET", body: bytes | None = None) -> Answer:
-        return self.ask(path, port=self.topology.ports.web(slot), method=method, body=body)
-
-    def through_edge(self, host: str, path: str, *, method: str = "GET", body: bytes | None = None) -> Answer:
-        return self.ask(path, port=self.topology.ports.edge, host=host, method=method, body=body)
+from .host import Host
 
 
 @pytest.fixture

@@ -11,10 +11,13 @@ import pytest
 from controller.model.names import COLOURS, MAIN, Colour
 from controller.model.nouns import Live
 
-from .conftest import Host
+from .host import Host
 from .load import Load
 
 SWITCHES = 60
+#: A hundredth of the default drain. Not nothing: what was sent to the old instance just before the switch and waits in
+#: its backlog is reset by the kernel when it goes, and nobody may send a POST twice.
+DRAIN_S = 0.05
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def test_switches_under_load_fail_nothing_and_apply_each_post_once(main: Host, u
             colour: Colour = COLOURS[generation % 2]
             following, address = main.instance(MAIN, colour, name=str(generation), unix=unix)
             main.serve(MAIN, address=address, generation=generation)
-            # Far sooner than any real drain: the old one ends what it has begun, and is gone.
+            time.sleep(DRAIN_S)
             serving.stop()
             serving = following
         time.sleep(0.2)
@@ -62,7 +65,7 @@ def test_files_of_two_releases_are_never_mixed(main: Host) -> None:
         return None if body in ("A" * 5000, "B" * 5000) else f"torn: {Counter(body)}"
 
     with Load(targets=through_both(main), judge=judge, posts=False) as load:
-        for generation in range(1, 4 * SWITCHES + 1):
+        for generation in range(1, 2 * SWITCHES + 1):
             root = roots[generation % 2]
             main.serve(MAIN, static_root=root, previous=roots[1 - generation % 2], generation=generation)
             time.sleep(0.005)
