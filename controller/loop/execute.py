@@ -35,7 +35,7 @@ from controller.effects.stack_files import write_private
 from controller.effects.store import Store
 from controller.failpoints import failpoint
 from controller.loop.background import Background
-from controller.loop.gate_threads import GateOrder, GateThreads, WatchOrder
+from controller.loop.gate_threads import GateThreads
 from controller.loop.observe import Sight, recipe_at
 from controller.model import steps as s
 from controller.model.config import Recipe, Settings
@@ -316,7 +316,8 @@ class Hands:
             assert recipe.build is not None
             command, limit_s = recipe.build.command, recipe.build.timeout_s
         else:
-            assert recipe.database is not None and recipe.database.migrate is not None
+            assert recipe.database is not None
+            assert recipe.database.migrate is not None
             command, limit_s = recipe.database.migrate, recipe.database.timeout_s
         # A build knows no database and no nonce: nothing of the slot's is in it.
         with_database = step.kind != "build"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from controller.decisions.refresh import Hint, Looks, is_answered
 from controller.effects.checkout import is_sealed
@@ -23,7 +22,7 @@ from controller.model.config import Policy, Recipe
 from controller.model.deploy_toml import parse_policy, parse_recipe, recipe_hash
 from controller.model.errors import ConfigInvalid
 from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, slot_of_unit
-from controller.model.nouns import Head, Live, ProcessFact, PullRequest, Release, Run
+from controller.model.nouns import Head, Live, ProcessFact, PullRequest, Run
 from controller.model.states import ProcessState
 from controller.model.world import Activity, DeliveryHint, Observed, SlotObserved
 

@@ -1,0 +1,313 @@
+"""The store against a real Postgres: invariants, fencing, and what is safe to repeat."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from controller.effects.store import LostEpoch, Store, migrate
+from controller.model.errors import Stalled, Unavailable, Waiting
+from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, TreeId, preview_slot, pull_request_domain
+from controller.model.nouns import Head, PullRequest, Verdict, WantedReport
+from controller.model.states import Cause, Outcome, RunState, StatusState
+
+NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
+SLOTS = (MAIN, preview_slot(1), preview_slot(2))
+LATER = NOW + timedelta(hours=1)
+
+
+def sha(letter: str) -> Sha:
+    return Sha(letter * 40)
+
+
+def head(letter: str) -> Head:
+    return Head(sha=sha(letter), tree=TreeId(letter * 40), title=f"commit {letter}")
+
+
+def pull(number: int, *, letter: str = "a") -> PullRequest:
+    return PullRequest(
+        number=number,
+        head_sha=sha(letter),
+        head_branch="feature",
+        title="A title",
+        author="someone",
+        same_repository=True,
+        opened_at=NOW,
+    )
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[Store]:
+    store = Store(postgres_url, repository="acme/shop", host="host-1")
+    store.register(slots=SLOTS, boot_id="boot-1", now=NOW)
+    yield store
+    store.close()
+
+
+def begin(
+    store: Store, letter: str = "a", *, slot: SlotName = MAIN, fence: int = 0, domain: Domain = PRODUCTION
+) -> int | None:
+    return store.begin_run(
+        slot=slot,
+        domain=domain,
+        fence=fence,
+        head=head(letter),
+        release=sha(letter),
+        cause=Cause.PUSH,
+        colour="a",
+        fallback=None,
+        migration_head="",
+        now=NOW,
+    )
+
+
+def test_migrations_apply_once_even_when_two_begin_together(empty_postgres_url: str) -> None:
+    applied: list[tuple[str, ...]] = []
+    threads = [threading.Thread(target=lambda: applied.append(migrate(empty_postgres_url))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(applied, key=len)[:3] == [(), (), ()]
+    assert max(applied, key=len)[0] == "0001_control_plane.sql"
+
+
+def test_a_migration_that_was_changed_after_it_was_applied_is_refused(
+    empty_postgres_url: str, tmp_path: Path
+) -> None:
+    folder = tmp_path
+    (folder / "0001_x.sql").write_text("CREATE TABLE x ()")
+    migrate(empty_postgres_url, folder=folder)
+    (folder / "0001_x.sql").write_text("CREATE TABLE y ()")
+
+    with pytest.raises(Stalled, match="MigrationChanged"):
+        migrate(empty_postgres_url, folder=folder)
+
+
+def test_an_older_worker_changes_nothing_after_a_newer_one_registered(store: Store, postgres_url: str) -> None:
+    newer = Store(postgres_url, repository="acme/shop", host="host-1")
+    newer.register(slots=SLOTS, boot_id="boot-2", now=NOW)
+
+    with pytest.raises(LostEpoch):
+        begin(store)
+    with pytest.raises(LostEpoch):
+        store.check_epoch()
+    assert begin(newer) is not None
+    newer.close()
+
+
+def test_a_slot_has_one_running_run(store: Store) -> None:
+    first = begin(store, "a")
+
+    assert first is not None
+    assert begin(store, "b") is None
+    store.end_run(first, RunState.SUPERSEDED, reason="NewerHead", message="", proven=False, now=NOW)
+    assert begin(store, "b") is not None
+
+
+def test_generations_and_fences_grow_from_one_sequence(store: Store) -> None:
+    first = begin(store, "a")
+    store.record_listing([pull(7)], began_at=NOW)
+    fence = store.claim_slot(preview_slot(1), 7, now=NOW, expires_at=LATER)
+    second = begin(store, "b", slot=preview_slot(1), fence=fence or 0, domain=pull_request_domain(7))
+
+    assert first is not None
+    assert fence is not None
+    assert second is not None
+    assert first < fence < second
+
+
+def test_no_two_pull_requests_share_a_slot_and_none_holds_two(store: Store) -> None:
+    store.record_listing([pull(1), pull(2)], began_at=NOW)
+
+    assert store.claim_slot(preview_slot(1), 1, now=NOW, expires_at=LATER) is not None
+    assert store.claim_slot(preview_slot(1), 2, now=NOW, expires_at=LATER) is None
+    assert store.claim_slot(preview_slot(2), 1, now=NOW, expires_at=LATER) is None
+
+
+def test_a_run_does_not_begin_under_a_lease_that_ended(store: Store) -> None:
+    store.record_listing([pull(1)], began_at=NOW)
+    fence = store.claim_slot(preview_slot(1), 1, now=NOW, expires_at=LATER)
+    assert fence is not None
+    store.end_lease(fence, reason="closed", now=NOW)
+
+    assert begin(store, "a", slot=preview_slot(1), fence=fence, domain=pull_request_domain(1)) is None
+
+
+def test_a_switch_is_refused_once_the_lease_of_the_run_ended(store: Store) -> None:
+    store.record_listing([pull(1)], began_at=NOW)
+    fence = store.claim_slot(preview_slot(1), 1, now=NOW, expires_at=LATER)
+    assert fence is not None
+    generation = begin(store, "a", slot=preview_slot(1), fence=fence, domain=pull_request_domain(1))
+    assert generation is not None
+    store.check_may_switch(generation)
+    store.end_lease(fence, reason="closed", now=NOW)
+
+    with pytest.raises(Waiting, match="RunOvertaken"):
+        store.check_may_switch(generation)
+
+
+def test_a_worker_that_died_costs_its_runs_an_attempt(store: Store, postgres_url: str) -> None:
+    generation = begin(store)
+    assert generation is not None
+    for boot in ("boot-2", "boot-3"):
+        next_worker = Store(postgres_url, repository="acme/shop", host="host-1")
+        next_worker.register(slots=SLOTS, boot_id=boot, now=NOW)
+        run = next_worker.load_run(generation)
+        next_worker.close()
+
+    assert run is not None
+    assert run.attempts == 3
+
+
+def test_a_verdict_counts_only_for_the_very_run_and_release(store: Store) -> None:
+    generation = begin(store)
+    assert generation is not None
+    other = Verdict(kind="gate", slot=MAIN, generation=generation, release=sha("f"), outcome=Outcome.PASS)
+    mine = Verdict(
+        kind="gate", slot=MAIN, generation=generation, release=sha("a"), outcome=Outcome.FAIL, reason="GateTimedOut"
+    )
+    store.record_verdict(other, now=NOW)
+    before = store.load_history().slots[0].verdicts
+    store.record_verdict(mine, now=NOW)
+    after = next(s for s in store.load_history().slots if s.name == MAIN).verdicts
+
+    assert before == ()
+    assert after == (mine,)
+
+
+def test_an_ended_run_stays_as_it_ended(store: Store) -> None:
+    generation = begin(store)
+    assert generation is not None
+    store.end_run(generation, RunState.FAILED, reason="GateTimedOut", message="no answer", proven=False, now=NOW)
+    store.end_run(generation, RunState.LIVE, reason="", message="", proven=True, now=LATER)
+    store.advance_run(generation, RunState.WATCHING, now=LATER, watch_until=LATER)
+
+    run = store.load_run(generation)
+    assert run is not None
+    assert (run.state, run.reason, run.proven, run.switched_at) == (RunState.FAILED, "GateTimedOut", False, None)
+
+
+def test_only_a_run_that_served_becomes_proven(store: Store) -> None:
+    generation = begin(store)
+    assert generation is not None
+    store.end_run(generation, RunState.LIVE, reason="", message="", proven=True, now=NOW)
+
+    run = store.load_run(generation)
+    assert run is not None
+    assert not run.proven
+
+
+def test_leaving_migrating_for_gating_says_where_the_database_is(store: Store) -> None:
+    generation = store.begin_run(
+        slot=MAIN,
+        domain=PRODUCTION,
+        fence=0,
+        head=head("a"),
+        release=sha("a"),
+        cause=Cause.PUSH,
+        colour="a",
+        fallback=None,
+        migration_head="c" * 40,
+        now=NOW,
+    )
+    assert generation is not None
+    store.advance_run(generation, RunState.MIGRATING, now=NOW)
+    store.advance_run(generation, RunState.GATING, now=NOW)
+
+    main = next(s for s in store.load_history().slots if s.name == MAIN)
+    assert main.migrated == (0, "c" * 40)
+
+
+def test_a_listing_closes_what_it_does_not_name_and_keeps_the_place_in_the_queue(store: Store) -> None:
+    store.record_listing([pull(1), pull(2)], began_at=NOW)
+    store.record_waiting([1, 2], now=NOW)
+    store.record_listing([pull(2, letter="b"), pull(3)], began_at=LATER)
+    store.record_waiting([2, 3], now=LATER)
+
+    history = store.load_history()
+    assert [p.number for p in history.pulls] == [2, 3]
+    assert dict(history.waiting_since) == {2: NOW, 3: LATER}
+
+
+def test_a_reopened_pull_request_waits_anew(store: Store) -> None:
+    store.record_listing([pull(1)], began_at=NOW)
+    store.record_waiting([1], now=NOW)
+    store.record_listing([], began_at=NOW)
+    store.record_listing([pull(1)], began_at=LATER)
+
+    assert store.load_history().waiting_since == ()
+
+
+def report(state: StatusState, *, generation: int, text: str = "x") -> WantedReport:
+    return WantedReport(
+        sha=sha("a"),
+        context="oroboros/production",
+        state=state,
+        description=text,
+        target_url=None,
+        generation=generation,
+    )
+
+
+def test_a_report_is_sent_once_until_it_changes(store: Store) -> None:
+    assert store.record_tick([report(StatusState.PENDING, generation=1)], done=[], now=NOW) == 1
+    assert store.record_tick([report(StatusState.PENDING, generation=1)], done=[], now=NOW) == 0
+    (unsent,) = store.load_unsent_reports(now=NOW)
+    store.record_sent(unsent.key, unsent.generation, now=NOW)
+
+    assert store.load_unsent_reports(now=NOW) == ()
+    assert store.record_tick([report(StatusState.SUCCESS, generation=1)], done=[], now=NOW) == 1
+    (again,) = store.load_unsent_reports(now=NOW)
+    assert again.wanted.state is StatusState.SUCCESS
+
+
+def test_a_report_of_an_older_run_does_not_overwrite_a_newer_one(store: Store) -> None:
+    store.record_tick([report(StatusState.SUCCESS, generation=9)], done=[], now=NOW)
+
+    assert store.record_tick([report(StatusState.FAILURE, generation=8)], done=[], now=NOW) == 0
+
+
+def test_a_report_that_changed_while_it_was_sent_is_sent_again(store: Store) -> None:
+    store.record_tick([report(StatusState.PENDING, generation=1)], done=[], now=NOW)
+    (unsent,) = store.load_unsent_reports(now=NOW)
+    store.record_tick([report(StatusState.FAILURE, generation=1)], done=[], now=NOW)
+    store.record_sent(unsent.key, unsent.generation, now=NOW)
+
+    (again,) = store.load_unsent_reports(now=NOW)
+    assert again.wanted.state is StatusState.FAILURE
+
+
+def test_a_database_that_was_restarted_is_found_again(store: Store, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+    with pytest.raises(Unavailable, match="DatabaseAway"):
+        store.load_history()
+    assert store.load_history().repository.full_name == "acme/shop"
+
+
+def test_a_newer_order_by_hand_replaces_the_older(store: Store) -> None:
+    for letter in "ab":
+        store.record_override(
+            slot=MAIN,
+            kind="deploy",
+            head=head(letter),
+            ordered_at_head=None,
+            accept_migrations=False,
+            actor="someone",
+            reason="test",
+            now=NOW,
+        )
+
+    (override,) = store.load_history().overrides
+    assert override.head.sha == sha("b")
