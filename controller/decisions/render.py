@@ -447,7 +447,7 @@ def _caddy(servers: JsonObject, *, name: str, log_dir: Path) -> dict[str, Json]:
             "logs": {
                 "default": {
                     "level": "WARN",
-                    "writer": _rolling_file(log_dir / f"{name}.log"),
+                    "writer": _rolling_file(log_dir / f"{name}.errors.log"),
                     "encoder": {"format": "json"},
                     "exclude": ["http.log.access"],
                 },

@@ -85,7 +85,7 @@ class AppDatabases:
                 sql.SQL(
                     "{} ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
                     " CONNECTION LIMIT {} PASSWORD {}"
-                ).format(verb, name, sql.Literal(CONNECTIONS_MAX), sql.Literal(password))
+                ).format(verb, name, sql.Literal(CONNECTIONS_MAX), sql.Literal(_verifier(connection, slot, password)))
             )
             connection.execute(
                 sql.SQL("ALTER ROLE {} SET statement_timeout = {}").format(name, sql.Literal(ROLE_STATEMENT_TIMEOUT))
@@ -95,9 +95,15 @@ class AppDatabases:
             if found is None:
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(name, name))
             connection.execute(sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(name))
-            for other in ("postgres", "template1"):
+            # The control plane's own first of all; only those that still let everyone in.
+            open_to_all = connection.execute(
+                "SELECT datname FROM pg_database WHERE datallowconn"
+                " AND (has_database_privilege('public', oid, 'CONNECT')"
+                " OR has_database_privilege('public', oid, 'TEMPORARY'))"
+            ).fetchall()
+            for (other,) in open_to_all:
                 connection.execute(
-                    sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(other))
+                    sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(str(other)))
                 )
 
     def drop(self, slot: SlotName) -> None:
@@ -149,3 +155,10 @@ class AppDatabases:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+
+def _verifier(connection: psycopg.Connection[tuple[object, ...]], slot: SlotName, password: str) -> str:
+    """Return what the server keeps instead of the password: a statement that fails is logged with all its words."""
+    return connection.pgconn.encrypt_password(
+        password.encode(), database_name(slot).encode(), b"scram-sha-256"
+    ).decode()

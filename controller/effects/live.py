@@ -36,7 +36,8 @@ from controller.model.nouns import Live
 
 #: The file of a live folder that we read: every field of `Live`.
 LIVE_FILE: Final = "live.json"
-VERSIONS_KEPT: Final = 8
+#: For readers, and for a window that fails: the run it goes back to may lie a burst of pushes behind.
+VERSIONS_KEPT: Final = 64
 _LOCK_POLL_S: Final = 0.005
 _FIELDS: Final = {field.name for field in dataclasses.fields(Live)}
 _TEXT_OR_NONE: Final = (

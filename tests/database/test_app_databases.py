@@ -1,0 +1,149 @@
+"""Does each slot have a database that nobody else can enter, and is nothing of it left after the lease?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from controller.development.parts import Postgres
+from controller.effects.database import CONNECTIONS_MAX, AppDatabases
+from controller.model.errors import Unavailable
+from controller.model.names import MAIN, preview_slot
+
+ONE, TWO = preview_slot(1), preview_slot(2)
+
+
+def write_private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
+@pytest.fixture
+def databases(postgres_server: Postgres, tmp_path: Path) -> Iterator[AppDatabases]:
+    made = AppDatabases(postgres_server.url(), config_dir=tmp_path, write_private=write_private)
+    yield made
+    for slot in (ONE, TWO):
+        made.drop(slot)
+    made.close()
+
+
+def url_of(databases: AppDatabases, slot: str) -> str:
+    url = databases.url(ONE if slot == "preview-1" else TWO)
+    assert url is not None
+    return url
+
+
+def test_a_slot_gets_one_database_of_its_own_and_a_repetition_keeps_it(databases: AppDatabases) -> None:
+    databases.ensure(ONE, fence=7)
+    with psycopg.connect(url_of(databases, ONE)) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
+    databases.ensure(ONE, fence=7)
+
+    with psycopg.connect(url_of(databases, ONE)) as connection:
+        assert connection.execute("SELECT one FROM kept").fetchone() == (1,)
+    assert databases.observe() == {ONE}
+    assert databases.made_for(ONE) == 7
+
+
+def test_another_lease_finds_nothing_of_the_last(databases: AppDatabases) -> None:
+    databases.ensure(ONE, fence=7)
+    before = url_of(databases, ONE)
+    with psycopg.connect(before) as connection:
+        connection.execute("CREATE TABLE secret AS SELECT 1")
+    databases.ensure(ONE, fence=8)
+
+    with psycopg.connect(url_of(databases, ONE)) as connection:
+        assert connection.execute("SELECT to_regclass('secret')").fetchone() == (None,)
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(before)
+
+
+def test_a_slot_enters_no_other_database(databases: AppDatabases, postgres_url: str, postgres_server: Postgres) -> None:
+    databases.ensure(ONE, fence=1)
+    databases.ensure(TWO, fence=2)
+    control = str(psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"])
+
+    for other in (control, "preview_2", "postgres", "template1"):
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(url_of(databases, ONE), dbname=other)
+
+
+def test_a_slot_has_no_powers_and_its_share_only(databases: AppDatabases) -> None:
+    databases.ensure(ONE, fence=1)
+    with psycopg.connect(url_of(databases, ONE), autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls, rolconnlimit"
+            " FROM pg_roles WHERE rolname = current_user"
+        ).fetchone()
+        assert row == (False, False, False, False, False, CONNECTIONS_MAX)
+        assert connection.execute("SHOW statement_timeout").fetchone() == ("1min",)
+        for forbidden in ("CREATE DATABASE x", "CREATE ROLE x", "COPY (SELECT 1) TO PROGRAM 'id'", "SET ROLE postgres"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(forbidden)
+
+
+def test_drop_ends_open_sessions_leaves_nothing_and_may_be_repeated(
+    databases: AppDatabases, postgres_server: Postgres, tmp_path: Path
+) -> None:
+    databases.ensure(ONE, fence=1)
+    session = psycopg.connect(url_of(databases, ONE))
+
+    databases.drop(ONE)
+    databases.drop(ONE)
+
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("SELECT 1")
+    session.close()
+    with psycopg.connect(postgres_server.url()) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_roles WHERE rolname = 'preview_1'").fetchone() == (0,)
+    assert databases.observe() == frozenset()
+    assert databases.url(ONE) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_production_is_never_dropped(databases: AppDatabases) -> None:
+    with pytest.raises(ValueError, match="never dropped"):
+        databases.drop(MAIN)
+
+
+def await_setting(server: Postgres, value: str) -> None:
+    """Return once a new session has this `log_statement`: a reload is a signal, and takes its time."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with psycopg.connect(server.url()) as connection:
+            if connection.execute("SHOW log_statement").fetchone() == (value,):
+                return
+        time.sleep(0.01)
+    pytest.fail(f"log_statement is not {value} after 10 s")
+
+
+def test_the_password_is_in_no_statement_that_the_server_sees(
+    databases: AppDatabases, postgres_server: Postgres
+) -> None:
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET log_statement = 'all'")
+        connection.execute("SELECT pg_reload_conf()")
+        await_setting(postgres_server, "all")
+        databases.close()
+        databases.ensure(ONE, fence=1)
+        connection.execute("ALTER SYSTEM RESET log_statement")
+        connection.execute("SELECT pg_reload_conf()")
+        await_setting(postgres_server, "none")
+    log = postgres_server.spec.log_file.read_text()
+    password = psycopg.conninfo.conninfo_to_dict(url_of(databases, ONE))["password"]
+
+    assert "SCRAM-SHA-256$" in log
+    assert str(password) not in log
+
+
+def test_a_server_that_is_away_is_told_without_the_password(tmp_path: Path) -> None:
+    url = f"postgresql://postgres:canary-password@/postgres?host={tmp_path}"
+    databases = AppDatabases(url, config_dir=tmp_path, write_private=write_private)
+
+    with pytest.raises(Unavailable, match="AppDatabaseAway") as raised:
+        databases.observe()
+    assert "canary" not in str(raised.value)
