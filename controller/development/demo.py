@@ -27,22 +27,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from controller.development.author import LOOK_EVERY_S, Author, NotAsTold
 from controller.effects.stack_files import read_stack
 from controller.model.errors import Unavailable
-from controller.model.names import MAIN, preview_slot, status_context
+from controller.model.names import MAIN, preview_slot
 
 SAMPLE = Path(__file__).resolve().parent / "sample"
 CHECKOUT_ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 60.0
-STEP_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
-LOOK_EVERY_S = 0.02
 LOAD_PAUSE_S = 0.02
 RESYNC_S = 4.0
-
-
-class NotAsTold(Exception):
-    """A step of the demo did not go as told."""
 
 
 @dataclass(slots=True)
@@ -122,126 +117,23 @@ class Demo:
     """One run of the demo against one stack."""
 
     def __init__(self, stack: Mapping[str, object], console: Console, *, root: Path) -> None:
+        self.author = Author(stack, token_file=root / "etc" / "forge-token", while_waiting=self.steady)
         self.stack = stack
         self.console = console
         self.root = root
-        self.clone = Path(str(stack["repository"]))
-        self.repository = str(stack["forge_repository"])
-        self.edge_port = int(str(stack["edge"]).rsplit(":", 1)[1])
-        urls = stack["urls"]
-        assert isinstance(urls, dict)
-        self.urls: dict[str, str] = {str(k): str(v) for k, v in urls.items()}
-        token = (root / "etc" / "forge-token").read_text().strip()
-        self.forge = httpx.Client(
-            base_url=f"{stack['forge']}/api/v3/repos/{self.repository}",
-            headers={"Authorization": f"Bearer {token}", "Accept": "application/vnd.github+json"},
-            timeout=10,
-            trust_env=False,
-        )
-        self.forge_development = httpx.Client(base_url=str(stack["forge"]), timeout=10, trust_env=False)
-        self.forge_development.headers["Authorization"] = f"Bearer {token}"
-        self.load = Load(edge_port=self.edge_port, host=self._host(MAIN))
+        self.clone = self.author.clone
+        self.urls = self.author.urls
+        self.load = Load(edge_port=self.author.edge_port, host=self.author.host(MAIN))
         self.rows: list[Row] = []
-        self._titles: dict[str, str] = {}
+        self.pulls: list[int] = []
         self._steady_shown = False
-
-    # -- what a user does -------------------------------------------------------------------------------------------
-
-    def git(self, *words: str) -> str:
-        """Run git in the author's clone."""
-        done = subprocess.run(["git", *words], cwd=self.clone, capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode != 0:
-            raise NotAsTold(f"git {' '.join(words)[:60]} failed: {done.stderr.strip()[-300:]}")
-        return done.stdout.strip()
-
-    def commit(self, title: str) -> str:
-        """Commit everything; return the sha."""
-        self.git("add", "-A")
-        self.git("commit", "-q", "--allow-empty", "-m", title)
-        sha = self.git("rev-parse", "HEAD")
-        self._titles[sha] = title
-        return sha
-
-    def push(self, branch: str = "main") -> float:
-        """Push a branch; return when the push ended."""
-        self.git("push", "-q", "origin", f"HEAD:refs/heads/{branch}")
-        return time.monotonic()
-
-    def open_pull(self, branch: str, title: str) -> int:
-        """Open a pull request of a pushed branch; return its number."""
-        answer = self.forge.post("/pulls", json={"title": title, "head": branch, "base": "main"})
-        if answer.status_code != 201:
-            raise NotAsTold(f"opening a pull request: {answer.status_code} {answer.text[:200]}")
-        return int(answer.json()["number"])
-
-    def close_pull(self, number: int) -> None:
-        """Close a pull request without merging it."""
-        answer = self.forge.patch(f"/pulls/{number}", json={"state": "closed"})
-        if answer.status_code != 200:
-            raise NotAsTold(f"closing #{number}: {answer.status_code} {answer.text[:200]}")
-
-    # -- what a user sees -------------------------------------------------------------------------------------------
-
-    def _host(self, slot: str) -> str:
-        return self.urls[slot].removeprefix("http://")
-
-    def get(self, slot: str, path: str) -> tuple[int, bytes]:
-        """Ask a slot's URL, as curl would."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.edge_port, timeout=10)
-        try:
-            connection.request("GET", path, headers={"Host": self._host(slot)})
-            answer = connection.getresponse()
-            return answer.status, answer.read(1 << 20)
-        finally:
-            connection.close()
-
-    def status(self, sha: str, slot: str = MAIN) -> tuple[str, str]:
-        """Return state and description of a commit's newest status for a slot, as the forge shows it."""
-        context = status_context(MAIN if slot == MAIN else preview_slot(1))
-        answer = self.forge.get(f"/commits/{sha}/statuses")
-        if answer.status_code != 200:
-            return "", ""
-        for status in answer.json():
-            if status["context"] == context:
-                return str(status["state"]), str(status["description"])
-        return "", ""
-
-    def await_status(self, sha: str, *states: str, slot: str = MAIN, says: str = "") -> str:
-        """Wait until the commit's status is one of `states` and says something; return the description."""
-        seen = ("", "")
-
-        def there() -> bool:
-            nonlocal seen
-            seen = self.status(sha, slot)
-            return seen[0] in states and says in seen[1]
-
-        self.wait(there, lambda: f"{sha[:7]} is to be {'/'.join(states)} {says!r}, the forge says {seen}")
-        return seen[1]
-
-    def wait(self, there: Callable[[], bool], what: Callable[[], str], *, timeout_s: float = STEP_TIMEOUT_S) -> None:
-        """Wait for something to become true, showing the steady line; NotAsTold when it does not in time."""
-        deadline = time.monotonic() + timeout_s
-        while not there():
-            if time.monotonic() > deadline:
-                raise NotAsTold(f"after {timeout_s:g} s: {what()}")
-            self.steady()
-            time.sleep(LOOK_EVERY_S)
-
-    def await_serving(self, sha: str, slot: str = MAIN) -> None:
-        """Wait until a slot's URL answers with that release."""
-
-        def there() -> bool:
-            status, body = self.get(slot, "/api/visits")
-            return status == 200 and json.loads(body).get("release") == sha
-
-        self.wait(there, lambda: f"{self.urls[slot]} is to serve {sha[:7]}, it says {self.get(slot, '/api/visits')}")
 
     # -- what is told -----------------------------------------------------------------------------------------------
 
     def steady_text(self) -> str:
         """Return the steady line."""
         load = self.load
-        title = self._titles.get(load.serving, "")[:24]
+        title = self.author.titles.get(load.serving, "")[:24]
         return (
             f"requests {load.requests:<6} failed {load.failed}  p99 {load.p99_ms():.0f} ms  "
             f'serving {load.serving[:7]} "{title}"'
@@ -268,7 +160,7 @@ class Demo:
 
     def done(self, step: str, began: float, *, answer: str, sha: str, slot: str = MAIN) -> None:
         """End a step: keep its line of the closing table, and show the steady line."""
-        state, description = self.status(sha, slot)
+        state, description = self.author.status(sha, slot)
         self.rows.append(
             Row(step=step, took_s=time.monotonic() - began, answer=answer, status=f"{state}: {description}")
         )
@@ -300,15 +192,15 @@ class Demo:
     def push_goes_live(self) -> None:
         self.step(1, "git push: a page, and a backend that reads its database")
         began = time.monotonic()
-        sha = self.commit("Open the shop")
-        pushed = self.push()
-        self.await_serving(sha)
+        sha = self.author.commit("Open the shop")
+        pushed = self.author.push()
+        self.author.await_serving(sha)
         live_s = time.monotonic() - pushed
-        status, page = self.get(MAIN, "/")
+        status, page = self.author.get(MAIN, "/")
         if status != 200 or b"small shop" not in page:
             raise NotAsTold(f"the page answers {status} {page[:60]!r}")
         self.load.start()
-        self.await_status(sha, "success")
+        self.author.await_status(sha, "success")
         self.say(f"   live {live_s:.2f} s after the push, at {self.urls[MAIN]}")
         self.say(f"   {self.times(sha)}")
         self.done("push", began, answer=f"200, release {sha[:7]}", sha=sha)
@@ -328,25 +220,25 @@ class Demo:
         began = time.monotonic()
         pulls: list[tuple[int, str]] = []
         for k, colour in enumerate(("teal", "plum", "olive", "maroon"), start=1):
-            self.git("checkout", "-q", "-B", f"colour-{colour}", "origin/main")
+            self.author.git("checkout", "-q", "-B", f"colour-{colour}", "origin/main")
             style = self.clone / "public" / "style.css"
             style.write_text(f":root {{ --accent: {colour}; }}\n" + style.read_text())
-            sha = self.commit(f"Paint it {colour}")
-            self.push(f"colour-{colour}")
-            pulls.append((self.open_pull(f"colour-{colour}", f"Paint it {colour}"), sha))
+            sha = self.author.commit(f"Paint it {colour}")
+            self.author.push(f"colour-{colour}")
+            pulls.append((self.author.open_pull(f"colour-{colour}", f"Paint it {colour}"), sha))
             if k <= 3:
-                self.await_serving(sha, preview_slot(k))
-                self.await_status(sha, "success", slot=preview_slot(k))
+                self.author.await_serving(sha, preview_slot(k))
+                self.author.await_status(sha, "success", slot=preview_slot(k))
                 self.say(f"   #{pulls[-1][0]} is at {self.urls[preview_slot(k)]}, with a database of its own")
-        said = self.await_status(pulls[3][1], "pending", slot="preview-1", says="queued")
+        said = self.author.await_status(pulls[3][1], "pending", slot="preview-1", says="queued")
         self.say(f"   #{pulls[3][0]}: {said}")
-        self.close_pull(pulls[0][0])
-        self.await_serving(pulls[3][1], preview_slot(1))
-        self.await_status(pulls[3][1], "success", slot="preview-1")
+        self.author.close_pull(pulls[0][0])
+        self.author.await_serving(pulls[3][1], preview_slot(1))
+        self.author.await_status(pulls[3][1], "success", slot="preview-1")
         self.say(f"   #{pulls[0][0]} closed: #{pulls[3][0]} went live by itself at {self.urls['preview-1']}")
         self.done("previews", began, answer="4 of 4 previews seen", sha=pulls[3][1], slot="preview-1")
         self.pulls = [number for number, _ in pulls[1:]]
-        self.git("checkout", "-q", "main")
+        self.author.git("checkout", "-q", "main")
 
     def bad_release(self) -> None:
         self.step(3, "a release that answers 500")
@@ -354,9 +246,9 @@ class Demo:
         serving = self.load.serving
         app = self.clone / "app.py"
         app.write_text(app.read_text().replace("self.answer(200,", "self.answer(500,"))
-        sha = self.commit("Break the shop")
-        self.push()
-        self.await_status(sha, "failure")
+        sha = self.author.commit("Break the shop")
+        self.author.push()
+        self.author.await_status(sha, "failure")
         if self.load.serving != serving:
             raise NotAsTold(f"production moved to {self.load.serving[:7]}")
         self.done("bad release", began, answer=f"200, still {serving[:7]}", sha=sha)
@@ -365,20 +257,20 @@ class Demo:
         self.step(4, "git revert: back at once, no build, no checkout")
         began = time.monotonic()
         first = self.load.serving
-        self.git("revert", "--no-edit", "HEAD")
+        self.author.git("revert", "--no-edit", "HEAD")
         page = self.clone / "public" / "index.html"
         page.write_text(page.read_text().replace("The small shop", "The bigger shop"))
-        second = self.commit("Grow the shop")
-        self.push()
-        self.await_serving(second)
-        self.await_status(second, "success", says="live since")
-        self.git("revert", "--no-edit", "HEAD")
-        sha = self.git("rev-parse", "HEAD")
-        self._titles[sha] = 'Revert "Grow the shop"'
-        pushed = self.push()
-        self.await_serving(first)
+        second = self.author.commit("Grow the shop")
+        self.author.push()
+        self.author.await_serving(second)
+        self.author.await_status(second, "success", says="live since")
+        self.author.git("revert", "--no-edit", "HEAD")
+        sha = self.author.git("rev-parse", "HEAD")
+        self.author.titles[sha] = 'Revert "Grow the shop"'
+        pushed = self.author.push()
+        self.author.await_serving(first)
         self.say(f"   {first[:7]} serves again {time.monotonic() - pushed:.2f} s after the push of {sha[:7]}")
-        self.await_status(sha, "success")
+        self.author.await_status(sha, "success")
         if (Path(str(self.stack["releases"])) / sha).exists():
             raise NotAsTold(f"{sha[:7]} was checked out: a revert needs no checkout")
         self.done("revert", began, answer=f"200, release {first[:7]}", sha=sha)
@@ -390,15 +282,15 @@ class Demo:
         for k, victim in enumerate(("worker", "redis", "api"), start=1):
             page = self.clone / "public" / "index.html"
             page.write_text(page.read_text().replace("</main>", f"  <!-- change {k} -->\n</main>"))
-            shas.append(self.commit(f"Change {k}"))
-            self.push()
+            shas.append(self.author.commit(f"Change {k}"))
+            self.author.push()
             self.await_delivered(shas[-1])
             self.kill(victim)
-        self.await_serving(shas[-1])
-        self.await_status(shas[-1], "success")
+        self.author.await_serving(shas[-1])
+        self.author.await_status(shas[-1], "success")
         for sha in shas[:-1]:
-            self.await_status(sha, "error", "success", says="")
-            state, said = self.status(sha)
+            self.author.await_status(sha, "error", "success", says="")
+            state, said = self.author.status(sha)
             self.say(f"   {sha[:7]}: {state}: {said}")
         lost = self.lost_deliveries()
         self.say(f"   accepted deliveries that were lost: {lost}")
@@ -413,7 +305,7 @@ class Demo:
             with psycopg.connect(str(self.stack["database_url"])) as connection:
                 return connection.execute("SELECT 1 FROM deliveries WHERE sha = %s", [sha]).fetchone() is not None
 
-        self.wait(there, lambda: f"the delivery of {sha[:7]} is to be accepted")
+        self.author.wait(there, lambda: f"the delivery of {sha[:7]} is to be accepted")
 
     def lost_deliveries(self) -> int:
         """Return how many accepted deliveries have no end, once the loop had time to look at them."""
@@ -441,15 +333,15 @@ class Demo:
     def missed(self) -> None:
         self.step(6, "a webhook that was never sent")
         began = time.monotonic()
-        answer = self.forge_development.post("/_development/drop", json={"count": 1})
+        answer = self.author.forge_development.post("/_development/drop", json={"count": 1})
         if answer.status_code >= 300:
             raise NotAsTold(f"the forge does not drop webhooks: {answer.status_code} {answer.text[:100]}")
         page = self.clone / "public" / "index.html"
         page.write_text(page.read_text().replace("Visits so far", "Visits until now"))
-        sha = self.commit("Say it better")
-        self.push()
-        self.await_serving(sha)
-        said = self.await_status(sha, "success", says="resync")
+        sha = self.author.commit("Say it better")
+        self.author.push()
+        self.author.await_serving(sha)
+        said = self.author.await_status(sha, "success", says="resync")
         self.say(f"   {said}")
         self.done("missed webhook", began, answer=f"200, release {sha[:7]}", sha=sha)
 
@@ -458,24 +350,24 @@ class Demo:
         self.step(7, f"a pull request with a link to /etc/passwd, on a branch named {branch}")
         began = time.monotonic()
         for number in self.pulls:
-            self.close_pull(number)
-        self.git("checkout", "-q", "-b", branch, "origin/main")
+            self.author.close_pull(number)
+        self.author.git("checkout", "-q", "-b", branch, "origin/main")
         (self.clone / "public" / "passwords.txt").symlink_to("/etc/passwd")
-        sha = self.commit("Nothing to see here")
-        self.push(branch)
-        number = self.open_pull(branch, "Nothing to see here")
-        said = self.await_status(sha, "failure", slot="preview-1")
+        sha = self.author.commit("Nothing to see here")
+        self.author.push(branch)
+        number = self.author.open_pull(branch, "Nothing to see here")
+        said = self.author.await_status(sha, "failure", slot="preview-1")
         self.say(f"   {said}")
         if (Path(str(self.stack["releases"])) / sha).exists():
             raise NotAsTold("the hostile tree was written")
         self.done("hostile tree", began, answer="nothing written", sha=sha, slot="preview-1")
-        self.close_pull(number)
-        self.git("checkout", "-q", "-f", "main")
+        self.author.close_pull(number)
+        self.author.git("checkout", "-q", "-f", "main")
 
     def unmodified(self) -> None:
         self.step(8, 'an unmodified app, `python3 -m http.server`, with proof = "owner"')
         began = time.monotonic()
-        self.git("checkout", "-q", "-b", "plain-files", "origin/main")
+        self.author.git("checkout", "-q", "-b", "plain-files", "origin/main")
         (self.clone / "deploy.toml").write_text(
             "[api]\n"
             'command = "python3 -m http.server $PORT --bind 127.0.0.1 --directory public"\n'
@@ -483,21 +375,21 @@ class Demo:
             'proof = "owner"\n'
             "window_s = 2\n"
         )
-        sha = self.commit("Serve the plain files")
-        self.push("plain-files")
-        number = self.open_pull("plain-files", "Serve the plain files")
-        said = self.await_status(sha, "success", slot="preview-1")
+        sha = self.author.commit("Serve the plain files")
+        self.author.push("plain-files")
+        number = self.author.open_pull("plain-files", "Serve the plain files")
+        said = self.author.await_status(sha, "success", slot="preview-1")
         found = [slot for slot in self.urls if slot != MAIN and b"Python/" in self._server(slot)]
         if len(found) != 1:
             raise NotAsTold(f"the plain server answers in {found}")
         self.say(f"   #{number} is at {self.urls[found[0]]}: {said}")
         self.done("unmodified app", began, answer="200, SimpleHTTP", sha=sha, slot="preview-1")
-        self.git("checkout", "-q", "-f", "main")
+        self.author.git("checkout", "-q", "-f", "main")
 
     def _server(self, slot: str) -> bytes:
-        connection = http.client.HTTPConnection("127.0.0.1", self.edge_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.author.edge_port, timeout=10)
         try:
-            connection.request("GET", "/style.css", headers={"Host": self._host(slot)})
+            connection.request("GET", "/style.css", headers={"Host": self.author.host(slot)})
             answer = connection.getresponse()
             answer.read()
             return ", ".join(answer.headers.get_all("Server") or []).encode() if answer.status == 200 else b""
