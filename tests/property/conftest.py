@@ -1,0 +1,17 @@
+"""How many worlds does a property try? Few where a person waits, many and always the same ones in CI."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+_QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large)
+
+settings.register_profile("quick", max_examples=100, deadline=None, suppress_health_check=_QUIET)
+settings.register_profile("ci", max_examples=500, deadline=None, derandomize=True, suppress_health_check=_QUIET)
+#: Mutants are run one by one, each against one property.
+settings.register_profile(
+    "mutants", max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=_QUIET
+)
+settings.load_profile(os.environ.get("OROBOROS_HYPOTHESIS") or ("ci" if os.environ.get("CI") == "true" else "quick"))

@@ -1,0 +1,270 @@
+"""Do plans lead any host, through any story, to what is wanted, without ever breaking a promise on the way?
+
+`FakeHost.apply` raises `Broken` at the step that breaks a promise: something served that did not pass its gate or
+is not on the disk, a serving unit stopped, a quarantined tree begun, two slots for one pull request, a needed release pruned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from controller.decisions.report import DESCRIPTION_CHARS_MAX
+from controller.decisions.slots import may_preview
+from controller.model.config import Recipe
+from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, pull_request_domain
+from controller.model.states import Cause, RunState, StatusState
+from controller.model.steps import BeginRun, ClaimSlot, EndLease, steps_from_json, steps_to_json
+from tests.builders import APP, BUILT_APP, DATABASE_APP, sha
+from tests.property.strategies import EVERYTHING, OUTSIDE, Event, commit_sets, happen, play, stories
+from tests.world import Behaviour, Commit, FakeHost, live_content, previews_served
+
+FIRST_PUSH = Event("push", commit=1)
+
+
+def settled(host: FakeHost) -> FakeHost:
+    """Two resyncs and all the time that is needed: what was lost is found, what was cut short is done again."""
+    host.outages = 0
+    host.resync()
+    host.settle()
+    return host
+
+
+@given(commits=commit_sets(), story=stories())
+def test_plans_converge_in_bounded_ticks_and_then_are_empty(commits: tuple[Commit, ...], story: list[Event]) -> None:
+    host = FakeHost(commits=commits)
+    play(host, [FIRST_PUSH, *story])
+    settled(host)
+    assert host.tick() == ()
+    host.elapse(10_000)
+    assert [step for step in host.tick() if type(step).__name__ != "Prune"] == []
+
+
+@given(commits=commit_sets(), story=stories())
+def test_what_serves_in_the_end_is_the_head_unless_it_failed_or_was_refused(
+    commits: tuple[Commit, ...], story: list[Event]
+) -> None:
+    host = FakeHost(commits=commits)
+    play(host, [FIRST_PUSH, *story])
+    settled(host)
+    assert host.production is not None
+    head = host.commits[host.production].head
+    tried = [run for run in host.slots[MAIN].runs.values() if run.head.sha == head.sha]
+    gave_up = tried and max(tried, key=lambda run: run.generation).state in (RunState.FAILED, RunState.STALLED)
+    held = bool(host.overrides) or (PRODUCTION, head.tree) in host.quarantined or gave_up
+    assert held or live_content(host) == head.tree
+
+
+@given(commits=commit_sets(good=True), story=stories(*OUTSIDE, told=True), data=st.data())
+def test_order_of_deliveries_does_not_matter(
+    commits: tuple[Commit, ...], story: list[Event], data: st.DataObject
+) -> None:
+    in_order, shuffled = FakeHost(previews=4, commits=commits), FakeHost(previews=4, commits=commits)
+    play(in_order, [FIRST_PUSH, *story])
+    deliveries = [FIRST_PUSH, *(event for event in story if event.kind != "wait")]
+    for event in deliveries:
+        happen(shuffled, Event(event.kind, commit=event.commit, pull=event.pull, told=False))
+    for event in data.draw(st.permutations(deliveries)):
+        if event.kind == "push":
+            shuffled.deliver_push(event.commit)
+        else:
+            shuffled.deliver_pull(event.pull)
+        shuffled.tick()
+    in_order.settle()
+    shuffled.settle()
+    assume(not refused(in_order) and not refused(shuffled))
+    assert live_content(shuffled) == live_content(in_order)
+    assert previews_served(shuffled) == previews_served(in_order)
+
+
+def refused(host: FakeHost) -> bool:
+    """Say whether a schema stood in the way of a revert: what is refused depends on what was migrated before."""
+    return any(run.reason == "MigrationsDiffer" for world in host.slots.values() for run in world.runs.values())
+
+
+@given(commits=commit_sets(good=True), story=stories(*OUTSIDE, told=True))
+def test_any_loss_of_deliveries_and_one_resync_give_the_same(commits: tuple[Commit, ...], story: list[Event]) -> None:
+    told, lost = FakeHost(previews=4, commits=commits), FakeHost(previews=4, commits=commits)
+    play(told, [FIRST_PUSH, *story])
+    play(lost, [Event(e.kind, commit=e.commit, pull=e.pull, told=False) for e in (FIRST_PUSH, *story)])
+    settled(told)
+    settled(lost)
+    assume(not refused(told) and not refused(lost))
+    assert live_content(lost) == live_content(told)
+    assert previews_served(lost) == previews_served(told)
+
+
+def outcomes(host: FakeHost) -> dict[tuple[str, Sha], str]:
+    """Return how the newest run of each commit ended, per slot context."""
+    ended: dict[tuple[str, Sha], str] = {}
+    for world in host.slots.values():
+        for run in sorted(world.runs.values(), key=lambda run: run.generation):
+            if run.cause is not Cause.REPAIR:
+                ended[run.domain, run.head.sha] = run.state
+    return ended
+
+
+@given(commits=commit_sets(), before=st.integers(1, 4), ticks=st.integers(0, 12), prefix=st.integers(0, 8))
+def test_a_crash_after_any_prefix_of_any_plan_ends_in_the_same_world(
+    commits: tuple[Commit, ...], before: int, ticks: int, prefix: int
+) -> None:
+    hosts = [FakeHost(commits=commits), FakeHost(commits=commits)]
+    for host, crashes in zip(hosts, (False, True), strict=True):
+        for number in range(1, before):
+            host.push(number)
+            host.open_pull(1, number)
+            host.resync()
+            host.settle()
+        host.push(before)
+        host.open_pull(1, before)
+        host.open_pull(2, before + 1)
+        host.close_pull(before)
+        host.resync()
+        for _ in range(ticks):
+            host.tick()
+            host.elapse()
+        if crashes:
+            host.tick(crash_after=prefix)
+        host.settle()
+    calm, crashed = hosts
+    assert live_content(crashed) == live_content(calm)
+    assert previews_served(crashed) == previews_served(calm)
+    assert set(crashed.quarantined) == set(calm.quarantined)
+    assert outcomes(crashed) == outcomes(calm)
+
+
+@given(commits=commit_sets(), story=stories(), crashes=st.lists(st.integers(0, 6), max_size=8))
+def test_no_accident_breaks_a_promise_on_the_way(
+    commits: tuple[Commit, ...], story: list[Event], crashes: list[int]
+) -> None:
+    host = FakeHost(commits=commits)
+    for index, event in enumerate([FIRST_PUSH, *story]):
+        happen(host, event)
+        host.tick(crash_after=crashes[index] if index < len(crashes) else None)
+        host.elapse()
+    settled(host)
+
+
+@given(commits=commit_sets(), story=stories(*OUTSIDE, "expire", at_most=25))
+def test_waiters_come_first_come_first_served_and_nobody_is_moved_needlessly(
+    commits: tuple[Commit, ...], story: list[Event]
+) -> None:
+    host = FakeHost(commits=commits, lease_ttl_s=1000.0)
+    happen(host, FIRST_PUSH)
+    for event in story:
+        happen(host, event)
+        before = host.observe()
+        pulls = {pull.number: pull for pull in before.pulls if may_preview(pull, before)}
+        holders = {s.lease.pull_request: s for s in before.slots if s.lease is not None}
+        waiting = {number for number in pulls if number not in holders}
+        unheld = sum(1 for s in before.slots if s.slot != MAIN and s.lease is None)
+        steps = host.tick()
+        claimed = [step.pull_request for step in steps if isinstance(step, ClaimSlot)]
+        ended = [step for step in steps if isinstance(step, EndLease)]
+        since = dict(before.waiting_since)
+        for late in waiting - set(claimed):
+            for early in claimed:
+                key = (since.get(early, host.now), pulls[early].opened_at)
+                assert key <= (since.get(late, host.now), pulls[late].opened_at)
+        closed = sum(step.reason == "closed" for step in ended)
+        expired = sum(step.reason == "expired" for step in ended)
+        assert expired <= max(0, len(waiting) - unheld - closed)
+        host.elapse()
+    settled(host)
+    served = previews_served(host)
+    assert len(served) == min(2, len(host.open_pulls))
+
+
+@given(commits=commit_sets(), story=stories())
+def test_there_is_one_automatic_rollback_per_push_at_most(commits: tuple[Commit, ...], story: list[Event]) -> None:
+    host = FakeHost(commits=commits)
+    play(host, [FIRST_PUSH, *story])
+    settled(host)
+    rollbacks: Counter[tuple[SlotName, int]] = Counter()
+    for name, world in host.slots.items():
+        push = 0
+        for run in sorted(world.runs.values(), key=lambda run: run.generation):
+            if run.cause is Cause.ROLLBACK and run.state is not RunState.SUPERSEDED:
+                rollbacks[name, push] += 1
+            elif run.cause is not Cause.REPAIR:
+                push = run.generation
+    assert all(count == 1 for count in rollbacks.values()), rollbacks
+
+
+@given(commits=commit_sets(), story=stories(*EVERYTHING, at_most=15))
+def test_every_commit_that_was_a_head_ends_with_a_status_of_at_most_140_characters(
+    commits: tuple[Commit, ...], story: list[Event]
+) -> None:
+    host = FakeHost(commits=commits)
+    heads: set[tuple[Sha, str]] = set()
+    for event in [FIRST_PUSH, *story]:
+        happen(host, event)
+        host.tick()
+        seen = host.observe()
+        if seen.production_head is not None:
+            heads.add((seen.production_head.sha, "oroboros/production"))
+        heads |= {(pull.head_sha, "oroboros/preview") for pull in seen.pulls}
+        for report in host.reports.values():
+            assert len(report.description) <= DESCRIPTION_CHARS_MAX
+            assert report.description.isprintable()
+    settled(host)
+    held = previews_served(host)
+    waiting = {pull.head_sha for number, pull in host.open_pulls.items() if number not in held}
+    waiting -= {pull.head_sha for number, pull in host.open_pulls.items() if number in held}
+    for commit, context in heads:
+        assert (commit, context) in host.reports, f"nothing was said of {commit[:7]} as {context}"
+        said = host.reports[commit, context]
+        is_queued = context == "oroboros/preview" and commit in waiting
+        assert (said.state is StatusState.PENDING) == is_queued, said
+
+
+@given(commits=commit_sets(), story=stories())
+def test_every_plan_survives_the_journal(commits: tuple[Commit, ...], story: list[Event]) -> None:
+    host = FakeHost(commits=commits)
+    play(host, [FIRST_PUSH, *story])
+    settled(host)
+    assert steps_from_json(json.loads(json.dumps(steps_to_json(host.applied)))) == tuple(host.applied)
+
+
+@given(commits=commit_sets(), story=stories(*OUTSIDE, "kill", "reboot", "crash", "outage"))
+def test_a_quarantined_tree_is_begun_only_to_start_again_what_serves(
+    commits: tuple[Commit, ...], story: list[Event]
+) -> None:
+    host = FakeHost(commits=commits)
+    known: set[tuple[Domain, str]] = set()
+    for event in [FIRST_PUSH, *story]:
+        happen(host, event)
+        known |= set(host.quarantined)
+        begun = [step for step in host.tick() if isinstance(step, BeginRun)]
+        assert all((s.domain, s.head.tree) not in known or s.cause is Cause.REPAIR for s in begun)
+        host.elapse()
+
+
+@pytest.mark.parametrize("behaviour", [b for b in Behaviour if b is not Behaviour.GOOD])
+def test_a_commit_that_fails_in_any_way_leaves_the_good_one_serving(behaviour: Behaviour) -> None:
+    bad = Commit(number=2, content=2, behaviour=behaviour, recipe=_recipe_for(behaviour))
+    host = FakeHost(commits=[Commit(number=1, content=1, recipe=_recipe_for(behaviour)), bad])
+    for number in (1, 2):
+        host.push(number)
+        host.open_pull(7, number)
+        host.resync()
+        host.settle()
+    good = host.commits[sha(1)].head.tree
+    assert live_content(host) == good
+    assert previews_served(host) == {7: good}
+    assert set(host.quarantined) == {(PRODUCTION, bad.head.tree), (pull_request_domain(7), bad.head.tree)}
+    assert host.reports[sha(2), "oroboros/production"].state is StatusState.FAILURE
+
+
+def _recipe_for(behaviour: Behaviour) -> Recipe:
+    match behaviour:
+        case Behaviour.BUILD_FAILS:
+            return BUILT_APP
+        case Behaviour.MIGRATE_FAILS:
+            return DATABASE_APP
+        case _:
+            return APP
