@@ -1,0 +1,346 @@
+"""What does a deploy.toml say, and what exactly is wrong with it? Bytes in; frozen recipe and policy, or every problem.
+
+TOML is read by the standard library, shapes and bounds are pydantic's; the dataclasses of `config` come out. Each
+problem is "table.key: what is wrong, what is allowed", all at once, recipe and policy alike, since one file holds both.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
+
+from controller.model import config
+from controller.model.errors import ConfigInvalid
+
+DEPLOY_TOML_BYTES_MAX = 64 << 10
+WORDS_MAX = 64
+WORD_CHARS_MAX = 1_000
+PROBLEMS_MAX = 50
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)\Z")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)\Z")
+_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_PATH = re.compile(r"[A-Za-z0-9_.@+~-][A-Za-z0-9_.@+~ /-]{0,199}\Z")
+_URL_PATH = re.compile(r"/[A-Za-z0-9_.~/%?&=+@:,;-]{0,199}\Z")
+_HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
+_SHA_PREFIX = re.compile(r"[0-9a-f]{7,40}\Z")
+
+
+def _words(value: object) -> object:
+    """A command is one string, split as a shell would split it but never run by one, or a list of words."""
+    if isinstance(value, str):
+        try:
+            value = shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"cannot be split into words ({error})") from error
+    if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+        raise ValueError("must be a command: one string, or a list of strings")
+    if len(value) > WORDS_MAX or any(len(word) > WORD_CHARS_MAX for word in value):
+        raise ValueError(f"is too long: at most {WORDS_MAX} words of {WORD_CHARS_MAX} characters")
+    if not value[0] or any("\0" in word or "\n" in word for word in value):
+        raise ValueError("must not hold NUL or newlines, and its first word must not be empty")
+    return tuple(value)
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, str):
+        match = _DURATION.match(value)
+        if match is None:
+            raise ValueError('must be seconds, or a text such as "500ms", "30s", "5m", "12h" or "7d"')
+        return float(match[1]) * _SECONDS[match[2]]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError('must be seconds, or a text such as "30s"')
+    return float(value)
+
+
+def _size(value: object) -> object:
+    if isinstance(value, str):
+        match = _SIZE.match(value)
+        if match is None:
+            raise ValueError('must be bytes, or a text such as "100MiB"')
+        return int(match[1]) * _BYTES[match[2]]
+    return value
+
+
+def _relative(value: str) -> str:
+    if not _PATH.match(value) or any(part in ("", ".", "..") for part in value.rstrip("/").split("/")):
+        raise ValueError("must be a relative path inside the tree, of letters, digits and . _ - @ + ~, without ..")
+    return value.rstrip("/")
+
+
+def _url_path(value: str) -> str:
+    if not _URL_PATH.match(value):
+        raise ValueError("must begin with / and hold only letters, digits and . _ ~ / % ? & = + @ : , ; -")
+    return value
+
+
+def _prefix(value: str) -> str:
+    _url_path(value)
+    if "?" in value or not value.endswith("/"):
+        raise ValueError("must begin and end with /, without ?")
+    return value
+
+
+def _host(value: str) -> str:
+    if not _HOST.match(value):
+        raise ValueError("must be a host name in lower case, such as app.example.com")
+    return value
+
+
+def _numbered_host(value: str) -> str:
+    if value.count("{n}") != 1 or not _HOST.match(value.replace("{n}", "1")):
+        raise ValueError("must be a host name with {n} for the slot's number, such as preview{n}.example.com")
+    return value
+
+
+def _sha_prefix(value: str) -> str:
+    if not _SHA_PREFIX.match(value):
+        raise ValueError("must be a commit id of 7 to 40 hex digits")
+    return value
+
+
+Command = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Relative = Annotated[StrictStr, AfterValidator(_relative)]
+UrlPath = Annotated[StrictStr, AfterValidator(_url_path)]
+Prefix = Annotated[StrictStr, AfterValidator(_prefix)]
+Host = Annotated[StrictStr, AfterValidator(_host)]
+NumberedHost = Annotated[StrictStr, AfterValidator(_numbered_host)]
+ShaPrefix = Annotated[StrictStr, AfterValidator(_sha_prefix)]
+#: Bounds in seconds: a probe, a start, a job, a window, a lease.
+ProbeS = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=60)]
+StartS = Annotated[float, BeforeValidator(_seconds), Field(ge=0.5, le=900)]
+JobS = Annotated[float, BeforeValidator(_seconds), Field(ge=1, le=3_600)]
+WindowS = Annotated[float, BeforeValidator(_seconds), Field(ge=1, le=3_600)]
+# Below a twentieth of a second a request that waits in the old instance's queue could be lost.
+DrainS = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=300)]
+LeaseS = Annotated[float, BeforeValidator(_seconds), Field(ge=60, le=365 * 86_400)]
+Size = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=1)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Build(_Table):
+    command: Command
+    timeout_s: JobS = 600.0
+
+
+class _Web(_Table):
+    static: Relative
+    fallback: Relative | None = None
+
+
+class _Api(_Table):
+    command: Command
+    listen: Literal["port", "socket"] = "port"
+    prefix: Prefix = "/api/"
+    stop_timeout_s: DrainS = 10.0
+
+
+class _Database(_Table):
+    migrate: Command | None = None
+    migrations: Relative = "migrations"
+    timeout_s: JobS = 300.0
+
+
+class _Gate(_Table):
+    path: UrlPath = "/"
+    status: Annotated[StrictInt, Field(ge=200, le=599)] = 200
+    proof: Literal["owner", "echo"] = "owner"
+    start_timeout_s: StartS = 30.0
+    probe_timeout_s: ProbeS = 2.0
+    window_s: WindowS = 30.0
+    window_failures: Annotated[StrictInt, Field(ge=1, le=100)] = 3
+
+
+class _Smoke(_Table):
+    routes: Annotated[tuple[UrlPath, ...], Field(min_length=1, max_length=50)] = ("/",)
+
+
+class _Production(_Table):
+    host: Host | None = None
+    backend_port: Annotated[StrictInt, Field(ge=1024, le=65_535)] | None = None
+    drain_s: DrainS = 5.0
+
+
+class _Previews(_Table):
+    enabled: StrictBool = True
+    slots: Annotated[StrictInt, Field(ge=0, le=50)] = 3
+    host: NumberedHost | None = None
+    lease_ttl_s: LeaseS = 7 * 86_400.0
+
+
+class _Retention(_Table):
+    keep: Annotated[StrictInt, Field(ge=1, le=1_000)] = 5
+    pinned: Annotated[tuple[ShaPrefix, ...], Field(max_length=100)] = ()
+
+
+class _Permissions(_Table):
+    forks: Literal["never", "approval"] = "approval"
+
+
+class _Limits(_Table):
+    files_max: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 50_000
+    total_bytes_max: Size = 1 << 30
+    blob_bytes_max: Size = 100 << 20
+    depth_max: Annotated[StrictInt, Field(ge=1, le=256)] = 64
+    name_bytes_max: Annotated[StrictInt, Field(ge=1, le=255)] = 255
+    path_bytes_max: Annotated[StrictInt, Field(ge=1, le=4_000)] = 3_000
+
+
+class _File(_Table):
+    build: _Build | None = None
+    web: _Web | None = None
+    api: _Api | None = None
+    database: _Database | None = None
+    gate: _Gate = Field(default_factory=_Gate)
+    smoke: _Smoke = Field(default_factory=_Smoke)
+    production: _Production = Field(default_factory=_Production)
+    previews: _Previews = Field(default_factory=_Previews)
+    retention: _Retention = Field(default_factory=_Retention)
+    permissions: _Permissions = Field(default_factory=_Permissions)
+    limits: _Limits = Field(default_factory=_Limits)
+
+
+_TABLES: dict[str, type[_Table]] = {
+    "build": _Build,
+    "web": _Web,
+    "api": _Api,
+    "database": _Database,
+    "gate": _Gate,
+    "smoke": _Smoke,
+    "production": _Production,
+    "previews": _Previews,
+    "retention": _Retention,
+    "permissions": _Permissions,
+    "limits": _Limits,
+}
+RECIPE_TABLES = ("build", "web", "api", "database", "gate", "smoke")
+POLICY_TABLES = ("production", "previews", "retention", "permissions", "limits")
+
+
+def parse_recipe(data: bytes) -> config.Recipe:
+    """Return the recipe; ConfigInvalid with every problem of the recipe's tables, and of tables that are unknown."""
+    return parse_deploy_toml(data, only=RECIPE_TABLES)[0]
+
+
+def parse_policy(data: bytes) -> config.Policy:
+    """Return the policy; ConfigInvalid with every problem of the policy's tables."""
+    return parse_deploy_toml(data, only=POLICY_TABLES)[1]
+
+
+def parse_deploy_toml(
+    data: bytes, *, only: tuple[str, ...] = (*RECIPE_TABLES, *POLICY_TABLES)
+) -> tuple[config.Recipe, config.Policy]:
+    """Return recipe and policy; ConfigInvalid naming every problem of the tables in `only`."""
+    values = _read_toml(data)
+    unknown = [name for name in values if name not in _File.model_fields]
+    problems = [] if only == POLICY_TABLES else [_unknown(name, (), _File) for name in unknown]
+    values = {name: value for name, value in values.items() if name in only}
+    try:
+        file = _File.model_validate(values)
+    except ValidationError as error:
+        problems += _problems(error)
+        file = _File()
+    else:
+        if only != POLICY_TABLES:
+            problems += _contradictions(file)
+    if problems:
+        shown = problems[:PROBLEMS_MAX]
+        raise ConfigInvalid("DeployTomlInvalid", "deploy.toml: " + "; ".join(shown), problems=tuple(shown))
+    return _recipe(file), _policy(file)
+
+
+def recipe_hash(recipe: config.Recipe) -> str:
+    """Return 16 hex digits that change whenever what a build makes may change."""
+    told = json.dumps(asdict(recipe)["build"], sort_keys=True).encode()
+    return hashlib.sha256(told).hexdigest()[:16]
+
+
+def _read_toml(data: bytes) -> dict[str, object]:
+    if len(data) > DEPLOY_TOML_BYTES_MAX:
+        raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml: is larger than {DEPLOY_TOML_BYTES_MAX >> 10} KiB")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml: is not UTF-8 at byte {error.start}") from error
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml: is not TOML: {str(error)[:200]}") from error
+
+
+def _problems(error: ValidationError) -> list[str]:
+    told: list[str] = []
+    for one in error.errors(include_url=False, include_input=False):
+        path = tuple(str(part) for part in one["loc"])
+        if one["type"] == "extra_forbidden":
+            told.append(_unknown(path[-1], path[:-1], _File))
+        elif one["type"] == "missing":
+            told.append(f"{_key(path)}: is missing")
+        else:
+            told.append(f"{_key(path)}: {one['msg'].removeprefix('Value error, ')}")
+    return told
+
+
+def _key(path: Iterable[str]) -> str:
+    return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]{1,60}", part) else ascii(part)[:60] for part in path)
+
+
+def _unknown(name: str, path: tuple[str, ...], top: type[BaseModel]) -> str:
+    known: Mapping[str, object] = top.model_fields
+    if path:
+        table = _TABLES.get(path[0])
+        known = table.model_fields if table is not None else {}
+    close = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(known)}"
+    return f"{_key((*path, name))}: is unknown; {hint}"
+
+
+def _contradictions(file: _File) -> list[str]:
+    told: list[str] = []
+    if file.web is None and file.api is None:
+        told.append("web, api: at least one of the two tables must be there")
+    if file.api is None and file.gate.proof == "echo":
+        told.append('gate.proof: "echo" needs a process, so [api]')
+    return told
+
+
+def _recipe(file: _File) -> config.Recipe:
+    return config.Recipe(
+        build=None if file.build is None else config.Build(**dict(file.build)),
+        web=None if file.web is None else config.Web(**dict(file.web)),
+        api=None if file.api is None else config.Api(**dict(file.api)),
+        database=None if file.database is None else config.Database(**dict(file.database)),
+        gate=config.Gate(**dict(file.gate)),
+        smoke=config.Smoke(**dict(file.smoke)),
+    )
+
+
+def _policy(file: _File) -> config.Policy:
+    return config.Policy(
+        production=config.Production(**dict(file.production)),
+        previews=config.Previews(**dict(file.previews)),
+        retention=config.Retention(**dict(file.retention)),
+        permissions=config.Permissions(**dict(file.permissions)),
+        limits=config.TreeLimits(**dict(file.limits)),
+    )

@@ -1,0 +1,140 @@
+"""A whole stack for each module, as `oroboros up` makes it, and an author who uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from controller.development.author import Author
+from controller.effects.stack_files import read_stack
+from controller.model.errors import Unavailable
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+APP = Path(__file__).resolve().parent / "app"
+RECIPE = """
+[api]
+command = "python3 -u app.py"
+
+[gate]
+window_s = {window_s}
+start_timeout_s = 5
+
+[production]
+drain_s = 0.2
+"""
+
+
+@dataclass
+class World:
+    """A running stack and its author."""
+
+    root: Path
+    stack: dict[str, object]
+    author: Author
+    process: subprocess.Popen[bytes]
+
+    def release(self, behaviour: str, title: str, *, window_s: float = 1.0) -> str:
+        """Commit an app that behaves so; return the sha."""
+        for file in APP.iterdir():
+            if file.is_file():
+                shutil.copyfile(file, self.author.clone / file.name)
+        (self.author.clone / "behaviour").write_text(behaviour + "\n")
+        (self.author.clone / "deploy.toml").write_text(RECIPE.format(window_s=window_s))
+        return self.author.commit(title)
+
+    def pids(self) -> dict[str, int]:
+        run = json.loads((self.root / "environment.json").read_text())["OROBOROS_RUN"]
+        parts: dict[str, int] = json.loads((Path(run) / "parts.json").read_text())
+        return parts
+
+    def kill(self, part: str) -> None:
+        os.kill(self.pids()[part], signal.SIGKILL)
+
+    def rows(self, statement: str, *parameters: object) -> list[tuple[object, ...]]:
+        with psycopg.connect(str(self.stack["database_url"])) as connection:
+            return connection.execute(statement, parameters).fetchall()  # type: ignore[arg-type]
+
+    def serves(self, slot: str = "main") -> str:
+        """Return the release that answers at a slot's URL, "" when none does."""
+        status, body = self.author.get(slot, "/")
+        return body.decode() if status == 200 else ""
+
+    def await_serving(self, sha: str, slot: str = "main", *, timeout_s: float = 30.0) -> None:
+        self.author.wait(
+            lambda: self.serves(slot) == sha,
+            lambda: f"{slot} is to serve {sha[:7]}, it serves {self.serves(slot)[:7]!r}",
+            timeout_s=timeout_s,
+        )
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run an `oroboros` command on this stack."""
+        return subprocess.run(
+            [sys.executable, "-m", "controller.doors.cli", "--root", str(self.root), *words],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+def bring_up(root: Path) -> subprocess.Popen[bytes]:
+    """Start a stack; return once its stack file is there."""
+    with (root.parent / f"{root.name}.up.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "controller.doors.cli", "up", "--root", str(root), "--free-ports", "--resync", "4"],
+            cwd=CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, (root.parent / f"{root.name}.up.log").read_text()[-2000:]
+        try:
+            read_stack(root)
+            return process
+        except Unavailable:
+            time.sleep(0.05)
+    process.kill()
+    raise AssertionError("the stack did not come up")
+
+
+def bring_down(process: subprocess.Popen[bytes]) -> None:
+    """End a stack as Ctrl-C would."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    root = Path(tempfile.mkdtemp(prefix="oro-acc-"))
+    process = bring_up(root)
+    author = None
+    try:
+        stack = read_stack(root)
+        author = Author(stack, token_file=root / "etc" / "forge-token", while_waiting=lambda: None)
+        yield World(root=root, stack=stack, author=author, process=process)
+    finally:
+        if author is not None:
+            author.close()
+        bring_down(process)
+        shutil.rmtree(root, ignore_errors=True)
+        (root.parent / f"{root.name}.up.log").unlink(missing_ok=True)
