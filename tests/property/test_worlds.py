@@ -1,7 +1,8 @@
 """Do plans lead any host, through any story, to what is wanted, without ever breaking a promise on the way?
 
 `FakeHost.apply` raises `Broken` at the step that breaks a promise: something served that did not pass its gate or
-is not on the disk, a serving unit stopped, a quarantined tree begun, two slots for one pull request, a needed release pruned.
+is not on the disk, a serving unit stopped, a quarantined tree begun, two slots for one pull request, a needed release
+pruned.
 """
 
 from __future__ import annotations

@@ -1,0 +1,524 @@
+"""What does one slot need next? One rule of the plan a test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from controller.decisions.plan import ATTEMPTS_MAX, NEVER, RETRIES_MAX, desired, plan_slot, retry_at
+from controller.model.names import MAIN, pull_request_domain
+from controller.model.nouns import Override, Run
+from controller.model.states import Cause, Outcome, ProcessState, RunState
+from controller.model.steps import (
+    AdvanceRun,
+    BeginRun,
+    Checkout,
+    EndOverride,
+    EndRun,
+    FreeSlot,
+    Quarantine,
+    RenewLease,
+    RepairCurrent,
+    SealBuild,
+    StartGate,
+    StartInstance,
+    StartJob,
+    StartWatch,
+    Step,
+    StopUnit,
+    Switch,
+    SwitchBack,
+    WipeSlot,
+)
+from controller.model.world import RECENT_RUNS_MAX, Activity, Hold, Observed, SlotObserved, Wanted
+from tests.builders import (
+    BUILT_APP,
+    DATABASE_APP,
+    PREVIEW_1,
+    at,
+    free,
+    head,
+    instance,
+    lease,
+    live,
+    observed,
+    process,
+    proven,
+    pull,
+    quarantined,
+    release,
+    run,
+    serving,
+    sha,
+    verdict,
+)
+
+NOW = at(1000)
+R1 = run(1, 1, RunState.LIVE)
+PR1 = pull_request_domain(1)
+
+
+def plan(world: Observed, slot: SlotObserved | None = None) -> tuple[Step, ...]:
+    slot = world.slots[0] if slot is None else slot
+    return plan_slot(desired(world, slot), world, slot, now=NOW)
+
+
+def one_begin(steps: tuple[Step, ...]) -> BeginRun:
+    begun = [step for step in steps if isinstance(step, BeginRun)]
+    assert len(begun) == 1, steps
+    return begun[0]
+
+
+def one_end(steps: tuple[Step, ...]) -> EndRun:
+    ended = [step for step in steps if isinstance(step, EndRun)]
+    assert len(ended) == 1, steps
+    return ended[0]
+
+
+def working(of: Run, **fields: Any) -> SlotObserved:
+    """Slot main, where run 1 serves and this run runs."""
+    slot = replace(serving(R1), run=of, fallback_run=R1, fallback_live=live(R1), published=True)
+    return replace(slot, **fields)
+
+
+KNOWN = {"releases": (release(1), release(2)), "proven": (proven(1, generation=1),)}
+
+
+def world(slot: SlotObserved, number: int = 2, *, bad: int | None = None) -> Observed:
+    """The head is commit `number`; release 1 is proven."""
+    return observed(
+        slot,
+        at_head=head(number),
+        releases=(release(1), release(2)),
+        proven=(proven(1, generation=1),),
+        quarantined=() if bad is None else (quarantined(bad, at_s=50),),
+    )
+
+
+class TestNothingRuns:
+    def test_a_slot_that_serves_the_head_needs_nothing(self) -> None:
+        assert plan(world(serving(R1), 1)) == ()
+
+    def test_a_new_head_begins_on_the_other_colour_and_can_fall_back_to_what_is_proven(self) -> None:
+        begun = one_begin(plan(world(serving(R1))))
+        assert (begun.head.sha, begun.cause, begun.colour, begun.fallback) == (sha(2), Cause.PUSH, "b", 1)
+
+    def test_a_head_with_the_content_of_what_serves_needs_no_run(self) -> None:
+        assert plan(observed(serving(R1), at_head=head(9, content=1))) == ()
+
+    def test_a_head_with_the_content_of_a_proven_release_is_a_revert_to_that_release(self) -> None:
+        r2 = run(2, 2, RunState.LIVE)
+        slot = replace(serving(r2), recent_runs=(r2, R1))
+        seen = observed(slot, at_head=head(3, content=1), releases=(release(1), release(2)), proven=KNOWN["proven"])
+        begun = one_begin(plan(seen))
+        assert (begun.head.sha, begun.release, begun.cause) == (sha(3), sha(1), Cause.REVERT)
+
+    def test_what_another_domain_has_proven_makes_no_revert(self) -> None:
+        seen = observed(
+            serving(R1), at_head=head(2), releases=(release(2),), proven=(proven(2, generation=7, domain=PR1),)
+        )
+        assert one_begin(plan(seen)).cause is Cause.PUSH
+
+    def test_a_quarantined_head_is_not_begun(self) -> None:
+        assert plan(world(serving(R1), bad=2)) == ()
+
+    def test_what_failed_in_a_preview_is_begun_in_production(self) -> None:
+        seen = replace(world(serving(R1)), quarantined=(quarantined(2, domain=PR1),))
+        assert one_begin(plan(seen)).head.sha == sha(2)
+
+    def test_a_lost_instance_is_started_again(self) -> None:
+        begun = one_begin(plan(world(replace(serving(R1), processes=()), 1)))
+        assert (begun.head.sha, begun.cause, begun.colour) == (sha(1), Cause.REPAIR, "b")
+
+    def test_static_files_need_no_instance_and_no_repair(self) -> None:
+        slot = replace(serving(R1), processes=(), live=replace(live(R1), address=None, colour=None))
+        assert plan(world(slot, 1)) == ()
+
+    def test_current_follows_live(self) -> None:
+        assert plan(world(replace(serving(R1), current=sha(7)), 1)) == (RepairCurrent(slot=MAIN, release=sha(1)),)
+
+    def test_a_slot_that_never_served_says_that_it_is_free(self) -> None:
+        assert plan(observed(SlotObserved(slot=MAIN))) == (FreeSlot(slot=MAIN, fence=0),)
+
+    def test_what_serves_without_proof_is_proven_again_when_nothing_newer_took_over(self) -> None:
+        cut_short = run(2, 2, RunState.SUPERSEDED, switched_s=5, confirmed_s=8, fallback=1)
+        slot = replace(serving(cut_short), recent_runs=(cut_short, R1))
+        begun = one_begin(plan(world(slot, 3, bad=3)))
+        assert (begun.head.sha, begun.cause, begun.fallback) == (sha(2), Cause.REPAIR, 1)
+
+
+class TestTriesAgain:
+    def failed(self, count: int, *, number: int = 2, reason: str = "DatabaseAway") -> tuple[Run, ...]:
+        return tuple(run(20 - k, number, RunState.FAILED, reason=reason, ended_s=900.0 - 100 * k) for k in range(count))
+
+    def asked(self, recent: tuple[Run, ...], number: int = 2) -> timedelta | None:
+        slot = replace(serving(R1), recent_runs=recent)
+        seen = world(slot, number)
+        wanted = desired(seen, slot)
+        assert isinstance(wanted, Wanted)
+        due = retry_at(seen, slot, wanted)
+        return None if due == NEVER else due - at(900)
+
+    @pytest.mark.parametrize(("count", "pause_s"), [(1, 2), (2, 4), (3, 8), (RETRIES_MAX - 1, 32)])
+    def test_the_pause_grows_with_each_failure_that_was_nobodys_fault(self, count: int, pause_s: float) -> None:
+        assert self.asked(self.failed(count)) == timedelta(seconds=pause_s)
+
+    def test_a_human_must_act_after_the_last_try(self) -> None:
+        assert self.asked(self.failed(RETRIES_MAX)) is None
+
+    def test_another_commit_of_the_same_content_has_tries_of_its_own(self) -> None:
+        slot = replace(serving(R1), recent_runs=self.failed(RETRIES_MAX))
+        assert one_begin(plan(observed(slot, at_head=head(9, content=2)))).head.sha == sha(9)
+
+    def test_a_repair_in_between_does_not_give_new_tries(self) -> None:
+        repair = run(30, 1, RunState.LIVE, cause=Cause.REPAIR)
+        assert self.asked((repair, *self.failed(RETRIES_MAX))) is None
+
+    def test_a_refusal_is_not_tried_again(self) -> None:
+        assert self.asked(self.failed(1, reason="MigrationsDiffer")) is None
+
+    def test_a_commit_that_killed_the_worker_is_not_tried_again(self) -> None:
+        assert self.asked((run(2, 2, RunState.STALLED, ended_s=10),)) is None
+
+    def test_a_repair_goes_on_while_the_head_must_wait(self) -> None:
+        repair = run(30, 1, cause=Cause.REPAIR, colour="b")
+        slot = working(repair, recent_runs=(*self.failed(RETRIES_MAX), R1), processes=())
+        assert not any(isinstance(step, EndRun) for step in plan(world(slot)))
+
+    def test_a_repair_gives_way_to_a_head_that_can_begin(self) -> None:
+        repair = run(30, 1, cause=Cause.REPAIR, colour="b")
+        assert one_end(plan(world(working(repair)))).state is RunState.SUPERSEDED
+
+    def test_only_a_new_head_moves_the_end_of_a_lease(self) -> None:
+        failed = run(9, 101, RunState.FAILED, slot=PREVIEW_1, fence=50, reason="DiskFull")
+        slot = SlotObserved(slot=PREVIEW_1, live=free(PREVIEW_1), lease=lease(1), provisioned_fence=50)
+        for recent, renews in (((), True), ((failed,), False)):
+            steps = plan(observed(replace(slot, recent_runs=recent), pulls=(pull(1),)))
+            assert any(isinstance(step, RenewLease) for step in steps) is renews
+
+
+class TestARunGoesOn:
+    R2 = run(2, 2, colour="b", fallback=1)
+
+    def at(self, state: RunState, **fields: Any) -> tuple[Step, ...]:
+        return plan(world(working(replace(self.R2, state=state), **fields)))
+
+    def test_what_is_not_published_is_checked_out(self) -> None:
+        assert self.at(RunState.PLANNED, published=False) == (Checkout(slot=MAIN, generation=2, release=sha(2)),)
+
+    def test_a_checkout_that_runs_is_waited_for(self) -> None:
+        assert self.at(RunState.PLANNED, published=False, activities=frozenset({"checkout"})) == ()
+
+    def test_without_build_the_gate_begins_at_once(self) -> None:
+        assert self.at(RunState.PLANNED) == (
+            AdvanceRun(slot=MAIN, generation=2, state=RunState.GATING),
+            StartInstance(slot=MAIN, generation=2, colour="b", release=sha(2)),
+            StartGate(slot=MAIN, generation=2, release=sha(2)),
+        )
+
+    def test_a_build_is_a_job(self) -> None:
+        steps = self.at(RunState.PLANNED, recipe=BUILT_APP)
+        assert steps[-1] == StartJob(slot=MAIN, generation=2, kind="build", release=sha(2))
+
+    def test_a_build_that_ended_well_is_sealed_before_anything_runs_from_it(self) -> None:
+        done = process("build-main", 2, state=ProcessState.EXITED, exit_code=0)
+        steps = self.at(RunState.BUILDING, recipe=BUILT_APP, processes=(instance(R1), done))
+        assert steps == (SealBuild(slot=MAIN, generation=2, release=sha(2)),)
+
+    @pytest.mark.parametrize(("exit_code", "is_blamed"), [(1, True), (-9, True), (-15, False)])
+    def test_a_build_that_fails_is_blamed_unless_it_was_stopped_from_outside(
+        self, exit_code: int, is_blamed: bool
+    ) -> None:
+        done = process("build-main", 2, state=ProcessState.EXITED, exit_code=exit_code)
+        lines = (("build-main", "make: no rule"),)
+        steps = self.at(RunState.BUILDING, recipe=BUILT_APP, processes=(instance(R1), done), last_log_lines=lines)
+        end = one_end(steps)
+        assert (end.state, end.reason) == (RunState.FAILED, "BuildFailed")
+        assert end.message.endswith("make: no rule")
+        assert any(isinstance(step, Quarantine) for step in steps) is is_blamed
+
+    def test_a_passed_gate_switches(self) -> None:
+        r2 = replace(self.R2, state=RunState.GATING)
+        steps = self.at(
+            RunState.GATING, verdicts=(verdict(r2, "gate", Outcome.PASS),), processes=(instance(R1), instance(r2))
+        )
+        assert Switch(slot=MAIN, generation=2, release=sha(2), colour="b") in steps
+        assert StartWatch(slot=MAIN, generation=2, release=sha(2)) in steps
+
+    @pytest.mark.parametrize("state", [RunState.GATING, RunState.SWITCHING])
+    def test_a_passed_gate_does_not_switch_to_an_instance_that_is_gone(self, state: RunState) -> None:
+        verdicts = (verdict(self.R2, "gate", Outcome.PASS),)
+        lost = one_end(self.at(state, verdicts=verdicts))
+        assert (lost.state, lost.reason) == (RunState.FAILED, "InstanceLost")
+        exited = instance(self.R2, state=ProcessState.EXITED, exit_code=1)
+        steps = self.at(state, verdicts=verdicts, processes=(instance(R1), exited))
+        assert one_end(steps).reason == "InstanceExited"
+        assert any(isinstance(step, Quarantine) for step in steps)
+
+    def test_a_verdict_about_another_release_does_not_count(self) -> None:
+        other = verdict(replace(self.R2, release=sha(8)), "gate", Outcome.PASS)
+        steps = self.at(RunState.GATING, verdicts=(other,), processes=(instance(R1), instance(self.R2)))
+        assert steps == (StartGate(slot=MAIN, generation=2, release=sha(2)),)
+
+    def test_a_failed_gate_quarantines_and_leaves_the_old_release_alone(self) -> None:
+        steps = self.at(RunState.GATING, verdicts=(verdict(self.R2, "gate", Outcome.FAIL),))
+        assert [type(step) for step in steps] == [Quarantine, EndRun]
+        assert one_end(steps).state is RunState.FAILED
+
+    def test_a_gate_that_failed_for_a_part_that_was_away_quarantines_nothing(self) -> None:
+        steps = self.at(RunState.GATING, verdicts=(verdict(self.R2, "gate", Outcome.FAIL, blames_release=False),))
+        assert [type(step) for step in steps] == [EndRun]
+
+    def test_a_worker_that_died_between_quarantine_and_end_finishes_the_sentence(self) -> None:
+        end = one_end(plan(world(working(replace(self.R2, state=RunState.GATING)), bad=2)))
+        assert (end.state, end.reason, end.message) == (RunState.FAILED, "GateFailed", "it answered 500")
+
+    def test_an_instance_waits_until_the_one_before_has_drained(self) -> None:
+        r0 = run(0, 9, RunState.LIVE, colour="b", switched_s=990)
+        slot = working(replace(self.R2, state=RunState.GATING), processes=(instance(R1), instance(r0)))
+        slot = replace(slot, recent_runs=(R1, r0))
+        seen = world(slot)
+        assert plan_slot(desired(seen, slot), seen, slot, now=at(994)) == ()
+        assert plan_slot(desired(seen, slot), seen, slot, now=at(996)) == (
+            StopUnit(slot=MAIN, unit="main-b", generation=0),
+        )
+
+    def test_a_newer_head_supersedes_a_run_and_is_named(self) -> None:
+        end = one_end(plan(world(working(replace(self.R2, state=RunState.BUILDING)), 3)))
+        assert (end.state, end.message) == (RunState.SUPERSEDED, f"superseded by {sha(3)[:7]}")
+
+    def test_a_run_that_may_have_switched_is_finished_before_it_is_judged(self) -> None:
+        r2 = replace(self.R2, state=RunState.SWITCHING)
+        steps = plan(world(working(r2, live=live(r2), processes=(instance(R1), instance(r2)), current=sha(2)), 3))
+        assert AdvanceRun(slot=MAIN, generation=2, state=RunState.WATCHING) in steps
+        assert not any(isinstance(step, Switch | EndRun) for step in steps)
+
+    def test_a_commit_that_killed_the_worker_too_often_stalls(self) -> None:
+        r2 = replace(self.R2, attempts=ATTEMPTS_MAX)
+        assert not any(isinstance(step, EndRun) for step in plan(world(working(r2))))
+        assert one_end(plan(world(working(replace(r2, attempts=ATTEMPTS_MAX + 1))))).state is RunState.STALLED
+
+
+class TestTheWindow:
+    R2 = run(2, 2, RunState.WATCHING, colour="b", fallback=1, switched_s=990)
+
+    def watching(self, **fields: Any) -> SlotObserved:
+        slot = working(
+            self.R2,
+            live=live(self.R2),
+            live_run=self.R2,
+            current=sha(2),
+            processes=(instance(R1), instance(self.R2)),
+            activities=frozenset({"watch"}),
+        )
+        return replace(slot, **fields)
+
+    def test_what_it_would_fall_back_to_is_kept_while_it_is_open(self) -> None:
+        seen = world(self.watching())
+        assert plan_slot(desired(seen, seen.slots[0]), seen, seen.slots[0], now=at(9999)) == ()
+
+    def test_a_passed_window_proves_the_release(self) -> None:
+        end = one_end(plan(world(self.watching(verdicts=(verdict(self.R2, "watch", Outcome.PASS),)))))
+        assert (end.state, end.proven) == (RunState.LIVE, True)
+
+    def test_a_passed_window_counts_even_if_a_newer_head_is_there(self) -> None:
+        end = one_end(plan(world(self.watching(verdicts=(verdict(self.R2, "watch", Outcome.PASS),)), 3)))
+        assert end.state is RunState.LIVE
+
+    def test_a_newer_head_ends_an_open_window(self) -> None:
+        assert one_end(plan(world(self.watching(), 3))).state is RunState.SUPERSEDED
+
+    def failed(self, **fields: Any) -> tuple[Step, ...]:
+        return plan(world(self.watching(verdicts=(verdict(self.R2, "watch", Outcome.FAIL),), **fields)))
+
+    def test_a_failed_window_goes_back_at_once(self) -> None:
+        steps = self.failed()
+        assert [type(step) for step in steps] == [Quarantine, SwitchBack, EndRun]
+        assert one_end(steps).state is RunState.ROLLED_BACK
+        assert one_end(steps).message == f"it answered 500; rolled back to {sha(1)[:7]}"
+
+    def test_going_back_comes_before_a_newer_head(self) -> None:
+        slot = self.watching(verdicts=(verdict(self.R2, "watch", Outcome.FAIL),))
+        assert any(isinstance(step, SwitchBack) for step in plan(world(slot, 3)))
+
+    def test_when_the_old_instance_is_gone_a_rollback_run_follows(self) -> None:
+        steps = self.failed(processes=(instance(self.R2),))
+        assert not any(isinstance(step, SwitchBack) for step in steps)
+        assert one_end(steps).message == f"it answered 500; rolling back to {sha(1)[:7]}"
+        ended = replace(self.R2, state=RunState.ROLLED_BACK, ended_at=at(999))
+        slot = replace(self.watching(), run=None, live_run=ended, recent_runs=(ended, R1))
+        begun = one_begin(plan(world(slot, bad=2)))
+        assert (begun.head.sha, begun.cause) == (sha(1), Cause.ROLLBACK)
+
+    def test_other_migrations_are_not_gone_back_to(self) -> None:
+        steps = self.failed(database_migration_head="new")
+        assert not any(isinstance(step, SwitchBack) for step in steps)
+        assert one_end(steps).reason == "MigrationsDiffer"
+
+    def test_a_refused_rollback_is_not_tried_as_a_run(self) -> None:
+        ended = replace(self.R2, state=RunState.FAILED, reason="MigrationsDiffer", ended_at=at(999))
+        slot = replace(self.watching(), run=None, live_run=ended, recent_runs=(ended, R1))
+        assert not any(isinstance(step, BeginRun) for step in plan(world(slot, bad=2)))
+
+    def test_what_the_host_lost_is_not_blamed(self) -> None:
+        for verdicts in ((), (verdict(self.R2, "watch", Outcome.FAIL),)):
+            steps = plan(world(self.watching(processes=(), verdicts=verdicts, activities=frozenset())))
+            assert [type(step) for step in steps] == [EndRun]
+            assert one_end(steps).reason == "InstanceLost"
+
+    def test_a_dead_worker_leaves_a_window_that_is_watched_again(self) -> None:
+        steps = plan(world(self.watching(activities=frozenset())))
+        assert steps == (StartWatch(slot=MAIN, generation=2, release=sha(2)),)
+
+    def test_it_never_goes_back_to_what_is_quarantined(self) -> None:
+        slot = self.watching(verdicts=(verdict(self.R2, "watch", Outcome.FAIL),))
+        assert not any(isinstance(step, SwitchBack) for step in plan(world(slot, bad=1)))
+
+    def test_a_release_that_is_proven_is_not_quarantined_by_its_repair(self) -> None:
+        repair = replace(self.R2, head=head(1), release=sha(1), cause=Cause.REPAIR)
+        slot = self.watching(run=repair, live=live(repair), live_run=repair)
+        slot = replace(slot, verdicts=(verdict(repair, "watch", Outcome.FAIL),), current=sha(1))
+        assert [type(step) for step in plan(world(slot, 1))] == [EndRun]
+
+
+class TestOneRollback:
+    BAD = run(2, 2, RunState.ROLLED_BACK, colour="b", switched_s=5)
+
+    def after(self, *recent: Run) -> Wanted | Hold | None:
+        slot = replace(serving(self.BAD), recent_runs=(*recent, self.BAD, R1))
+        return desired(world(slot, bad=2), slot)
+
+    def test_it_is_wanted_while_the_bad_release_serves(self) -> None:
+        wanted = self.after()
+        assert isinstance(wanted, Wanted)
+        assert wanted.cause is Cause.ROLLBACK
+
+    def test_a_failed_one_is_not_repeated(self) -> None:
+        failed = run(3, 1, RunState.FAILED, cause=Cause.ROLLBACK)
+        assert isinstance(self.after(failed), Hold)
+
+    def test_nor_after_a_repair_of_the_bad_release(self) -> None:
+        failed = run(3, 1, RunState.FAILED, cause=Cause.ROLLBACK)
+        assert isinstance(self.after(run(4, 2, RunState.FAILED, cause=Cause.REPAIR), failed), Hold)
+
+    def test_nor_when_the_push_is_out_of_sight(self) -> None:
+        repairs = tuple(run(20 - k, 2, RunState.FAILED, cause=Cause.REPAIR) for k in range(RECENT_RUNS_MAX))
+        slot = replace(serving(self.BAD), recent_runs=repairs)
+        assert isinstance(desired(world(slot, bad=2), slot), Hold)
+
+    def test_a_preview_goes_back_too(self) -> None:
+        bad = replace(self.BAD, slot=PREVIEW_1, domain=PR1, fence=50)
+        seen = observed(
+            serving(bad),
+            pulls=(pull(1, 2),),
+            releases=(release(1), release(2)),
+            proven=(proven(1, generation=1, domain=PR1),),
+            quarantined=(quarantined(2, domain=PR1),),
+        )
+        assert one_begin(plan(seen)).cause is Cause.ROLLBACK
+
+
+class TestMigrations:
+    def restoring(self, cause: Cause, *, at_head: str | None, accept: bool = False) -> tuple[Step, ...]:
+        of = run(5, 3, content=1, release_of=1, cause=cause, colour="b", migration_head="old")
+        slot = working(
+            of,
+            live=free(),
+            live_run=None,
+            processes=(),
+            recipe=DATABASE_APP,
+            database_ready=True,
+            wanted_migration_head="old",
+            database_migration_head=at_head,
+            accept_migrations=accept,
+            current=None,
+        )
+        return plan(
+            observed(slot, at_head=head(3, content=1), releases=(release(1),), proven=(proven(1, generation=1),))
+        )
+
+    def test_a_revert_across_migrations_is_refused_with_the_reason(self) -> None:
+        end = one_end(self.restoring(Cause.REVERT, at_head="new"))
+        assert (end.state, end.reason) == (RunState.FAILED, "MigrationsDiffer")
+
+    def test_a_revert_across_migrations_goes_on_when_told_to(self) -> None:
+        steps = self.restoring(Cause.REVERT, at_head="new", accept=True)
+        assert any(isinstance(step, StartInstance) for step in steps)
+
+    def test_a_repair_is_never_refused_since_it_serves_this_database(self) -> None:
+        steps = self.restoring(Cause.REPAIR, at_head="new")
+        assert any(isinstance(step, StartInstance) for step in steps)
+
+    def test_a_revert_runs_no_migration(self) -> None:
+        steps = self.restoring(Cause.REVERT, at_head="old")
+        assert not any(isinstance(step, StartJob) for step in steps)
+
+    def test_a_new_database_is_migrated_even_for_a_proven_release(self) -> None:
+        steps = self.restoring(Cause.REVERT, at_head=None)
+        assert StartJob(slot=MAIN, generation=5, kind="migrate", release=sha(1)) in steps
+
+
+class TestOrdersByHand:
+    def ordered(self, *, kind: str, at_head: int, head_now: int, bad: int | None = None) -> Observed:
+        order = Override(
+            id=1,
+            slot=MAIN,
+            kind="deploy" if kind == "deploy" else "rollback",
+            head=head(1),
+            ordered_at_head=sha(at_head),
+            accept_migrations=False,
+            actor="ann",
+            reason="told to",
+            at=at(0),
+        )
+        r2 = run(2, 2, RunState.LIVE)
+        return replace(world(serving(r2), head_now, bad=bad), overrides=(order,))
+
+    def test_an_order_rules_until_a_later_head(self) -> None:
+        begun = one_begin(plan(self.ordered(kind="rollback", at_head=2, head_now=2)))
+        assert (begun.head.sha, begun.cause) == (sha(1), Cause.OVERRIDE)
+
+    def test_a_deploy_by_hand_ends_at_the_first_later_head(self) -> None:
+        steps = plan(self.ordered(kind="deploy", at_head=2, head_now=3))
+        assert steps[0] == EndOverride(slot=MAIN, id=1, reason="a later head takes over")
+        assert one_begin(steps).head.sha == sha(3)
+
+    def test_a_rollback_by_hand_outlasts_a_later_head_that_is_quarantined(self) -> None:
+        seen = self.ordered(kind="rollback", at_head=2, head_now=3, bad=3)
+        assert one_begin(plan(seen)).head.sha == sha(1)
+
+    def test_an_order_lifts_nothing_by_itself_once_its_release_failed_again(self) -> None:
+        assert plan(self.ordered(kind="deploy", at_head=2, head_now=2, bad=1)) == ()
+
+
+class TestPreviews:
+    RUN = run(7, 101, RunState.BUILDING, slot=PREVIEW_1, fence=50)
+
+    def test_a_preview_whose_listing_is_missing_goes_on(self) -> None:
+        slot = SlotObserved(slot=PREVIEW_1, live=free(PREVIEW_1), lease=lease(1), provisioned_fence=50, run=self.RUN)
+        assert not any(isinstance(step, EndRun) for step in plan(observed(slot)))
+
+    def test_a_run_under_an_older_lease_is_superseded(self) -> None:
+        slot = SlotObserved(
+            slot=PREVIEW_1, live=free(PREVIEW_1), lease=lease(1, fence=60), provisioned_fence=60, run=self.RUN
+        )
+        assert one_end(plan(observed(slot, pulls=(pull(1),)))).state is RunState.SUPERSEDED
+
+    def test_closing_during_a_build_ends_the_run_says_free_and_stops_the_job(self) -> None:
+        job = process("build-preview-1", 7)
+        slot = SlotObserved(slot=PREVIEW_1, live=live(self.RUN), ended_fence=50, processes=(job,), run=self.RUN)
+        steps = plan(observed(slot))
+        assert [type(step) for step in steps] == [EndRun, FreeSlot, StopUnit]
+
+    @pytest.mark.parametrize("activity", ["wipe", "database", "checkout"])
+    def test_the_wipe_waits_for_every_thread_of_the_slot(self, activity: Activity) -> None:
+        slot = SlotObserved(slot=PREVIEW_1, live=free(PREVIEW_1), ended_fence=50)
+        assert plan(observed(slot)) == (WipeSlot(slot=PREVIEW_1, fence=50),)
+        busy = replace(slot, activities=frozenset({activity}))
+        assert plan(observed(busy)) == ()
+
+    def test_a_wiped_slot_needs_nothing(self) -> None:
+        assert plan(observed(SlotObserved(slot=PREVIEW_1, live=free(PREVIEW_1), ended_fence=50, wiped_fence=50))) == ()
