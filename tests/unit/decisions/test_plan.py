@@ -84,9 +84,6 @@ def working(of: Run, **fields: Any) -> SlotObserved:
     return replace(slot, **fields)
 
 
-KNOWN = {"releases": (release(1), release(2)), "proven": (proven(1, generation=1),)}
-
-
 def world(slot: SlotObserved, number: int = 2, *, bad: int | None = None) -> Observed:
     """The head is commit `number`; release 1 is proven."""
     return observed(
@@ -112,7 +109,9 @@ class TestNothingRuns:
     def test_a_head_with_the_content_of_a_proven_release_is_a_revert_to_that_release(self) -> None:
         r2 = run(2, 2, RunState.LIVE)
         slot = replace(serving(r2), recent_runs=(r2, R1))
-        seen = observed(slot, at_head=head(3, content=1), releases=(release(1), release(2)), proven=KNOWN["proven"])
+        seen = observed(
+            slot, at_head=head(3, content=1), releases=(release(1), release(2)), proven=(proven(1, generation=1),)
+        )
         begun = one_begin(plan(seen))
         assert (begun.head.sha, begun.release, begun.cause) == (sha(3), sha(1), Cause.REVERT)
 
