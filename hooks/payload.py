@@ -1,0 +1,174 @@
+"""What does a signed body hint at? Pure: bytes and an event's name in; a hint, or why there is none.
+
+A payload is never the truth: it says "look there". So only what names the target is read, and everything else may be
+missing, null or odd. JSON is read strictly, since Python's reader accepts what Postgres and sense do not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+TEXT_CHARS_MAX = 500
+_SHA = re.compile(r"[0-9a-f]{40}\Z")
+ZERO_SHA = "0" * 40
+
+Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """What a delivery says. `ignored`: signed and kept, but nothing to look at. `malformed`: kept, and answered 400."""
+
+    state: Literal["pending", "ignored", "malformed"]
+    reason: str = ""
+    repository: str | None = None
+    target: str | None = None
+    sha: str | None = None
+
+
+class _Odd(ValueError):
+    """The body is not JSON as we read it."""
+
+
+def read_hint(body: bytes, event: str, *, repository: str) -> Hint:
+    """Return the hint of a body that was delivered as `event`, for the repository that this stack serves."""
+    try:
+        value = _parse(body)
+    except _Odd as error:
+        return Hint(state="malformed", reason=str(error))
+    if not isinstance(value, dict):
+        return Hint(state="malformed", reason="the body is not a JSON object")
+    looks_like = _event_of(value)
+    if event == "ping":
+        return Hint(state="ignored", reason="ping")
+    if event not in ("push", "pull_request"):
+        return Hint(state="ignored", reason=f"event {_short(event)} is not one of ours")
+    if looks_like != event:
+        return Hint(state="malformed", reason=f"called {event}, but the body is none")
+    name = _text(_at(value, "repository", "full_name"))
+    if name is None:
+        return Hint(state="malformed", reason="the body names no repository")
+    if name.lower() != repository.lower():
+        return Hint(state="ignored", reason="another repository", repository=_short(name))
+    return _push(value, name) if event == "push" else _pull_request(value, name)
+
+
+def _push(value: dict[str, Json], name: str) -> Hint:
+    ref = _text(value.get("ref"))
+    if ref is None:
+        return Hint(state="malformed", reason="a push without a ref", repository=name)
+    if not ref.startswith("refs/heads/"):
+        return Hint(state="ignored", reason="not a branch", repository=name, target=f"ref:{ref}")
+    sha = _sha(value.get("after"))
+    if sha is None:
+        return Hint(state="malformed", reason="a push without a commit id", repository=name, target=f"ref:{ref}")
+    if sha == ZERO_SHA:
+        return Hint(state="ignored", reason="the branch was deleted", repository=name, target=f"ref:{ref}")
+    return Hint(state="pending", repository=name, target=f"ref:{ref}", sha=sha)
+
+
+def _pull_request(value: dict[str, Json], name: str) -> Hint:
+    number = value.get("number")
+    if number is None:
+        number = _at(value, "pull_request", "number")
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 2**31:
+        return Hint(state="malformed", reason="a pull request without a number", repository=name)
+    return Hint(
+        state="pending",
+        repository=name,
+        target=f"pull:{number}",
+        sha=_sha(_at(value, "pull_request", "head", "sha")),
+    )
+
+
+def _event_of(value: dict[str, Json]) -> str:
+    if "pull_request" in value:
+        return "pull_request"
+    if "ref" in value and ("after" in value or "before" in value):
+        return "push"
+    return "another event"
+
+
+def _at(value: Json, *keys: str) -> Json:
+    for key in keys:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return value
+
+
+def _text(value: Json) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= TEXT_CHARS_MAX else None
+
+
+def _sha(value: Json) -> str | None:
+    return value if isinstance(value, str) and _SHA.match(value) else None
+
+
+def _short(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:100])
+
+
+def _parse(body: bytes) -> Json:
+    try:
+        text = body.decode("utf-8")
+        value: Json = json.loads(
+            text,
+            object_pairs_hook=_without_doubles,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_small,
+        )
+    except UnicodeDecodeError as error:
+        raise _Odd("not UTF-8") from error
+    except _Odd:
+        raise
+    except RecursionError as error:
+        raise _Odd("nested too deep") from error
+    except ValueError as error:
+        raise _Odd("not JSON") from error
+    if "\\u" in text or "\0" in text:
+        _refuse_unstorable(value)
+    return value
+
+
+def _without_doubles(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Odd("the same key twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> Json:
+    raise _Odd(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise _Odd("a number too large")
+    return value
+
+
+def _small(text: str) -> int:
+    if len(text) > 30:
+        raise _Odd("a number too long")
+    return int(text)
+
+
+def _refuse_unstorable(value: Json) -> None:
+    """Postgres takes neither NUL nor lone surrogates in text."""
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, str):
+            if "\0" in one or any(0xD800 <= ord(c) <= 0xDFFF for c in one):
+                raise _Odd("a text with NUL or a lone surrogate")
+        elif isinstance(one, list):
+            pending.extend(one)
+        elif isinstance(one, dict):
+            pending.extend(one.keys())
+            pending.extend(one.values())
