@@ -13,6 +13,18 @@ NAMES: tuple[str, ...] = (
     "live.after_rename",
     "current.before_rename",
     "current.after_rename",
+    "fetch.before_prune",
+    "publish.after_mkdir",
+    "publish.after_write",
+    "publish.between_syncs",
+    "publish.after_sync",
+    "publish.between_renames",
+    "publish.before_parent_sync",
+    "publish.after_rename",
+    "remove.after_rename",
+    "remove.before_delete",
+    "seal.before_marker",
+    "seal.after_marker",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

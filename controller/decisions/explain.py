@@ -63,15 +63,15 @@ def _why_end(step: EndRun, run: Run) -> str:
 
 
 def _why_nothing(wanted: Wanted | Hold | None, slot: SlotObserved) -> str:
-    serves = slot.live is not None and slot.live.state == "live" and slot.live.release is not None
-    now = f"keeps {slot.live.release[:7]}" if serves and slot.live is not None and slot.live.release else "stays free"
+    live = slot.live
+    now = f"keeps {live.release[:7]}" if live is not None and live.release is not None else "stays free"
     match wanted:
         case None:
             return f"{now}: {'no production branch is known yet' if slot.slot == MAIN else 'nobody holds it'}"
         case Hold():
             return f"{now}: {wanted.message} ({wanted.reason})"
         case Wanted():
-            if slot.live is not None and slot.live.state == "live" and slot.live.tree == wanted.head.tree:
+            if live is not None and live.tree == wanted.head.tree:
                 return f"{now}: it is what {_name(wanted.head)} wants"
             return f"{now}: {_name(wanted.head)} failed before, and is tried again later or on a new commit"
 

@@ -15,7 +15,7 @@ Objects are read through injected callables; this module touches no disk.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, Self
 
@@ -111,13 +111,31 @@ class PlannedFolder:
     links: tuple[PlannedLink, ...]
 
 
+class Total(NamedTuple):
+    """What one distinct tree comes to with everything below it."""
+
+    files: int
+    folders: int
+    links: int
+    bytes: int
+    #: Of the largest file.
+    largest_bytes: int
+    #: Levels of folders, itself included.
+    height: int
+    #: Of the longest path below it, without its own name.
+    path_bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreePlan:
     """A tree that may be written: folders with parents before their children, and what the whole comes to."""
 
     folders: tuple[PlannedFolder, ...]
-    files: int
-    total_bytes: int
+    #: Path and tree of folders that were judged before, as parts of another release; nothing below them is listed.
+    known: tuple[tuple[bytes, ObjectId], ...]
+    total: Total
+    #: Of every distinct tree that was met.
+    totals: Mapping[ObjectId, Total]
 
 
 def visible(raw: bytes, *, chars_max: int = 120) -> str:
@@ -142,14 +160,21 @@ def judge_tree(
     read_tree: Callable[[ObjectId], bytes],
     blob_size: Callable[[ObjectId], int],
     read_blob: Callable[[ObjectId], bytes],
+    known: Mapping[ObjectId, Total] | None = None,
 ) -> TreePlan:
-    """Return what to write for the tree `root`, or raise Failed with the first reason found not to."""
-    judged = _Judgement(limits, read_tree=read_tree, blob_size=blob_size)
+    """Return what to write for the tree `root`, or raise Failed with the first reason found not to.
+
+    Trees of `known` passed before and are not read again. Where there are links, nothing is taken as known: what a
+    link names may lie anywhere.
+    """
+    judged = _Judgement(limits, known or {}, read_tree=read_tree, blob_size=blob_size)
     total = judged.measure(root)
-    folders = _expand(root, judged.trees, read_link=_link_reader(read_blob, blob_size))
-    if any(folder.links for folder in folders):
+    if total.links and known:
+        return judge_tree(root, limits, read_tree=read_tree, blob_size=blob_size, read_blob=read_blob)
+    folders, met = _expand(root, judged.trees, read_link=_link_reader(read_blob, blob_size))
+    if total.links:
         _judge_links(folders)
-    return TreePlan(folders=tuple(folders), files=total.files, total_bytes=total.bytes)
+    return TreePlan(folders=tuple(folders), known=tuple(met), total=total, totals=judged.totals)
 
 
 class _Tree(NamedTuple):
@@ -160,39 +185,42 @@ class _Tree(NamedTuple):
     links: tuple[tuple[bytes, ObjectId], ...]
 
 
-class _Total(NamedTuple):
-    """What one distinct tree comes to with everything below it."""
-
-    files: int
-    folders: int
-    bytes: int
-    #: Levels of folders, itself included.
-    height: int
-    #: Of the longest path below it, without its own name.
-    path_bytes: int
-
-
 class _Frame:
     """A tree whose children are being measured."""
 
-    __slots__ = ("bytes", "entry_bytes", "files", "folders", "height", "id", "path", "path_bytes", "pending")
+    __slots__ = ("files", "folders", "height", "id", "largest", "links", "path", "path_bytes", "pending", "sum_bytes")
 
     def __init__(self, tree_id: ObjectId, path: bytes, tree: _Tree) -> None:
         self.id, self.path = tree_id, path
         self.pending = list(tree.folders)
         self.files = len(tree.files) + len(tree.links)
         self.folders = 1
-        self.bytes = sum(file.size for file in tree.files)
+        self.links = len(tree.links)
+        self.sum_bytes = sum(file.size for file in tree.files)
+        self.largest = max((file.size for file in tree.files), default=0)
         self.height = 1
         self.path_bytes = max((len(entry[0]) for part in (tree.files, tree.links) for entry in part), default=0)
 
-    def add(self, name: bytes, total: _Total) -> None:
+    def add(self, name: bytes, total: Total) -> None:
         self.files += total.files
         self.folders += total.folders
-        self.bytes += total.bytes
+        self.links += total.links
+        self.sum_bytes += total.bytes
+        self.largest = max(self.largest, total.largest_bytes)
         self.height = max(self.height, total.height + 1)
         below = len(name) + (1 + total.path_bytes if total.path_bytes else 0)
         self.path_bytes = max(self.path_bytes, below)
+
+    def total(self) -> Total:
+        return Total(
+            files=self.files,
+            folders=self.folders,
+            links=self.links,
+            bytes=self.sum_bytes,
+            largest_bytes=self.largest,
+            height=self.height,
+            path_bytes=self.path_bytes,
+        )
 
 
 class _Judgement:
@@ -201,25 +229,29 @@ class _Judgement:
     def __init__(
         self,
         limits: TreeLimits,
+        known: Mapping[ObjectId, Total],
         *,
         read_tree: Callable[[ObjectId], bytes],
         blob_size: Callable[[ObjectId], int],
     ) -> None:
         self._limits = limits
+        self._known = known
         self._read_tree = read_tree
         self._blob_size = blob_size
         self.trees: dict[ObjectId, _Tree] = {}
-        self._totals: dict[ObjectId, _Total] = {}
+        self.totals: dict[ObjectId, Total] = {}
         self._distinct = 0
 
-    def measure(self, root: ObjectId) -> _Total:
+    def measure(self, root: ObjectId) -> Total:
         """Return the totals of `root`; Failed as soon as anything in it may not be written."""
         stack = [self._open(root, b"")]
         while True:
             frame = stack[-1]
             if frame.pending:
                 name, child = frame.pending[-1]
-                total = self._totals.get(child)
+                total = self.totals.get(child)
+                if total is None and (total := self._known.get(child)) is not None:
+                    self.totals[child] = total
                 path = frame.path + b"/" + name if frame.path else name
                 if total is None:
                     if len(stack) > self._limits.depth_max:
@@ -231,8 +263,8 @@ class _Judgement:
                 self._check(frame, len(stack))
                 continue
             stack.pop()
-            total = _Total(frame.files, frame.folders, frame.bytes, frame.height, frame.path_bytes)
-            self._totals[frame.id] = total
+            total = frame.total()
+            self.totals[frame.id] = total
             if not stack:
                 return total
 
@@ -250,10 +282,16 @@ class _Judgement:
         limits = self._limits
         if max(frame.files, frame.folders - 1) > limits.files_max:
             self._refuse_count(max(frame.files, frame.folders - 1), exactly=not frame.path and not frame.pending)
-        if frame.bytes > limits.total_bytes_max:
+        if frame.sum_bytes > limits.total_bytes_max:
             raise Failed(
                 "TreeTooLarge",
-                f"the commit holds at least {frame.bytes:,} bytes; the limit is {limits.total_bytes_max:,}",
+                f"the commit holds at least {frame.sum_bytes:,} bytes; the limit is {limits.total_bytes_max:,}",
+            )
+        if frame.largest > limits.blob_bytes_max:  # of a tree that was known under another limit
+            raise Failed(
+                "FileTooLarge",
+                f"{visible(frame.path) or 'the commit'} holds a file of {frame.largest:,} bytes;"
+                f" the limit for one file is {limits.blob_bytes_max:,}",
             )
         if depth - 1 + frame.height - 1 > limits.depth_max:
             self._refuse_depth(frame.path)
@@ -374,18 +412,22 @@ def _link_reader(
 
 def _expand(
     root: ObjectId, trees: dict[ObjectId, _Tree], *, read_link: Callable[[ObjectId, bytes, bytes], bytes]
-) -> list[PlannedFolder]:
-    """Return every folder of a tree that was measured and is within its limits, parents first."""
+) -> tuple[list[PlannedFolder], list[tuple[bytes, ObjectId]]]:
+    """Return every folder of a tree that was measured and is within its limits, parents first; and the known ones."""
     folders: list[PlannedFolder] = []
+    known: list[tuple[bytes, ObjectId]] = []
     stack: list[tuple[bytes, ObjectId]] = [(b"", root)]
     while stack:
         path, tree_id = stack.pop()
-        tree = trees[tree_id]
+        tree = trees.get(tree_id)
+        if tree is None:
+            known.append((path, tree_id))
+            continue
         links = tuple(PlannedLink(name, blob, read_link(blob, path, name)) for name, blob in tree.links)
         folders.append(PlannedFolder(path, tree_id, tree.files, links))
         prefix = path + b"/" if path else b""
         stack.extend((prefix + name, child) for name, child in reversed(tree.folders))
-    return folders
+    return folders, known
 
 
 def _judge_links(folders: list[PlannedFolder]) -> None:

@@ -26,7 +26,7 @@ PULLS = 4
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happens; `told`: its delivery comes at once."""
+    """One thing that happens; `told`: its delivery comes at once. A wait lasts `commit` ticks."""
 
     kind: Literal["push", "open", "close", "wait", "kill", "reboot", "crash", "outage", "order", "expire"]
     commit: int = 1
@@ -80,8 +80,9 @@ def happen(host: FakeHost, event: Event) -> None:
             if event.told:
                 host.deliver_pull(event.pull)
         case "wait":
-            host.tick()
-            host.elapse()
+            for _ in range(event.commit):
+                host.tick()
+                host.elapse()
         case "kill":
             host.kill(MAIN if event.pull == PULLS else SlotName(f"preview-{1 + event.pull % 2}"))
         case "reboot":
