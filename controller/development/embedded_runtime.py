@@ -1,0 +1,122 @@
+"""The runtime of `oroboros up`: asks the supervisor's process to start, stop and show units."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from controller.effects.runtime import ProcessSpec
+from controller.model.errors import Unavailable
+from controller.model.nouns import ProcessFact
+from controller.model.states import ProcessState
+
+TIMEOUT_S = 2.0
+ANSWER_BYTES_MAX = 4 << 20
+RECONNECT_PAUSE_S = 0.2
+
+
+class EmbeddedRuntime:
+    """A client of one supervisor. Safe to use from several threads: each call is a connection of its own."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self._socket_path = socket_path
+
+    def start(self, spec: ProcessSpec) -> None:
+        """Start a unit. Safe to repeat: see `Runtime.start`."""
+        self._ask(
+            {
+                "op": "start",
+                "unit": spec.unit,
+                "generation": spec.generation,
+                "argv": list(spec.argv),
+                "working_directory": str(spec.working_directory),
+                "environment_file": str(spec.environment_file),
+                "log_file": str(spec.log_file),
+                "time_limit_s": spec.time_limit_s,
+            }
+        )
+
+    def stop(self, unit: str, generation: int, *, grace_s: float) -> None:
+        """Ask a unit to end. Safe to repeat: see `Runtime.stop`."""
+        self._ask({"op": "stop", "unit": unit, "generation": generation, "grace_s": grace_s})
+
+    def observe(self) -> tuple[ProcessFact, ...]:
+        """Return every unit that is not forgotten."""
+        units = self._ask({"op": "observe"})["units"]
+        assert isinstance(units, list)
+        return tuple(
+            ProcessFact(
+                unit=str(unit["unit"]),
+                generation=int(unit["generation"]),
+                state=ProcessState(unit["state"]),
+                pid=unit["pid"],
+                exit_code=unit["exit_code"],
+                timed_out=bool(unit["timed_out"]),
+                started_at=_instant(unit["started_at"]),
+                ended_at=None if unit["ended_at"] is None else _instant(unit["ended_at"]),
+            )
+            for unit in units
+        )
+
+    def process_ids(self, unit: str, generation: int) -> frozenset[int]:
+        """Return the unit's processes."""
+        pids = self._ask({"op": "pids", "unit": unit, "generation": generation})["pids"]
+        assert isinstance(pids, list)
+        return frozenset(int(pid) for pid in pids)
+
+    def limitations(self) -> tuple[str, ...]:
+        """Return what plain processes of one user cannot be kept from."""
+        return (
+            "instances and jobs run as one user: a preview can read what that user can read",
+            "memory, processor and disk of a preview are not limited: use the systemd host for strangers' code",
+            "the network is not walled off: a preview can reach every port on loopback",
+        )
+
+    def watch(self, ring: Callable[[], None]) -> None:
+        """Ring whenever a unit ends, from a daemon thread."""
+        threading.Thread(target=self._watch_for_ever, args=(ring,), name="runtime watch", daemon=True).start()
+
+    def _watch_for_ever(self, ring: Callable[[], None]) -> None:
+        pause = threading.Event()  # never set: a bounded pause that ends with the process
+        while True:
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                    connection.settimeout(TIMEOUT_S)
+                    connection.connect(str(self._socket_path))
+                    connection.sendall(b'{"op": "watch"}\n')
+                    connection.settimeout(None)
+                    ring()
+                    while connection.recv(65_536):
+                        ring()
+            except OSError:
+                pass
+            pause.wait(RECONNECT_PAUSE_S)
+
+    def _ask(self, request: dict[str, object]) -> dict[str, object]:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(TIMEOUT_S)
+                connection.connect(str(self._socket_path))
+                connection.sendall(json.dumps(request).encode() + b"\n")
+                data = b""
+                while not data.endswith(b"\n") and len(data) <= ANSWER_BYTES_MAX:
+                    piece = connection.recv(1 << 20)
+                    if not piece:
+                        break
+                    data += piece
+            answer = json.loads(data)
+        except (OSError, ValueError) as error:
+            raise Unavailable(
+                "RuntimeAway", f"the supervisor at {self._socket_path} does not answer: {error}"
+            ) from error
+        if not isinstance(answer, dict) or "error" in answer:
+            raise Unavailable("RuntimeRefused", f"the supervisor refused {request['op']}: {answer}")
+        return answer
+
+
+def _instant(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
