@@ -309,6 +309,9 @@ class FakeHost:
             # Two quiet looks, with time for every retry between them: a pause is not an end.
             quiet = quiet + 1 if not self.tick() and not self.is_busy() else 0
             if quiet == 2:
+                stuck = [world.run for world in self.slots.values() if world.run is not None]
+                if stuck:
+                    raise Broken(f"nothing is to be done, but these have not ended: {stuck}")
                 return count + 1
             self.elapse(400.0 if quiet else ELAPSE_S)
         raise Broken(f"still busy after {ticks_max} ticks: {self.applied[-12:]}")

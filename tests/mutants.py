@@ -1,0 +1,200 @@
+"""Which one-line defects of plan, slots and retention must some test catch? Coverage does not find a wrong decision.
+
+Each names the file, the text that it replaces (found exactly once), and a test that must fail with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PLAN = "controller/decisions/plan.py"
+SLOTS = "controller/decisions/slots.py"
+QUARANTINE = "controller/decisions/quarantine.py"
+RETENTION = "controller/decisions/retention.py"
+WORLDS = "tests/property/test_worlds.py"
+PLAN_RULES = "tests/unit/decisions/test_plan.py"
+SLOT_RULES = "tests/unit/decisions/test_slots.py"
+RETENTION_RULES = "tests/unit/decisions/test_retention.py"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """One defect: `original` becomes `replacement` in `file`, and the test `caught_by` must fail."""
+
+    name: str
+    file: str
+    original: str
+    replacement: str
+    caught_by: str
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        name="switches to an instance that is gone",
+        file=PLAN,
+        original="    if slot.recipe is None or slot.recipe.api is None or run.colour is None:",
+        replacement="    if slot.recipe is None or slot.recipe.api is not None or run.colour is None:",
+        caught_by=f"{PLAN_RULES}::TestARunGoesOn::test_a_passed_gate_does_not_switch_to_an_instance_that_is_gone",
+    ),
+    Mutant(
+        name="serves by lease no longer held",
+        file=PLAN,
+        original="            if run.fence == wanted.fence and run.head.tree == wanted.head.tree:",
+        replacement="            if run.head.tree == wanted.head.tree:",
+        caught_by=f"{PLAN_RULES}::TestPreviews::test_a_run_under_an_older_lease_is_superseded",
+    ),
+    Mutant(
+        name="a repair and a head that must wait end each other for ever",
+        file=PLAN,
+        original="            return run.cause is not Cause.REPAIR or retry_at(observed, slot, wanted) <= now",
+        replacement="            return True",
+        caught_by=f"{PLAN_RULES}::TestTriesAgain::test_a_repair_goes_on_while_the_head_must_wait",
+    ),
+    Mutant(
+        name="a failed gate is not remembered",
+        file=PLAN,
+        original="    if _blames(observed, run, verdict):\n        steps.append",
+        replacement="    if False:\n        steps.append",
+        caught_by=f"{WORLDS}::test_a_commit_that_fails_in_any_way_leaves_the_good_one_serving",
+    ),
+    Mutant(
+        name="a part that was away is held against the release",
+        file=PLAN,
+        original="    return verdict.blames_release and not (",
+        replacement="    return not (",
+        caught_by=f"{PLAN_RULES}::TestARunGoesOn",
+    ),
+    Mutant(
+        name="a failed window goes on serving",
+        file=PLAN,
+        original="        steps.append(SwitchBack(",
+        replacement="        str(SwitchBack(",
+        caught_by=f"{PLAN_RULES}::TestTheWindow::test_a_failed_window_goes_back_at_once",
+    ),
+    Mutant(
+        name="what an open window would fall back to is stopped",
+        file=PLAN,
+        original="        if run.state is RunState.WATCHING and slot.fallback_run is not None",
+        replacement="        if run.state is RunState.GATING and slot.fallback_run is not None",
+        caught_by=f"{PLAN_RULES}::TestTheWindow::test_what_it_would_fall_back_to_is_kept_while_it_is_open",
+    ),
+    Mutant(
+        name="a crash between quarantine and end is told as superseded",
+        file=PLAN,
+        original="    if known is None or known.at < run.begun_at:",
+        replacement="    if known is None or run.generation:",
+        caught_by=f"{PLAN_RULES}::TestARunGoesOn::test_a_worker_that_died_between_quarantine_and_end_finishes_the_sentence",
+    ),
+    Mutant(
+        name="the wipe does not wait for threads",
+        file=PLAN,
+        original="slot.wiped_fence < slot.ended_fence and not slot.activities:",
+        replacement="slot.wiped_fence < slot.ended_fence:",
+        caught_by=f"{PLAN_RULES}::TestPreviews::test_the_wipe_waits_for_every_thread_of_the_slot",
+    ),
+    Mutant(
+        name="a new database is not migrated for a proven release",
+        file=PLAN,
+        original="slot.database_migration_head is not None and _is_restore(observed, run)",
+        replacement="_is_restore(observed, run)",
+        caught_by=f"{PLAN_RULES}::TestMigrations::test_a_new_database_is_migrated_even_for_a_proven_release",
+    ),
+    Mutant(
+        name="a quarantined head is begun",
+        file=PLAN,
+        original="    if not is_quarantined(observed, PRODUCTION, head.tree):\n        pushed",
+        replacement="    if True:\n        pushed",
+        caught_by=f"{PLAN_RULES}::TestNothingRuns::test_a_quarantined_head_is_not_begun",
+    ),
+    Mutant(
+        name="a draining instance is stopped at once",
+        file=PLAN,
+        original="timedelta(seconds=observed.policy.production.drain_s)",
+        replacement="timedelta(seconds=0)",
+        caught_by=f"{PLAN_RULES}::TestARunGoesOn::test_an_instance_waits_until_the_one_before_has_drained",
+    ),
+    Mutant(
+        name="both instances of a slot have one colour",
+        file=PLAN,
+        original="live.colour == COLOURS[0] else COLOURS[0]",
+        replacement="live.colour == COLOURS[1] else COLOURS[0]",
+        caught_by=f"{WORLDS}::test_a_commit_that_fails_in_any_way_leaves_the_good_one_serving",
+    ),
+    Mutant(
+        name="the rollback is repeated",
+        file=QUARANTINE,
+        original="        if run.state in (RunState.FAILED, RunState.ROLLED_BACK, RunState.STALLED):",
+        replacement="        if run.state in (RunState.ROLLED_BACK, RunState.STALLED):",
+        caught_by=f"{PLAN_RULES}::TestOneRollback",
+    ),
+    Mutant(
+        name="what failed in a preview is held against production",
+        file=QUARANTINE,
+        original="if (q.domain, q.tree) == (domain, tree)",
+        replacement="if q.tree == tree",
+        caught_by=f"{PLAN_RULES}::TestNothingRuns::test_what_failed_in_a_preview_is_begun_in_production",
+    ),
+    Mutant(
+        name="the newest waiter is served first",
+        file=SLOTS,
+        original="key=lambda number: (since.get(number, now), open_pulls[number].opened_at, number),",
+        replacement="key=lambda number: -number,",
+        caught_by=f"{SLOT_RULES}::test_who_waits_longest_is_first_whatever_the_order_of_the_listing",
+    ),
+    Mutant(
+        name="an incomplete listing ends leases",
+        file=SLOTS,
+        original="        if observed.pulls_listed and lease.pull_request not in eligible:",
+        replacement="        if lease.pull_request not in eligible:",
+        caught_by=f"{SLOT_RULES}::test_an_incomplete_listing_ends_nothing",
+    ),
+    Mutant(
+        name="a slot is given away before it is wiped",
+        file=SLOTS,
+        original="        and slot.wiped_fence >= slot.ended_fence",
+        replacement="        and slot.ended_fence >= 0",
+        caught_by=f"{SLOT_RULES}::test_a_slot_with_anything_left_is_given_to_nobody",
+    ),
+    Mutant(
+        name="everybody whose time is up is moved for one who waits",
+        file=SLOTS,
+        original="        if coming < len(waiting):",
+        replacement="        if waiting:",
+        caught_by=f"{SLOT_RULES}::test_for_one_who_waits_only_the_lease_that_is_up_longest_ends",
+    ),
+    Mutant(
+        name="forks get previews",
+        file=SLOTS,
+        original="    return observed.policy.previews.enabled and pull.same_repository",
+        replacement="    return observed.policy.previews.enabled",
+        caught_by=f"{SLOT_RULES}::test_a_fork_gets_no_slot_and_no_place_in_the_queue",
+    ),
+    Mutant(
+        name="what a run works on is pruned",
+        file=RETENTION,
+        original="for run in (slot.run, slot.live_run, slot.fallback_run) if run is not None)\n    alive",
+        replacement="for run in (slot.live_run, slot.fallback_run) if run is not None)\n    alive",
+        caught_by=f"{RETENTION_RULES}::test_what_a_run_works_on_and_would_fall_back_to_stays",
+    ),
+    Mutant(
+        name="releases go while pull requests are unknown",
+        file=RETENTION,
+        original="    if not observed.pulls_listed or observed",
+        replacement="    if observed",
+        caught_by=f"{RETENTION_RULES}::test_nothing_goes_before_pull_requests_are_listed",
+    ),
+    Mutant(
+        name="the previous good release is not kept",
+        file=RETENTION,
+        original="    yield from (p.sha for p in others[:1])",
+        replacement="    yield from (p.sha for p in others[:0])",
+        caught_by=f"{RETENTION_RULES}::test_the_one_to_go_back_to_stays_when_the_previous_one_is_quarantined",
+    ),
+    Mutant(
+        name="pinned releases go",
+        file=RETENTION,
+        original="        and not release.pinned",
+        replacement="        and release.sha",
+        caught_by=f"{RETENTION_RULES}::test_pinned_ones_stay",
+    ),
+)
