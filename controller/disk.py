@@ -1,0 +1,140 @@
+"""How is a whole folder synced, or removed, however it was made? System calls for trees, without recursion.
+
+Nothing here knows releases or builds; it is used by the effects that do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+_OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SYNC_THREADS: Final = 8
+_SYNC_FILE_RANGE_WRITE: Final = 2
+
+
+def _find_sync_file_range() -> ctypes._NamedFuncPointer | None:
+    try:
+        function = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (AttributeError, OSError):
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return function
+
+
+_sync_file_range: Final = _find_sync_file_range()
+
+
+def open_folder(path: str | bytes, *, inside: int | None = None) -> int:
+    """Return a descriptor of a folder that is not a link."""
+    return os.open(path, _OPEN_FOLDER, dir_fd=inside)
+
+
+@contextlib.contextmanager
+def opened_folder(path: str | bytes, *, inside: int | None = None) -> Iterator[int]:
+    """Hold a descriptor of a folder that is not a link."""
+    descriptor = open_folder(path, inside=inside)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: str | bytes) -> None:
+    """Make what was created, renamed and removed in a folder durable."""
+    with opened_folder(path) as descriptor:
+        os.fsync(descriptor)
+
+
+def begin_sync(descriptor: int) -> None:
+    """Have the kernel begin to write a file out; a hint that makes the fsync of many files one wait."""
+    if _sync_file_range is not None:
+        _sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+def sync_files(paths: Iterable[bytes]) -> None:
+    """Make the content of files durable, several at a time: file systems join the syncs that wait together."""
+    every = list(paths)
+    if len(every) < 2 * _SYNC_THREADS:
+        for path in every:
+            _sync_file(path)
+        return
+    with ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="sync") as pool:
+        for _ in pool.map(_sync_some, (every[k::_SYNC_THREADS] for k in range(_SYNC_THREADS))):
+            pass  # an error of any of them is raised here
+
+
+def _sync_some(paths: list[bytes]) -> None:
+    for path in paths:
+        _sync_file(path)
+
+
+def _sync_file(path: bytes) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(path: str | bytes) -> None:
+    """Remove a folder and all in it; nothing when it is not there. Follows no link, whatever the depth.
+
+    A folder inside a folder is moved up beside the others before it is emptied, so that neither a path, nor the stack,
+    nor the number of open descriptors grows with the depth. Safe to repeat: killed in the middle, the rest is removed
+    the next time.
+    """
+    try:
+        if os.path.islink(path):
+            raise NotADirectoryError(errno.ENOTDIR, "a link, not a folder", path)
+        os.chmod(path, 0o700)
+        top = open_folder(path)
+    except FileNotFoundError:
+        return
+    try:
+        moved = 0
+        pending = _unlink_all_but_folders(top)
+        while pending:
+            name = pending.pop()
+            with opened_folder(name, inside=top) as inner:
+                for child in _unlink_all_but_folders(inner):
+                    moved = _move_up(child, source=inner, top=top, number=moved + 1)
+                    pending.append(f".{moved}")
+            os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(path)
+
+
+def _move_up(child: str, *, source: int, top: int, number: int) -> int:
+    """Move a folder into `top` under the first free number from `number` on; return it."""
+    while True:
+        try:
+            os.rename(child, f".{number}", src_dir_fd=source, dst_dir_fd=top)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            number += 1
+        else:
+            return number
+
+
+def _unlink_all_but_folders(folder: int) -> list[str]:
+    """Empty a folder of everything that is no folder; return the names of those, made open to us."""
+    with os.scandir(folder) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    folders: list[str] = []
+    for name, is_folder in found:
+        if is_folder:
+            os.chmod(name, 0o700, dir_fd=folder)
+            folders.append(name)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+    return folders

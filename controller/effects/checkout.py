@@ -1,0 +1,240 @@
+"""How does a build get files of its own, and when may what it made be used?
+
+A release is shared and read-only; a build writes. So a build gets a private copy of the release, at the path where its
+outcome will stay (a moved venv is broken). When it has ended well, what it made is walked like a git tree, synced, and
+sealed by a marker that is written last. The marker lies beside the folder, out of the build's own reach.
+
+Safe to repeat: a copy without a marker is begun again; a sealed one is left alone. Nothing here recurses: a build may
+nest folders as deep as it likes.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from controller.decisions.tree_rules import visible
+from controller.disk import opened_folder, remove_tree, sync_files, sync_folder
+from controller.failpoints import failpoint
+from controller.model.errors import Failed, Unavailable
+from controller.model.names import Layout, Sha
+
+#: What one build may leave; more is a mistake, and would be ours to sync and remove.
+ENTRIES_MAX: Final = 1_000_000
+DEPTH_MAX: Final = 200
+_LINK_STEPS_MAX: Final = 40
+_FICLONE: Final = 0x40049409
+_COPY_BYTES: Final = 1 << 20
+_NO_CLONE: Final = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What a build made."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Thing:
+    """One thing below a folder, by its path relative to that folder."""
+
+    path: bytes
+    status: os.stat_result
+
+
+def marker(path: Path) -> Path:
+    """Return where the marker of a build lies: beside it."""
+    return path.with_name(f"{path.name}.sealed")
+
+
+def is_sealed(path: Path) -> bool:
+    """Say whether a build is whole and may be used."""
+    return marker(path).is_file() and path.is_dir()
+
+
+def copy_for_build(layout: Layout, sha: Sha, destination: Path) -> None:
+    """Make `destination` a private, writable copy of `releases/<sha>`; a sealed one is left as it is.
+
+    Safe to repeat: what an earlier, unfinished build left there is removed first. Unavailable when the disk refuses.
+    """
+    if is_sealed(destination):
+        return
+    source = os.fsencode(layout.release(sha))
+    target = os.fsencode(destination)
+    try:
+        remove_build(destination)
+        os.makedirs(destination.parent, exist_ok=True)
+        os.mkdir(target, 0o755)
+        os.chmod(target, 0o755)
+        for thing in _walk(source):
+            here = target + b"/" + thing.path
+            mode = thing.status.st_mode
+            if stat.S_ISDIR(mode):
+                os.mkdir(here, 0o755)
+                os.chmod(here, 0o755)
+            elif stat.S_ISLNK(mode):
+                os.symlink(os.readlink(source + b"/" + thing.path), here)
+            else:
+                _copy_file(source + b"/" + thing.path, here, mode=0o755 if mode & 0o111 else 0o644)
+    except OSError as error:
+        raise _disk_at_fault(error, f"{destination} could not be made") from error
+
+
+def walk_build(path: Path) -> Built:
+    """Judge what a build made; Failed when a link leaves it, or anything is neither file, folder nor link.
+
+    A link to an absolute path inside the build is well, since a build never moves. One that names nothing is too.
+    """
+    top = os.fsencode(path)
+    files = total_bytes = entries = 0
+    try:
+        for thing in _walk(top):
+            entries += 1
+            if entries > ENTRIES_MAX:
+                raise Failed("BuildTooLarge", f"the build made more than {ENTRIES_MAX:,} files and folders")
+            if thing.path.count(b"/") > DEPTH_MAX:
+                raise Failed("BuildTooDeep", f"the build nests folders more than {DEPTH_MAX} deep")
+            mode = thing.status.st_mode
+            if stat.S_ISLNK(mode):
+                _judge_link(top, thing.path)
+            elif stat.S_ISREG(mode):
+                files += 1
+                total_bytes += thing.status.st_size
+            elif not stat.S_ISDIR(mode):
+                raise Failed("BuildHasSpecialFile", f"the build made {visible(thing.path)}, a device, pipe or socket")
+            if not stat.S_ISLNK(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
+                raise Failed("BuildHasSetuid", f"the build made {visible(thing.path)} set-uid or set-gid")
+    except OSError as error:
+        raise _disk_at_fault(error, f"{path} could not be read") from error
+    return Built(files=files, bytes=total_bytes)
+
+
+def seal_build(path: Path) -> Built:
+    """Judge a build, sync it, and write its marker, last. Safe to repeat."""
+    built = walk_build(path)
+    if is_sealed(path):
+        return built
+    top = os.fsencode(path)
+    try:
+        folders, files = [top], []
+        for thing in _walk(top):
+            if stat.S_ISDIR(thing.status.st_mode):
+                folders.append(top + b"/" + thing.path)
+            elif stat.S_ISREG(thing.status.st_mode):
+                files.append(top + b"/" + thing.path)
+        sync_files(files)
+        for folder in reversed(folders):
+            sync_folder(folder)
+        failpoint("seal.before_marker")
+        pending = path.with_name(f".{path.name}.sealing")
+        with pending.open("w") as file:
+            json.dump({"files": built.files, "bytes": built.bytes, "sealed_at": int(time.time())}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(pending, marker(path))
+        sync_folder(os.fsencode(path.parent))
+        failpoint("seal.after_marker")
+    except OSError as error:
+        raise _disk_at_fault(error, f"{path} could not be sealed") from error
+    return built
+
+
+def remove_build(path: Path) -> None:
+    """Remove a build and its marker, the marker first. Safe to repeat; nothing when they are not there."""
+    try:
+        if marker(path).exists():
+            marker(path).unlink(missing_ok=True)
+            sync_folder(os.fsencode(path.parent))
+        remove_tree(os.fsencode(path))
+    except OSError as error:
+        raise _disk_at_fault(error, f"{path} could not be removed") from error
+
+
+def _disk_at_fault(error: OSError, what: str) -> Unavailable:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return Unavailable("DiskFull" if full else "DiskRefused", f"{what}: {error.strerror or error}")
+
+
+def _walk(top: bytes) -> Iterator[_Thing]:
+    """Give everything below `top`, folders before what is in them. Follows no link and holds one folder open."""
+    pending = [b""]
+    while pending:
+        folder = pending.pop()
+        inside = folder + b"/" if folder else b""
+        with opened_folder(top + b"/" + folder if folder else top) as descriptor, os.scandir(descriptor) as entries:
+            for entry in entries:
+                thing = _Thing(inside + os.fsencode(entry.name), entry.stat(follow_symlinks=False))
+                yield thing
+                if stat.S_ISDIR(thing.status.st_mode):
+                    pending.append(thing.path)
+
+
+def _judge_link(top: bytes, path: bytes) -> None:
+    """Raise Failed when following the link at `path` ever leaves `top`."""
+    parts = path.split(b"/")
+    #: Where we are, below top, with no link in it; and the steps still to take.
+    here, steps = parts[:-1], [parts[-1]]
+    followed = 0
+    while steps:
+        step = steps.pop(0)
+        if step in (b"", b"."):
+            continue
+        if step == b"..":
+            if not here:
+                raise _leaves(path)
+            here.pop()
+            continue
+        at = b"/".join([top, *here, step])
+        try:
+            target = os.readlink(at)
+        except OSError:
+            here.append(step)  # no link, or nothing at all
+            continue
+        followed += 1
+        if followed > _LINK_STEPS_MAX:
+            raise Failed("BuildLinkEndless", f"the build made {visible(path)}, a link that leads nowhere")
+        if target.startswith(b"/"):
+            if target != top and not target.startswith(top + b"/"):
+                raise _leaves(path, target)
+            here, target = [], target[len(top) :]
+        steps = target.split(b"/") + steps
+
+
+def _leaves(path: bytes, target: bytes | None = None) -> Failed:
+    shown = "" if target is None else f" (to {visible(target)})"
+    return Failed(
+        "BuildLinkLeaves",
+        f"the build made {visible(path)}, a link that leaves it{shown}; copy instead (python -m venv --copies)",
+    )
+
+
+def _copy_file(source: bytes, target: bytes, *, mode: int) -> None:
+    """Copy one file, sharing its blocks where the file system can."""
+    reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.ioctl(writing, _FICLONE, reading)
+            except OSError as error:
+                if error.errno not in _NO_CLONE:
+                    raise
+                while os.sendfile(writing, reading, None, _COPY_BYTES):
+                    pass
+            os.fchmod(writing, mode)
+        finally:
+            os.close(writing)
+    finally:
+        with suppress(OSError):
+            os.close(reading)

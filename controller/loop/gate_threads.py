@@ -1,0 +1,274 @@
+"""Who probes a new release? Bounded threads that ask, judge by `decisions.gates`, and hand over verdicts.
+
+A verdict goes to the store at once; nothing is kept here but which threads run. A thread ends by its verdict, by its
+deadline, or when its run is cancelled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from controller.decisions.gates import (
+    GATE_PAUSE_S,
+    RESULTS_KEPT,
+    WINDOW_PAUSE_S,
+    Judgement,
+    Result,
+    judge_confirmation,
+    judge_gate,
+    judge_window,
+)
+from controller.effects.probe import Answer, ask, strangers_at
+from controller.model.config import Gate
+from controller.model.names import Sha, SlotName
+from controller.model.nouns import ProcessFact, Verdict
+from controller.model.states import Outcome, ProcessState
+
+THREADS_MAX = 32
+#: Of a failing window: look again soon, since users see it.
+WINDOW_RETRY_PAUSE_S = 0.25
+RELEASE_HEADER, NONCE_HEADER = "x-oroboros-release", "x-oroboros-nonce"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """A running instance, as a probe needs to know it."""
+
+    address: str
+    nonce: str
+    process_ids: Callable[[], frozenset[int]]
+    #: The unit as the runtime shows it now; None when it is gone.
+    fact: Callable[[], ProcessFact | None]
+    last_log_line: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticFile:
+    """A file of a static release: what its URL must answer."""
+
+    url_path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateOrder:
+    """What a gate asks of whom."""
+
+    slot: SlotName
+    generation: int
+    release: Sha
+    gate: Gate
+    instance: Instance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchOrder:
+    """What a confirmation and a window ask, through the surface and the edge."""
+
+    slot: SlotName
+    generation: int
+    release: Sha
+    gate: Gate
+    #: None for a release of static files only; then `static` says what is asked.
+    instance: Instance | None
+    static: tuple[StaticFile, ...]
+    #: (address, Host header): the slot's web surface, and the edge.
+    doors: tuple[tuple[str, str], ...]
+    window_left_s: float
+
+
+#: ("gate" or "watch", slot, generation)
+Key = tuple[str, SlotName, int]
+
+
+class GateThreads:
+    """The gates and windows of one worker."""
+
+    def __init__(self, record: Callable[[Verdict, str], None]) -> None:
+        self._record = record
+        self._lock = threading.Lock()
+        self._running: dict[Key, threading.Event] = {}
+
+    def running(self) -> frozenset[Key]:
+        """Return which gates and windows run."""
+        with self._lock:
+            return frozenset(self._running)
+
+    def cancel(self, slot: SlotName, generation: int) -> None:
+        """End the threads of a run without a verdict."""
+        with self._lock:
+            for key, cancelled in self._running.items():
+                if key[1:] == (slot, generation):
+                    cancelled.set()
+
+    def start_gate(self, order: GateOrder) -> bool:
+        """Begin a gate, unless it runs or too many threads do."""
+        key = ("gate", order.slot, order.generation)
+        return self._start(key, lambda cancelled: self._run_gate(order, cancelled))
+
+    def start_watch(self, order: WatchOrder) -> bool:
+        """Begin confirmation and window, unless they run or too many threads do."""
+        key = ("watch", order.slot, order.generation)
+        return self._start(key, lambda cancelled: self._run_watch(order, cancelled))
+
+    def _start(self, key: Key, work: Callable[[threading.Event], None]) -> bool:
+        with self._lock:
+            if key in self._running or len(self._running) >= THREADS_MAX:
+                return False
+            cancelled = self._running[key] = threading.Event()
+
+        def run() -> None:
+            try:
+                work(cancelled)
+            finally:
+                with self._lock:
+                    self._running.pop(key, None)
+
+        threading.Thread(target=run, name=f"{key[0]} {key[1]} {key[2]}", daemon=True).start()
+        return True
+
+    def _run_gate(self, order: GateOrder, cancelled: threading.Event) -> None:
+        began = time.monotonic()
+        results: list[Result] = []
+        while not cancelled.is_set():
+            results.append(probe_instance(order, at_s=time.monotonic() - began))
+            del results[:-RESULTS_KEPT]
+            judgement = judge_gate(results, order.gate, now_s=time.monotonic() - began)
+            if judgement.outcome is not Outcome.PENDING:
+                proof = order.gate.proof if judgement.outcome is Outcome.PASS else ""
+                self._tell("gate", order, _with_log(judgement, order.instance), proof)
+                return
+            cancelled.wait(GATE_PAUSE_S)
+
+    def _run_watch(self, order: WatchOrder, cancelled: threading.Event) -> None:
+        until = time.monotonic() + order.window_left_s
+        began = time.monotonic()
+        results: list[Result] = []
+        confirmed = False
+        while not cancelled.is_set():
+            result = probe_doors(order, at_s=time.monotonic() - began)
+            results.append(result)
+            del results[:-RESULTS_KEPT]
+            if not confirmed and judge_confirmation(results).outcome is Outcome.PASS:
+                confirmed = True
+                self._tell("confirm", order, judge_confirmation(results), "")
+            over = time.monotonic() >= until
+            judgement = judge_window(results, order.gate, confirmed=confirmed, over=over)
+            if judgement.outcome is not Outcome.PENDING:
+                self._tell("watch", order, _with_log(judgement, order.instance), "")
+                return
+            if not confirmed:
+                pause_s = GATE_PAUSE_S if result.passed else WINDOW_RETRY_PAUSE_S
+            else:
+                pause_s = WINDOW_PAUSE_S if result.passed else WINDOW_RETRY_PAUSE_S
+            cancelled.wait(min(pause_s, max(0.0, until - time.monotonic()) + 0.001))
+
+    def _tell(self, kind: str, order: GateOrder | WatchOrder, judgement: Judgement, proof: str) -> None:
+        verdict = Verdict(
+            kind="gate" if kind == "gate" else "confirm" if kind == "confirm" else "watch",
+            slot=order.slot,
+            generation=order.generation,
+            release=order.release,
+            outcome=judgement.outcome,
+            reason=judgement.reason,
+            message=judgement.message,
+            blames_release=judgement.blames_release,
+        )
+        self._record(verdict, proof)
+
+
+def _with_log(judgement: Judgement, instance: Instance | None) -> Judgement:
+    """Add the app's last log line to a failure: it usually says why."""
+    line = instance.last_log_line() if instance is not None and judgement.outcome is Outcome.FAIL else ""
+    if not line:
+        return judgement
+    return Judgement(
+        outcome=judgement.outcome,
+        reason=judgement.reason,
+        message=f"{judgement.message}; it logged: {line}",
+        blames_release=judgement.blames_release,
+    )
+
+
+def probe_instance(order: GateOrder, *, at_s: float) -> Result:
+    """Ask the instance once, at its own address, and prove that it was the instance that answered."""
+    instance = order.instance
+    ended = _ended(instance)
+    if ended is not None:
+        return Result(at_s=at_s, passed=False, reason="InstanceExited", message=ended)
+    stranger = strangers_at(instance.address, instance.process_ids())
+    if stranger:
+        message = f"{instance.address} is held by {stranger}, not by this release"
+        return Result(at_s=at_s, passed=False, reason="NotOurs", message=message, blames_release=False)
+    if stranger is None:
+        return Result(at_s=at_s, passed=False, reason="NoAnswer", message=f"nobody listens at {instance.address}")
+    answer = ask(instance.address, order.gate.path, host="localhost", timeout_s=order.gate.probe_timeout_s)
+    result = _judge_answer(answer, order.gate, at_s=at_s)
+    if result.passed and order.gate.proof == "echo":
+        return _judge_echo(answer, order.release, instance.nonce, at_s=at_s)
+    return result
+
+
+def probe_doors(order: WatchOrder, *, at_s: float) -> Result:
+    """Ask every door once; the first that fails is the result."""
+    if order.instance is not None:
+        ended = _ended(order.instance)
+        if ended is not None:
+            return Result(at_s=at_s, passed=False, reason="InstanceExited", message=ended)
+    passed = Result(at_s=at_s, passed=True)
+    for address, host in order.doors:
+        for file in order.static:
+            answer = ask(address, file.url_path, host=host, timeout_s=order.gate.probe_timeout_s)
+            same = answer.status == 200 and hashlib.sha256(answer.body).hexdigest() == file.sha256
+            if not same:
+                seen = answer.problem or f"status {answer.status}, other bytes"
+                message = f"{host}{file.url_path} is not the file of this release: {seen}"
+                return Result(at_s=at_s, passed=False, reason="WrongRelease", message=message)
+        if order.instance is None:
+            continue
+        answer = ask(address, order.gate.path, host=host, timeout_s=order.gate.probe_timeout_s)
+        result = _judge_answer(answer, order.gate, at_s=at_s)
+        if result.passed and order.gate.proof == "echo":
+            result = _judge_echo(answer, order.release, order.instance.nonce, at_s=at_s)
+        if not result.passed:
+            return result
+    return passed
+
+
+def _ended(instance: Instance) -> str | None:
+    fact = instance.fact()
+    if fact is None:
+        return "the process is gone"
+    if fact.state is ProcessState.RUNNING:
+        return None
+    code = fact.exit_code
+    return (
+        f"the process was killed by signal {-code}"
+        if code is not None and code < 0
+        else f"the process exited with {code}"
+    )
+
+
+def _judge_answer(answer: Answer, gate: Gate, *, at_s: float) -> Result:
+    if answer.status is not None and answer.status != gate.status:
+        message = f"{gate.path} answers {answer.status}, not {gate.status}"
+        return Result(at_s=at_s, passed=False, reason="WrongStatus", message=message, status=answer.status)
+    if answer.problem:
+        return Result(at_s=at_s, passed=False, reason="NoAnswer", message=f"{gate.path}: {answer.problem}")
+    return Result(at_s=at_s, passed=True, status=answer.status)
+
+
+def _judge_echo(answer: Answer, release: Sha, nonce: str, *, at_s: float) -> Result:
+    seen = answer.headers.get(RELEASE_HEADER, "")
+    if seen == release and answer.headers.get(NONCE_HEADER, "") == nonce and nonce:
+        return Result(at_s=at_s, passed=True, status=answer.status)
+    told = "".join(c for c in seen if c.isprintable())[:12] or "nothing"
+    message = f"X-Oroboros-Release says {told}, not {release[:12]} with this start's nonce"
+    return Result(at_s=at_s, passed=False, reason="WrongRelease", message=message, status=answer.status)
