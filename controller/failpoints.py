@@ -18,6 +18,7 @@ NAMES: tuple[str, ...] = (
     "publish.after_write",
     "publish.between_syncs",
     "publish.after_sync",
+    "publish.between_replacements",
     "publish.between_renames",
     "publish.before_parent_sync",
     "publish.after_rename",

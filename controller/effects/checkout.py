@@ -34,6 +34,7 @@ DEPTH_MAX: Final = 200
 _LINK_STEPS_MAX: Final = 40
 _FICLONE: Final = 0x40049409
 _COPY_BYTES: Final = 1 << 20
+_FOLDER_MODE: Final = 0o755
 _NO_CLONE: Final = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM)
 
 
@@ -75,14 +76,14 @@ def copy_for_build(layout: Layout, sha: Sha, destination: Path) -> None:
     try:
         remove_build(destination)
         os.makedirs(destination.parent, exist_ok=True)
-        os.mkdir(target, 0o755)
-        os.chmod(target, 0o755)
+        os.mkdir(target)
+        os.chmod(target, _FOLDER_MODE)
         for thing in _walk(source):
             here = target + b"/" + thing.path
             mode = thing.status.st_mode
             if stat.S_ISDIR(mode):
-                os.mkdir(here, 0o755)
-                os.chmod(here, 0o755)
+                os.mkdir(here)
+                os.chmod(here, _FOLDER_MODE)
             elif stat.S_ISLNK(mode):
                 os.symlink(os.readlink(source + b"/" + thing.path), here)
             else:
@@ -116,6 +117,8 @@ def walk_build(path: Path) -> Built:
             if not stat.S_ISLNK(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
                 raise Failed("BuildHasSetuid", f"the build made {visible(thing.path)} set-uid or set-gid")
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise Failed("BuildTooDeep", "the build made a path that is longer than the system allows") from error
         raise _disk_at_fault(error, f"{path} could not be read") from error
     return Built(files=files, bytes=total_bytes)
 

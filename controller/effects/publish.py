@@ -35,6 +35,7 @@ from controller.decisions.tree_rules import (
     Objects,
     PlannedFile,
     PlannedFolder,
+    PlannedLink,
     Source,
     Total,
     TreePlan,
@@ -46,15 +47,19 @@ from controller.failpoints import failpoint
 from controller.model.config import TreeLimits
 from controller.model.errors import Unavailable
 from controller.model.names import Layout, Sha, TreeId, parse_sha
+from controller.model.nouns import Head
 
 FILE_MODE: Final = 0o444
 EXECUTABLE_MODE: Final = 0o555
 FOLDER_MODE: Final = 0o555
 _HEADER: Final = b"oroboros-manifest 1"
 _TEMPORARY: Final = ".tmp-"
+_SPARE: Final = ".spare-"
+#: The newest ones; each costs its folders, and a name of every file.
+SPARES_MAX: Final = 2
 #: Two are quicker than one, since folders are locked one by one; more are not [measured on ext4].
-_LINK_THREADS: Final = 2
-_LINKS_PER_THREAD: Final = 500
+_THREADS: Final = 2
+_PER_THREAD: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,33 +114,89 @@ def publish_release(
     present = _read_published(layout, sha)
     if present is not None:
         return present
+    if layout.release(sha).is_dir():
+        # Whole, since it has its name, but its manifest was lost.
+        return _restore(source, layout, head, limits)
     known = _load_manifest(layout, neighbour) if neighbour is not None and neighbour != sha else _Manifest.empty()
+    return _write_release(source, layout, head, limits, known, neighbour=neighbour, replace=False)
+
+
+def repair_release(source: Source, layout: Layout, sha: Sha, *, limits: TreeLimits) -> tuple[Problem, ...]:
+    """Verify a release that was published; check it out again, every byte from git, if it is not whole.
+
+    Returns what was wrong. Safe to repeat: the damaged one stays until a whole one takes its name.
+    """
+    problems = verify_release(source, layout, sha)
+    head = source.head(sha)
+    if problems and head is not None:
+        _write_release(source, layout, head, limits, _Manifest.empty(), neighbour=None, replace=True)
+    return problems
+
+
+def _restore(source: Source, layout: Layout, head: Head, limits: TreeLimits) -> PublishedRelease:
+    """Write the lost manifest of a release that is whole, or write the release anew."""
+    if verify_release(source, layout, head.sha):
+        return _write_release(source, layout, head, limits, _Manifest.empty(), neighbour=None, replace=True)
+    with source.objects() as objects:
+        plan = _judge(objects, head.tree, _UNLIMITED, _Manifest.empty())
+    top = os.fsencode(layout.release(head.sha)) + b"/"
+    lines: list[bytes] = []
+    try:
+        for folder in sorted(plan.folders, key=lambda folder: _depth_first(folder.path)):
+            lines.append(_folder_line(folder.tree, plan.totals[folder.tree], folder.path))
+            inside = folder.path + b"/" if folder.path else b""
+            lines += [_file_line(file, inside, os.lstat(top + inside + file.name)) for file in folder.files]
+            lines += [_link_line(link, inside) for link in folder.links]
+        with _temporary(layout, head.sha) as (path, _):
+            manifest = _write_manifest(path, head.tree, lines, plan)
+            sync_files([os.fsencode(manifest)])
+            os.rename(manifest, layout.manifest(head.sha))
+            sync_folder(str(layout.releases))
+    except OSError as error:
+        raise _disk_at_fault(error, f"the manifest of releases/{head.sha} could not be written") from error
+    total = plan.total
+    return PublishedRelease(sha=head.sha, tree=head.tree, files=total.files, bytes=total.bytes, linked=0)
+
+
+def _write_release(
+    source: Source,
+    layout: Layout,
+    head: Head,
+    limits: TreeLimits,
+    known: _Manifest,
+    *,
+    neighbour: Sha | None,
+    replace: bool,
+) -> PublishedRelease:
+    """Judge, write, sync and rename; with `replace`, what has the name already is moved out of the way."""
+    sha = head.sha
     with source.objects() as objects:
         plan = _judge(objects, head.tree, limits, known)
-        try:
-            os.makedirs(layout.releases, exist_ok=True)
-            sweep_releases(layout)
-            with _temporary(layout, sha) as path:
-                writer = _Writer(
-                    os.fsencode(path),
-                    objects,
-                    known,
-                    neighbour=os.fsencode(layout.release(neighbour or sha)),
-                )
-                began_at = time.monotonic()
-                writer.write(plan)
-                written_at = time.monotonic()
-                manifest = _write_manifest(path, head.tree, writer.manifest_lines(), plan)
-                failpoint("publish.after_write")
-                writer.sync(manifest)
-                failpoint("publish.after_sync")
-                synced_s = time.monotonic() - written_at
-                _commit(layout, sha, path, manifest)
-        except OSError as error:
-            raise _disk_at_fault(error, f"releases/{sha} could not be written") from error
+    try:
+        os.makedirs(layout.releases, exist_ok=True)
+        sweep_releases(layout)
+        with _temporary(layout, sha, spare=_spare(layout, neighbour) if known.files else None) as (path, is_spare):
+            began_at = time.monotonic()
+            writer = _Writer(
+                os.fsencode(path),
+                source,
+                known,
+                neighbour=os.fsencode(layout.release(neighbour or sha)),
+                is_spare=is_spare,
+            )
+            writer.write(plan)
+            manifest = _write_manifest(path, head.tree, writer.manifest_lines(), plan)
+            failpoint("publish.after_write")
+            written_at = time.monotonic()
+            writer.sync(manifest)
+            synced_at = time.monotonic()
+            failpoint("publish.after_sync")
+            _commit(layout, sha, path, manifest, replace=replace)
+    except OSError as error:
+        raise _disk_at_fault(error, f"releases/{sha} could not be written") from error
     failpoint("publish.after_rename")
     published = _read_published(layout, sha)
-    if published is None:
+    if published is None or published.tree != head.tree:
         raise Unavailable("ReleaseVanished", f"releases/{sha} is not there after it was published: who else writes?")
     return PublishedRelease(
         sha=sha,
@@ -144,8 +205,61 @@ def publish_release(
         bytes=published.bytes,
         linked=writer.linked,
         write_s=written_at - began_at,
-        sync_s=synced_s,
+        sync_s=synced_at - written_at,
     )
+
+
+def prepare_spare(layout: Layout, sha: Sha) -> bool:
+    """Link a second copy of a release, for the next one that has it as its neighbour to be made of.
+
+    Then publishing costs what changed, not what is there. For idle moments, after a release was published: nothing
+    depends on it. False when the release is not as it was published. Safe to repeat.
+    """
+    sha = parse_sha(sha)
+    manifest = _load_manifest(layout, sha, required=True)
+    spare = str(layout.releases / f"{_SPARE}{sha}")
+    if os.path.lexists(spare):
+        return True
+    try:
+        with _temporary(layout, sha) as (path, _):
+            source, target = os.fsencode(layout.release(sha)) + b"/", os.fsencode(path) + b"/"
+            links: list[_Link] = []
+            for folder, (_, lines) in manifest.folders.items():
+                if folder:
+                    os.mkdir(target + folder, 0o700)
+                for line in lines:
+                    name = line.split(b" ", 5)[5]
+                    if line.startswith(b"120000 "):
+                        os.symlink(os.readlink(source + name), target + name)
+                    else:
+                        links.append(_Link(source + name, target + name, line, [], 0))
+            if _link_all(links):
+                return False
+            for folder in reversed(manifest.folders):
+                os.chmod(target + folder, FOLDER_MODE)
+            with _lock_releases(layout):
+                if not os.path.lexists(spare):
+                    os.rename(path, spare)
+            _remove_old_spares(layout)
+    except OSError as error:
+        raise _disk_at_fault(error, f"a spare of releases/{sha} could not be made") from error
+    return True
+
+
+def _remove_old_spares(layout: Layout, *, of: Sha | None = None) -> None:
+    """Remove all spares but the newest, or that of one release."""
+    with _lock_releases(layout):
+        with os.scandir(layout.releases) as entries:
+            spares = [entry for entry in entries if entry.name.startswith(_SPARE)]
+        if of is not None:
+            old = [entry for entry in spares if entry.name == _SPARE + of]
+        else:
+            spares.sort(key=lambda entry: entry.stat(follow_symlinks=False).st_ctime_ns)
+            old = spares[:-SPARES_MAX]
+        for entry in old:
+            # From here on it is a leftover, which the next publish sweeps.
+            away = f"{_TEMPORARY}{entry.name.removeprefix(_SPARE)}-{secrets.token_hex(6)}"
+            os.rename(entry.path, layout.releases / away)
 
 
 def remove_release(layout: Layout, sha: Sha) -> None:
@@ -165,7 +279,8 @@ def remove_release(layout: Layout, sha: Sha) -> None:
             layout.manifest(sha).unlink(missing_ok=True)
             sync_folder(str(layout.releases))
         failpoint("remove.before_delete")
-        remove_tree(os.fsencode(away))
+        _remove_old_spares(layout, of=sha)
+        sweep_releases(layout)
     except OSError as error:
         raise _disk_at_fault(error, f"releases/{sha} could not be removed") from error
 
@@ -275,16 +390,25 @@ def _lock_releases(layout: Layout) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _temporary(layout: Layout, sha: Sha) -> Iterator[str]:
-    """A fresh folder beside the releases, locked while we live, gone at the end unless it was renamed."""
+def _temporary(layout: Layout, sha: Sha, *, spare: str | None = None) -> Iterator[tuple[str, bool]]:
+    """A folder beside the releases, locked while we live, gone at the end unless it was renamed.
+
+    It is fresh, or what was prepared as `spare` (then True is given with it).
+    """
     path = str(layout.releases / f"{_TEMPORARY}{sha}-{secrets.token_hex(6)}")
+    is_spare = False
     with _lock_releases(layout):
-        os.mkdir(path, 0o700)
+        if spare is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(spare, path)
+                is_spare = True
+        if not is_spare:
+            os.mkdir(path, 0o700)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         failpoint("publish.after_mkdir")
-        yield path
+        yield path, is_spare
     finally:
         try:
             remove_tree(os.fsencode(path))
@@ -294,11 +418,18 @@ def _temporary(layout: Layout, sha: Sha) -> Iterator[str]:
             os.close(descriptor)
 
 
-def _commit(layout: Layout, sha: Sha, path: str, manifest: str) -> None:
+def _spare(layout: Layout, sha: Sha | None) -> str | None:
+    return None if sha is None else str(layout.releases / f"{_SPARE}{sha}")
+
+
+def _commit(layout: Layout, sha: Sha, path: str, manifest: str, *, replace: bool) -> None:
     """Give a synced folder and its manifest their names, unless another was quicker."""
     with _lock_releases(layout):
         if layout.release(sha).exists():
-            return
+            if not replace:
+                return
+            os.rename(layout.release(sha), layout.releases / f"{_TEMPORARY}{sha}-{secrets.token_hex(6)}")
+            failpoint("publish.between_replacements")
         os.rename(manifest, layout.manifest(sha))
         failpoint("publish.between_renames")
         os.rename(path, layout.release(sha))
@@ -443,35 +574,54 @@ class _Link(NamedTuple):
     target: bytes
     #: Of the neighbour's manifest.
     line: bytes
+    #: Where the line belongs in the manifest to be.
+    lines: list[bytes]
+    at: int
+
+
+class _Write(NamedTuple):
+    """A file that must be written, and where its line of the manifest belongs."""
+
+    inside: bytes
+    file: PlannedFile
+    lines: list[bytes]
+    at: int
 
 
 class _Writer:
     """Writes one planned tree into an empty folder."""
 
-    def __init__(self, top: bytes, objects: Objects, known: _Manifest, *, neighbour: bytes) -> None:
+    def __init__(self, top: bytes, source: Source, known: _Manifest, *, neighbour: bytes, is_spare: bool) -> None:
         self._top = top + b"/"
-        self._objects = objects
+        self._source = source
         self._known = known
         self._neighbour = neighbour + b"/"
-        self._new: list[bytes] = []
-        self._folders: list[bytes] = []
+        #: The folder is a second copy of the neighbour already: change what differs.
+        self._is_spare = is_spare
+        #: Folders that the neighbour has and the spare has no longer.
+        self._gone: set[bytes] = set()
+        self._open: list[bytes] = []
         self._links: list[_Link] = []
+        self._writes: list[_Write] = []
         #: What the manifest will say: path of a folder -> its line, and those of its files by place.
         self._lines: dict[bytes, tuple[bytes, list[bytes]]] = {}
         self.linked = 0
 
     def write(self, plan: TreePlan) -> None:
         """Write folders, files and links; folders are closed to writing once all is in them."""
+        if self._is_spare:
+            self._remove_vanished(plan)
         for folder in plan.folders:
-            self._make_folder(folder.path, _folder_line(folder.tree, plan.totals[folder.tree], folder.path))
+            self._open_folder(folder.path, _folder_line(folder.tree, plan.totals[folder.tree], folder.path))
             self._fill(folder)
         for path, tree in plan.known:
-            self._copy(path, self._known.trees[tree])
+            self._take_known(path, tree)
         refused = _link_all(self._links)
-        self.linked = len(self._links) - len(refused)
         for link in refused:
             self._write_instead(link)
-        for path in reversed(self._folders):
+        self.linked = plan.total.files - plan.total.links - len(self._writes)
+        self._write_files()
+        for path in reversed(self._open):
             os.chmod(self._top + path, FOLDER_MODE)
 
     def manifest_lines(self) -> list[bytes]:
@@ -484,21 +634,41 @@ class _Writer:
 
     def sync(self, manifest: str) -> None:
         """Make all that was written durable: new files, then the top folder."""
-        sync_files([*self._new, os.fsencode(manifest)])
+        sync_files([*(self._top + write.inside + write.file.name for write in self._writes), os.fsencode(manifest)])
         failpoint("publish.between_syncs")
         # ext4 and xfs commit with it whatever was done to metadata before; others are synced folder by folder.
         if not _commits_metadata_in_order(self._top):
-            for path in reversed(self._folders[1:]):
+            for path in sorted(self._lines, reverse=True):
                 sync_folder(self._top + path)
         sync_folder(self._top)
 
-    def _make_folder(self, path: bytes, line: bytes) -> list[bytes]:
-        if path:
+    def _is_there(self, path: bytes) -> bool:
+        return self._is_spare and path in self._known.folders and path not in self._gone
+
+    def _open_folder(self, path: bytes, line: bytes) -> list[bytes]:
+        """Make a folder, or open one that is there, and return the list for the lines of what lies in it."""
+        if self._is_there(path):
+            os.chmod(self._top + path, 0o700)
+        elif path:
             os.mkdir(self._top + path, 0o700)
-        self._folders.append(path)
+        self._open.append(path)
         lines: list[bytes] = []
         self._lines[path] = (line, lines)
         return lines
+
+    def _remove_vanished(self, plan: TreePlan) -> None:
+        """Take out of the spare every folder that the tree has not, or has from elsewhere."""
+        changed = {folder.path for folder in plan.folders}
+        known = dict(plan.known)
+        for path, (line, _) in list(self._known.folders.items()):
+            parent = path.rpartition(b"/")[0]
+            # What lies below a known folder is as it was: only in a changed one can a folder be gone.
+            if not path or parent not in changed or path in changed:
+                continue
+            if path not in known or line.split(b" ", 2)[1] != known[path].hex().encode():
+                os.chmod(self._top + parent, 0o700)
+                remove_tree(self._top + path)
+                self._gone.update(folder for folder, _, _ in self._known.below(path))
 
     def _fill(self, folder: PlannedFolder) -> None:
         """Write what lies in a folder of which something may have changed."""
@@ -506,48 +676,75 @@ class _Writer:
         there = self._known.folders.get(folder.path)
         old = {} if there is None else {line.split(b" ", 5)[5][len(inside) :]: line for line in there[1]}
         lines = self._lines[folder.path][1]
+        kept = old if self._is_there(folder.path) else {}
+        wanted = {file.name: _mode_and_blob(file) for file in folder.files}
+        wanted |= {link.name: b"120000 %s " % link.blob.hex().encode() for link in folder.links}
+        for name, line in kept.items():
+            if name not in wanted or not line.startswith(wanted[name]):
+                os.unlink(self._top + inside + name)
         for file in folder.files:
             line = old.get(file.name)
-            if line is not None and line.startswith(_mode_and_blob(file)):
+            if line is not None and line.startswith(wanted[file.name]):
                 path = inside + file.name
-                self._links.append(_Link(self._neighbour + path, self._top + path, line))
+                if file.name not in kept:
+                    self._links.append(_Link(self._neighbour + path, self._top + path, line, lines, len(lines)))
                 lines.append(line)
             else:
-                lines.append(self._write_file(inside, file))
+                self._writes.append(_Write(inside, file, lines, len(lines)))
+                lines.append(b"")
         for link in folder.links:
-            os.symlink(link.target, self._top + inside + link.name)
-            blob = link.blob.hex().encode()
-            lines.append(b"120000 %s %d 0 0 %s" % (blob, len(link.target), inside + link.name))
+            if not kept.get(link.name, b"").startswith(wanted[link.name]):
+                os.symlink(link.target, self._top + inside + link.name)
+            lines.append(_link_line(link, inside))
 
-    def _copy(self, path: bytes, old: bytes) -> None:
-        """Link a whole folder of the neighbour, with all below it."""
+    def _take_known(self, path: bytes, tree: bytes) -> None:
+        """Link a whole folder of the neighbour, with all below it; or leave it, where it is there."""
+        if self._is_there(path):
+            for folder, own, lines in self._known.below(path):
+                self._lines[folder] = (own, lines)
+            return
+        old = self._known.trees[tree]
         for folder, own, lines in self._known.below(old):
             here = path + folder[len(old) :]
             moved = [own, *lines] if path == old else [_moved(line, old, path) for line in (own, *lines)]
-            made = self._make_folder(here, moved[0])
+            made = self._open_folder(here, moved[0])
             made += moved[1:]
             source, target = self._neighbour + folder + b"/", self._top + here + b"/"
             cut = len(folder) + 1
-            for line in lines:
+            for at, line in enumerate(lines):
                 name = line.split(b" ", 5)[5][cut:]
-                self._links.append(_Link(source + name, target + name, line))
+                self._links.append(_Link(source + name, target + name, line, made, at))
 
     def _write_instead(self, link: _Link) -> None:
-        """Write a file that could not be linked, and correct its line."""
+        """Have a file written that could not be linked."""
         mode, blob, size, _, _, _ = link.line.split(b" ", 5)
         path = link.target[len(self._top) :]
         folder, slash, name = path.rpartition(b"/")
         file = PlannedFile(name, mode == b"100755", bytes.fromhex(blob.decode()), int(size))
-        lines = self._lines[folder][1]
-        at = next(k for k, line in enumerate(lines) if line.split(b" ", 5)[5] == path)
-        lines[at] = self._write_file(folder + slash, file)
+        self._writes.append(_Write(folder + slash, file, link.lines, link.at))
 
-    def _write_file(self, inside: bytes, file: PlannedFile) -> bytes:
-        """Write a blob and return its line."""
-        path = self._top + inside + file.name
-        body = self._objects.read_blob(file.blob)
+    def _write_files(self) -> None:
+        every = self._writes
+        if len(every) < 2 * _PER_THREAD:
+            self._write_some(every)
+            return
+        parts = [every[start : start + _PER_THREAD] for start in range(0, len(every), _PER_THREAD)]
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="write") as pool:
+            for _ in pool.map(self._write_some, parts):
+                pass  # an error of any of them is raised here
+
+    def _write_some(self, writes: list[_Write]) -> None:
+        """Write blobs, with a view of the objects of this thread's own, and note their lines."""
+        with self._source.objects() as objects:
+            for inside, file, lines, at in writes:
+                lines[at] = self._write_file(objects, inside, file)
+
+    def _write_file(self, objects: Objects, inside: bytes, file: PlannedFile) -> bytes:
+        body = objects.read_blob(file.blob)
         mode = EXECUTABLE_MODE if file.executable else FILE_MODE
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(
+            self._top + inside + file.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
         try:
             _write_all(descriptor, body)
             os.fchmod(descriptor, mode)
@@ -556,22 +753,15 @@ class _Writer:
             os.close(descriptor)
         if found.st_size != file.size:
             raise Unavailable("ReleaseTorn", f"{visible(inside + file.name)} was not written whole")
-        self._new.append(path)
-        return b"%s %d %d %d %s" % (
-            _mode_and_blob(file)[:-1],
-            found.st_size,
-            found.st_ino,
-            found.st_mtime_ns,
-            inside + file.name,
-        )
+        return _file_line(file, inside, found)
 
 
 def _link_all(links: list[_Link]) -> list[_Link]:
     """Link files to the neighbour's; return those that must be written, because that is changed, gone or full."""
-    if len(links) < 2 * _LINKS_PER_THREAD:
+    if len(links) < 2 * _PER_THREAD:
         return _link_some(links)
-    parts = [links[start : start + _LINKS_PER_THREAD] for start in range(0, len(links), _LINKS_PER_THREAD)]
-    with ThreadPoolExecutor(_LINK_THREADS, thread_name_prefix="link") as pool:
+    parts = [links[start : start + _PER_THREAD] for start in range(0, len(links), _PER_THREAD)]
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="link") as pool:
         return [link for refused in pool.map(_link_some, parts) for link in refused]
 
 
@@ -598,6 +788,15 @@ def _depth_first(path: bytes) -> bytes:
 
 def _mode_and_blob(file: PlannedFile) -> bytes:
     return b"%s %s " % (b"100755" if file.executable else b"100644", file.blob.hex().encode())
+
+
+def _file_line(file: PlannedFile, inside: bytes, found: os.stat_result) -> bytes:
+    path = inside + file.name
+    return b"%s%d %d %d %s" % (_mode_and_blob(file), found.st_size, found.st_ino, found.st_mtime_ns, path)
+
+
+def _link_line(link: PlannedLink, inside: bytes) -> bytes:
+    return b"120000 %s %d 0 0 %s" % (link.blob.hex().encode(), len(link.target), inside + link.name)
 
 
 def _folder_line(tree: bytes, total: Total, path: bytes) -> bytes:
