@@ -8,6 +8,7 @@ removes the stack file. Should this process be killed with -9, the kernel ends t
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -237,7 +238,7 @@ def _bring_up(
                 "controller.doors.cli",
                 name,
                 log_file=logs / f"{name}.log",
-                is_ready=lambda url=url: _answers(url),
+                is_ready=functools.partial(_answers, url),
                 environment=environment,
             )
         )

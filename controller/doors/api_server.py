@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import starlette
 import uvicorn
@@ -40,8 +40,8 @@ class HeadTimeoutProtocol(HttpToolsProtocol):
 
     _head_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", transport))
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._close_idle)
 
     def on_headers_complete(self) -> None:

@@ -7,7 +7,9 @@ the run re-read inside it.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import secrets
 import shutil
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import assert_never
+from urllib.parse import quote
 
 from controller.decisions.surroundings import (
     app_environment_file,
@@ -35,18 +38,20 @@ from controller.effects.stack_files import write_private
 from controller.effects.store import Store
 from controller.failpoints import failpoint
 from controller.loop.background import Background
-from controller.loop.gate_threads import GateThreads
-from controller.loop.observe import Sight, recipe_at
+from controller.loop.gate_threads import GateOrder, GateThreads, Instance, StaticFile, WatchOrder
+from controller.loop.observe import Sight, last_log_line, recipe_at
 from controller.model import steps as s
 from controller.model.config import Recipe, Settings
 from controller.model.deploy_toml import recipe_hash
 from controller.model.errors import Failed, OroborosError, Stalled
-from controller.model.names import MAIN, Layout, SlotName, Topology, instance_unit, job_unit
-from controller.model.nouns import Run, Verdict
+from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, instance_unit, job_unit
+from controller.model.nouns import ProcessFact, Run, Verdict
 from controller.model.states import Outcome, RunState
 from controller.model.world import Observed, SlotObserved
 
 NONCE_BYTES = 16
+STATIC_SAMPLES_MAX = 3
+STATIC_SAMPLE_BYTES_MAX = 64 << 10
 STOP_GRACE_S = 10.0
 JOB_STOP_GRACE_S = 2.0
 
@@ -128,7 +133,7 @@ class Hands:
                 grace_s = STOP_GRACE_S if step.unit.startswith(step.slot) else JOB_STOP_GRACE_S
                 self.runtime.stop(step.unit, step.generation, grace_s=grace_s)
             case s.StartGate():
-                self._start_gate(step, observed.slot(step.slot), now)
+                self._start_gate(step, observed.slot(step.slot))
             case s.Switch():
                 self._switch(step, observed.slot(step.slot), now)
             case s.StartWatch():
@@ -270,7 +275,7 @@ class Hands:
 
         self.background.start(("checkout", step.slot), work)
 
-    def _record_failure(self, kind: str, slot: SlotName, generation: int, release: s.Sha, error: OroborosError) -> None:
+    def _record_failure(self, kind: str, slot: SlotName, generation: int, release: Sha, error: OroborosError) -> None:
         """A thread's refusal becomes a verdict. Only `Failed` and a wrong configuration are the release's own fault."""
         assert kind in ("checkout", "gate")
         verdict = Verdict(
@@ -386,7 +391,81 @@ class Hands:
 
         self.background.start(("seal", step.slot), work)
 
-    # -- instances, gates, the switch -------------------------------------------------------------------------------
+    # -- gates ------------------------------------------------------------------------------------------------------
+
+    def _instance(self, run: Run, recipe: Recipe) -> Instance | None:
+        """Return the run's instance as probes need to know it; None for a release of static files only."""
+        if recipe.api is None or run.colour is None:
+            return None
+        unit = instance_unit(run.slot, run.colour)
+        address = instance_address(recipe, layout=self.layout, topology=self.topology, slot=run.slot, colour=run.colour)
+        assert address is not None
+        runtime, layout, generation = self.runtime, self.layout, run.generation
+
+        def fact() -> ProcessFact | None:
+            return next((p for p in runtime.observe() if (p.unit, p.generation) == (unit, generation)), None)
+
+        return Instance(
+            address=address,
+            nonce=self._nonce(unit),
+            process_ids=lambda: runtime.process_ids(unit, generation),
+            fact=fact,
+            last_log_line=lambda: last_log_line(layout, unit, generation),
+        )
+
+    def _static_files(self, run: Run, recipe: Recipe) -> tuple[StaticFile, ...]:
+        """Return some files of a static release and what their URLs must answer."""
+        if recipe.web is None:
+            return ()
+        return sample_static_files(self._base(run, recipe) / recipe.web.static)
+
+    def _start_gate(self, step: s.StartGate, slot: SlotObserved) -> None:
+        run, recipe = _run_and_recipe(slot)
+        instance = self._instance(run, recipe)
+        if instance is not None:
+            self.gates.start_gate(
+                GateOrder(
+                    slot=step.slot,
+                    generation=step.generation,
+                    release=step.release,
+                    gate=recipe.gate,
+                    instance=instance,
+                )
+            )
+            return
+        # Static files only: nothing runs that could be asked before the switch. That they are git's bytes was made
+        # sure when they were published, and is looked at once more here; the window asks for them by URL.
+        files = self._static_files(run, recipe)
+        verdict = Verdict(
+            kind="gate",
+            slot=step.slot,
+            generation=step.generation,
+            release=step.release,
+            outcome=Outcome.PASS if files else Outcome.FAIL,
+            reason="" if files else "NoStaticFiles",
+            message="" if files else f"[web] static: there is no file in {recipe.web.static if recipe.web else ''}",
+        )
+        self.record_verdict(verdict, "static")
+
+    def _start_watch(self, step: s.StartWatch, slot: SlotObserved, now: datetime) -> None:
+        run, recipe = _run_and_recipe(slot)
+        instance = self._instance(run, recipe)
+        until = run.watch_until or now + timedelta(seconds=recipe.gate.window_s)
+        host, ports = self.topology.host(step.slot), self.topology.ports
+        self.gates.start_watch(
+            WatchOrder(
+                slot=step.slot,
+                generation=step.generation,
+                release=step.release,
+                gate=recipe.gate,
+                instance=instance,
+                static=self._static_files(run, recipe) if instance is None else (),
+                doors=((f"127.0.0.1:{ports.web(step.slot)}", host), (f"127.0.0.1:{ports.edge}", host)),
+                window_left_s=max(0.0, (until - now).total_seconds()),
+            )
+        )
+
+    # -- instances, the switch -------------------------------------------------------------------------------
 
     def _start_instance(self, step: s.StartInstance, slot: SlotObserved, now: datetime) -> None:
         run, recipe = _run_and_recipe(slot)
@@ -445,3 +524,24 @@ def _run_and_recipe(slot: SlotObserved) -> tuple[Run, Recipe]:
 
 def _lease_end(observed: Observed, now: datetime) -> datetime:
     return now + timedelta(seconds=observed.policy.previews.lease_ttl_s)
+
+
+def sample_static_files(root: Path) -> tuple[StaticFile, ...]:
+    """Return a few small files under a static root, with their URL paths and SHA-256, in a stable order."""
+    found: list[StaticFile] = []
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(folder, name)
+            relative = path.relative_to(root).as_posix()
+            if path.is_symlink() or path.stat().st_size > STATIC_SAMPLE_BYTES_MAX or name == "index.html":
+                continue  # index.html redirects to its folder
+            found.append(
+                StaticFile(url_path="/" + quote(relative), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+            )
+            if len(found) >= STATIC_SAMPLES_MAX:
+                return tuple(found)
+    if not found and (root / "index.html").is_file():
+        body = (root / "index.html").read_bytes()
+        return (StaticFile(url_path="/", sha256=hashlib.sha256(body).hexdigest()),)
+    return tuple(found)

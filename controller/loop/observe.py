@@ -210,7 +210,9 @@ def observe_slot(
         live_run=live_run,
         fallback_run=fallback,
         fallback_live=_fallback_live(sight.layout, slot, fallback, on_disk),
-        last_log_lines=tuple((p.unit, last_log_line(sight.layout, p)) for p in mine if _has_ended(p)),
+        last_log_lines=tuple(
+            (p.unit, last_log_line(sight.layout, p.unit, p.generation)) for p in mine if _has_ended(p)
+        ),
         published=run is not None and run.release in on_disk,
         recipe=at.recipe,
         recipe_problem=at.problem,
@@ -266,9 +268,9 @@ def _database_migration_head(row: SlotRow, fence: int) -> str | None:
     return head if of_fence == fence or row.name == MAIN else None
 
 
-def last_log_line(layout: Layout, process: ProcessFact) -> str:
+def last_log_line(layout: Layout, unit: str, generation: int) -> str:
     """Return the last line that a unit wrote, with control bytes made visible and bounded; "" when there is none."""
-    path = layout.log_file(process.unit, process.generation)
+    path = layout.log_file(unit, generation)
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)

@@ -271,7 +271,7 @@ class Reconciler:
             self._last_plan = steps
             if self._same_plan_count == 0:
                 return 0.0
-            return min(PAUSE_MAX_S, PAUSE_MIN_S * 2 ** min(self._same_plan_count, 10))
+            return min(PAUSE_MAX_S, PAUSE_MIN_S * 2.0 ** min(self._same_plan_count, 10))
         self._last_plan, self._same_plan_count = (), 0
         timed = any(len(slot.processes) > 1 or slot.run is not None for slot in observed.slots)
         waiting = self._failed_at is not None or any(_is_unserved(observed, slot.slot) for slot in observed.slots)
