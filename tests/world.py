@@ -261,23 +261,19 @@ class FakeHost:
     # One tick, as the loop does it.
 
     def tick(self, *, crash_after: int | None = None) -> tuple[Step, ...]:
-        """Observe, settle leases, plan every slot, prune; return the steps. With `crash_after`, the worker dies after
-        that many steps, and nothing is reported."""
-        applied = len(self.applied)
-        slot_plan = assign_slots(self.observe(), now=self.now)
-        steps: list[Step] = list(slot_plan.steps)
-        if self._apply_all(steps, crash_after=crash_after):
-            return tuple(steps)
-        for place in slot_plan.queue:
-            self.waiting_since.setdefault(place.pull_request, self.now)
+        """Observe once, settle leases, plan every slot, prune; return the steps.
+
+        With `crash_after`, the worker dies after that many steps, and nothing is reported."""
         observed = self.observe()
+        slot_plan = assign_slots(observed, now=self.now)
+        steps: list[Step] = list(slot_plan.steps)
         for slot in observed.slots:
             steps.extend(plan_slot(desired(observed, slot), observed, slot, now=self.now))
         steps.extend(select_prunable(observed, now=self.now))
-        done = len(self.applied) - applied
-        if self._apply_all(steps[done:], crash_after=None if crash_after is None else crash_after - done):
-            return tuple(steps)
-        self.report(slot_plan.queue)
+        for place in slot_plan.queue:
+            self.waiting_since.setdefault(place.pull_request, self.now)
+        if not self._apply_all(steps, crash_after=crash_after):
+            self.report(observed, slot_plan.queue)
         return tuple(steps)
 
     def _apply_all(self, steps: Sequence[Step], *, crash_after: int | None) -> bool:
@@ -288,9 +284,9 @@ class FakeHost:
             self.apply(step)
         return False
 
-    def report(self, queue: tuple[QueuePlace, ...]) -> None:
+    def report(self, observed: Observed, queue: tuple[QueuePlace, ...]) -> None:
         """Project the statuses into the outbox, where an older generation changes nothing."""
-        for wanted in project(self.observe(), queue, self.topology, now=self.now):
+        for wanted in project(observed, queue, self.topology, now=self.now):
             key = (wanted.sha, wanted.context)
             if key not in self.reports or self.reports[key].generation <= wanted.generation:
                 self.reports[key] = wanted
@@ -554,7 +550,9 @@ class FakeHost:
             return
         if step.proven and run.switched_at is None:
             raise Broken(f"{step} but it never served")
-        self.slots[step.slot].runs[run.generation] = replace(
+        world = self.slots[step.slot]
+        world.activities -= {"gate", "watch"}  # they are of this run and are cancelled; other threads end by themselves
+        world.runs[run.generation] = replace(
             run, state=step.state, reason=step.reason, message=step.message, proven=step.proven, ended_at=self.now
         )
 

@@ -433,7 +433,8 @@ def _plan_run(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
         message = f"the worker died {ATTEMPTS_MAX} times over this commit; push another or deploy it by hand"
         return [_end(run, RunState.STALLED, "WorkerDied", message)]
     checkout = slot.verdict("checkout")
-    if checkout is not None and checkout.outcome is Outcome.FAIL and run.state in (RunState.PLANNED, RunState.BUILDING):
+    has_switched = run.state in (RunState.SWITCHING, RunState.WATCHING)
+    if checkout is not None and checkout.outcome is Outcome.FAIL and not has_switched:
         return _fail(observed, run, checkout)
     match run.state:
         case RunState.PLANNED:

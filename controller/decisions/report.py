@@ -42,6 +42,7 @@ TAIL_CHARS_MAX = 70
 PRODUCTION_CONTEXT = status_context(MAIN)
 PREVIEW_CONTEXT = status_context(SlotName("preview-1"))
 FOUND_BY_RESYNC = " (found by resync: no webhook came)"
+ACCEPTED = "accepted"
 NEEDS_APPROVAL = "needs approval: a fork's code does not run by itself"
 
 
@@ -239,10 +240,13 @@ def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator
         text = describe(f"queued, position {place.position}", detail)
         generation = _newest_generation(observed, pull.head_sha, preview)
         yield _report(pull.head_sha, preview, StatusState.PENDING, text, generation=generation)
+    queued = {place.pull_request for place in queue}
     for pull in observed.pulls:
-        if not pull.same_repository and observed.policy.previews.enabled and pull.head_sha not in heads_held:
-            generation = _newest_generation(observed, pull.head_sha, preview)
-            yield _report(pull.head_sha, preview, StatusState.PENDING, NEEDS_APPROVAL, generation=generation)
+        if pull.number in queued or pull.head_sha in heads_held or not observed.policy.previews.enabled:
+            continue
+        text = ACCEPTED if pull.same_repository else NEEDS_APPROVAL
+        generation = _newest_generation(observed, pull.head_sha, preview)
+        yield _report(pull.head_sha, preview, StatusState.PENDING, text, generation=generation)
 
 
 def _of_head_without_run(observed: Observed, slot: SlotObserved, topology: Topology) -> Iterator[WantedReport]:
@@ -266,7 +270,7 @@ def _of_head_without_run(observed: Observed, slot: SlotObserved, topology: Topol
         yield _same_content(slot, head, topology)
     elif isinstance(wanted, Wanted):
         busy = f"; {DOING[slot.run.state]} {slot.run.head.sha[:7]}" if slot.run is not None else ""
-        yield _report(head.sha, slot.slot, StatusState.PENDING, describe("accepted", busy))
+        yield _report(head.sha, slot.slot, StatusState.PENDING, describe(ACCEPTED, busy))
 
 
 def _same_content(slot: SlotObserved, head: Head, topology: Topology) -> WantedReport:

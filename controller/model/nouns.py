@@ -152,7 +152,7 @@ class Run:
     cause: Cause
     state: RunState
     colour: Colour | None
-    #: How often work on this (slot, sha) was begun by a worker that then died.
+    #: How many workers have worked on it: each but the last died over it.
     attempts: int
     begun_at: datetime
     switched_at: datetime | None = None

@@ -78,4 +78,4 @@ class Cause(StrEnum):
     RESYNC = "resync"  # a head that no webhook told of
     OVERRIDE = "override"  # by hand: deploy or rollback
     ROLLBACK = "rollback"  # automatic: the window after a switch failed
-    REPAIR = "repair"  # the host lost the live instance: start it again
+    REPAIR = "repair"  # what serves was lost, or its window was cut short: start and prove it again

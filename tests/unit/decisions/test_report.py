@@ -212,9 +212,8 @@ class TestPreviews:
         gone = run(7, 101, RunState.SUPERSEDED, slot=PREVIEW_1, fence=40, reason="LeaseEnded", message="ended")
         slot = SlotObserved(slot=PREVIEW_1, live=free(PREVIEW_1), ended_fence=40, recent_runs=(gone,))
         assert of(observed(slot), 101, context=PREVIEW) == ("error", "preview ended: pull request closed")
-        assert of(observed(slot, pulls=(pull(1),)), 101, context=PREVIEW)[1].startswith(
-            "preview ended: its time was up"
-        )
+        moved_on = observed(slot, pulls=(pull(1, 102),))
+        assert of(moved_on, 101, context=PREVIEW)[1] == "preview ended: its time was up and others wait"
 
     def test_a_closed_pull_request_keeps_the_success_of_what_was_live(self) -> None:
         done = run(7, 101, RunState.LIVE, slot=PREVIEW_1, fence=40)
