@@ -679,8 +679,8 @@ class _Writer:
         kept = old if self._is_there(folder.path) else {}
         wanted = {file.name: _mode_and_blob(file) for file in folder.files}
         wanted |= {link.name: b"120000 %s " % link.blob.hex().encode() for link in folder.links}
-        for name, line in kept.items():
-            if name not in wanted or not line.startswith(wanted[name]):
+        for name, kept_line in kept.items():
+            if name not in wanted or not kept_line.startswith(wanted[name]):
                 os.unlink(self._top + inside + name)
         for file in folder.files:
             line = old.get(file.name)
