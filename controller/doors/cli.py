@@ -1,94 +1,532 @@
-"""`oroboros`: the command line."""
+"""What can be done with Oroboros from a shell? `oroboros <command>`: the names, options and exit codes of all of it.
+
+Exit codes: 0 done · 1 tried and failed · 2 usage or configuration · 3 refused by policy · 4 a part cannot be reached ·
+130 interrupted. With `--json` an error is `{"error", "message", "exit_code"}` on stdout. Errors are turned into words
+and codes in one place, `Doors.main`; what is not an `OroborosError` is a bug and shows its traceback.
+"""
 
 from __future__ import annotations
 
+import errno
+import importlib.metadata
+import json
 import logging
 import os
 import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import click
-from rich.console import Console
+import psycopg
 
-from controller.model.config import Settings, read_settings
-from controller.model.errors import ConfigInvalid, OroborosError, Refused, Unavailable
+from controller.doors import tables, views
+from controller.doors.stacks import Stack, find_stack, open_runtime
+from controller.effects.stack_files import read_topology
+from controller.effects.store import Store
+from controller.model.config import Settings
+from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Stalled, Unavailable, Waiting
+from controller.model.names import SlotName, Topology, parse_slot
+
+DONE, FAILED, USAGE, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+CHECKOUT_ROOT = Path(__file__).resolve().parents[2]
+
+log = logging.getLogger(__name__)
 
 
-@click.group()
-@click.option("--root", type=click.Path(path_type=Path), default=None)
+class Access(StrEnum):
+    """What a command may change. Whoever may read the stack's files may run it: there is no other authority."""
+
+    READS = "reads"  # changes nothing
+    ORDERS = "orders"  # writes an order into the store; the worker acts on it
+    SERVES = "serves"  # runs a part in the foreground
+    WRITES_FOLDER = "writes folder"  # writes a file into the folder that was named
+
+
+#: Every command, and what it may change. A test holds this against the commands that there are.
+ACCESS: Mapping[str, Access] = {
+    "api": Access.SERVES,
+    "demo": Access.SERVES,
+    "deliveries": Access.READS,
+    "deploy": Access.ORDERS,
+    "doctor": Access.READS,
+    "init": Access.WRITES_FOLDER,
+    "logs": Access.READS,
+    "plan": Access.READS,
+    "releases": Access.READS,
+    "rollback": Access.ORDERS,
+    "slots": Access.READS,
+    "status": Access.READS,
+    "up": Access.SERVES,
+    "verify": Access.READS,
+    "version": Access.READS,
+    "worker": Access.SERVES,
+}
+
+
+def exit_code(error: OroborosError) -> int:
+    """Return the exit code of an expected error, by its consequence."""
+    match error:
+        case Refused():
+            return REFUSED
+        case ConfigInvalid():
+            return USAGE
+        case Unavailable() | Waiting():
+            return UNREACHABLE
+        case Failed() | Stalled():
+            return FAILED
+    return FAILED
+
+
+class Doors(click.Group):
+    """The group of all commands, and the one place where an error becomes an exit code."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
+        words = list(sys.argv[1:] if args is None else args)
+        as_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
+        try:
+            code = super().main(words, prog_name or "oroboros", complete_var, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except click.ClickException as error:
+            code = _tell_usage(error, as_json=as_json)
+        except OroborosError as error:
+            code = _tell(error.reason, error.message, exit_code(error), as_json=as_json)
+        except psycopg.Error as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            message = f"the control plane's database refused: {lines[0]:.200}; is it migrated? `oroboros doctor`"
+            code = _tell("DatabaseRefused", message, UNREACHABLE, as_json=as_json)
+        except (click.Abort, KeyboardInterrupt):
+            code = _tell("Interrupted", "interrupted", INTERRUPTED, as_json=as_json)
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                raise
+            # Who read our output has seen enough; nothing more may be flushed at the interpreter's end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = DONE
+        sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _tell(reason: str, message: str, code: int, *, as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps({"error": reason, "message": tables.plain(message), "exit_code": code}))
+    else:
+        click.echo(f"oroboros: {reason}: {tables.plain(message)}", err=True)
+    return code
+
+
+def _tell_usage(error: click.ClickException, *, as_json: bool) -> int:
+    if as_json:
+        return _tell("Usage", error.format_message(), USAGE, as_json=True)
+    error.show()
+    return USAGE
+
+
+AnyCommand = TypeVar("AnyCommand", bound=Callable[..., object])
+
+
+def _root_option(command: AnyCommand) -> AnyCommand:
+    return click.option(
+        "--root",
+        type=click.Path(path_type=Path, file_okay=False),
+        expose_value=False,
+        callback=_remember_root,
+        help="Root folder of the stack.",
+    )(command)
+
+
+def _remember_root(context: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        context.find_root().obj = value
+
+
+def _json_option(command: AnyCommand) -> AnyCommand:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, errors too.")(command)
+
+
+def _limit_option(command: AnyCommand) -> AnyCommand:
+    return click.option(
+        "--limit",
+        type=click.IntRange(1, views.LIMIT_MAX),
+        default=views.LIMIT_DEFAULT,
+        show_default=True,
+        help="How many, newest first.",
+    )(command)
+
+
+def stack_of(context: click.Context) -> Stack:
+    """Return the stack that this call of a command means."""
+    root = context.find_root().obj
+    return find_stack(root if isinstance(root, Path) else None, os.environ, working_directory=Path.cwd())
+
+
+def print_json(value: object) -> None:
+    """Print a view as JSON."""
+    click.echo(json.dumps(views.to_json(value), indent=2))
+
+
+def _slot_argument(_context: click.Context, parameter: click.Parameter, value: str | None) -> SlotName | None:
+    if value is None:
+        return None
+    try:
+        return parse_slot(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=parameter) from error
+
+
+def _open(context: click.Context) -> tuple[Stack, Settings, Store, Topology]:
+    stack = stack_of(context)
+    store = stack.open_store()
+    settings = stack.settings()
+    context.call_on_close(store.close)
+    return stack, settings, store, read_topology(settings.layout)
+
+
+@click.group(cls=Doors, context_settings={"help_option_names": ["-h", "--help"]})
+@_root_option
+def main() -> None:
+    """Deploys by merging, previews by opening a pull request, rolls back by reverting; on ordinary Linux hosts."""
+
+
+# -- parts that run ---------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_root_option
+@click.option("--port-base", type=click.IntRange(0, 57_000), default=None, help="Shift every port by this.")
+@click.option("--free-ports", is_flag=True, hidden=True, help="Take any free block of ports.")
+@click.option("--repository", default=None, metavar="OWNER/NAME", help="Name of the repository at the built-in forge.")
+@click.option("--previews", type=click.IntRange(0, 99), default=3, show_default=True, help="Number of preview slots.")
+@click.option("--resync", type=click.FloatRange(0.05, 86_400), default=None, hidden=True, help="Seconds.")
 @click.pass_context
-def cli(context: click.Context, root: Path | None) -> None:
-    """A GitOps controller for ordinary Linux hosts."""
-    context.obj = root
+def up(
+    context: click.Context,
+    port_base: int | None,
+    free_ports: bool,
+    repository: str | None,
+    previews: int,
+    resync: float | None,
+) -> int:
+    """Run the whole system on this machine until Ctrl-C."""
+    from controller.development.up import DEFAULT_REPOSITORY, Options, main_up
+    from controller.model.config import RESYNC_DEFAULT_S
+    from controller.model.names import REPOSITORY
+
+    if repository is not None and not REPOSITORY.match(repository):
+        raise click.UsageError(f"--repository {repository!r:.80} is not owner/name")
+    _log_to_stderr()
+    given = context.find_root().obj
+    root = given if isinstance(given, Path) else Path.cwd() / ".oroboros"
+
+    def on_ready(running: Any) -> None:
+        click.echo(f"ready: {running.stack_file['edge']}")
+        for slot, url in running.stack_file["urls"].items():
+            click.echo(f"  {slot:<10} {url}")
+        click.echo(f"  push from  {running.stack_file['repository']}")
+        click.echo("Ctrl-C ends everything.")
+
+    options = Options(
+        root=root,
+        port_offset=port_base or 0,
+        free_ports=free_ports,
+        repository=repository or DEFAULT_REPOSITORY,
+        previews=previews,
+        resync_s=RESYNC_DEFAULT_S if resync is None else resync,
+    )
+    return main_up(options, say=click.echo, on_ready=on_ready)
 
 
-def _settings() -> Settings:
-    return read_settings(os.environ)
-
-
-@cli.command()
-def api() -> None:
-    """Serve the receiver."""
-    from controller.doors.api_server import serve
-    from controller.effects.stack_files import read_topology
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    settings = _settings()
-    sys.exit(serve(settings, port=read_topology(settings.layout).ports.api))
-
-
-@cli.command()
-def worker() -> None:
-    """Run the controller."""
-    from controller.development.embedded_runtime import EmbeddedRuntime
-    from controller.doors.worker import Worker
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    settings = _settings()
-    sys.exit(Worker(settings, EmbeddedRuntime(settings.runtime_socket)).run())
-
-
-@cli.command()
-@click.option("--root", type=click.Path(path_type=Path), required=True)
-@click.option("--port-base", type=int, default=0)
-@click.option("--free-ports", is_flag=True)
-@click.option("--repository", default="acme/shop")
-@click.option("--resync", "resync_s", type=float, default=300.0)
-def up(root: Path, port_base: int, free_ports: bool, repository: str, resync_s: float) -> None:
-    """Run everything on this machine."""
-    from controller.development.up import Options, main_up
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    options = Options(root=root, port_offset=port_base, free_ports=free_ports, repository=repository, resync_s=resync_s)
-    sys.exit(main_up(options, say=lambda text: click.echo(text)))
-
-
-@cli.command()
-@click.option("--exit", "leave", is_flag=True)
-@click.option("--root", type=click.Path(path_type=Path), default=None)
-@click.option("--port-base", type=int, default=None)
-def demo(leave: bool, root: Path | None, port_base: int | None) -> None:
-    """Show the three flows."""
+@main.command()
+@_root_option
+@click.option("--exit", "leave", is_flag=True, help="End the stack at the end, instead of keeping it for you.")
+@click.option("--port-base", type=click.IntRange(0, 57_000), default=None, help="Shift every port by this.")
+@click.pass_context
+def demo(context: click.Context, leave: bool, port_base: int | None) -> int:
+    """Play the three flows and the cruel parts on a real stack, and check them."""
     from controller.development.demo import main_demo
 
-    sys.exit(main_demo(root=root, leave=leave, port_base=port_base, console=Console()))
+    given = context.find_root().obj
+    root = given if isinstance(given, Path) else None
+    return main_demo(root=root, leave=leave, port_base=port_base, console=tables.open_console())
 
 
-def main() -> None:
-    """Run a command; map errors to exit codes."""
-    try:
-        cli.main(standalone_mode=True)
-    except OroborosError as error:
-        click.echo(f"oroboros: {error}", err=True)
-        match error:
-            case ConfigInvalid():
-                sys.exit(2)
-            case Refused():
-                sys.exit(3)
-            case Unavailable():
-                sys.exit(4)
-            case _:
-                sys.exit(1)
+@main.command()
+@_root_option
+@click.option("--port", type=click.IntRange(1, 65_535), default=None, help="Another port than the installed one.")
+@click.option("--fd", type=click.IntRange(0), default=None, hidden=True, help="Serve on this socket, passed in.")
+@click.pass_context
+def api(context: click.Context, port: int | None, fd: int | None) -> int:
+    """Run the receiver and the JSON API."""
+    from controller.doors.api_server import serve
+    from controller.doors.json_api import routes
+
+    _log_to_stderr()
+    settings = stack_of(context).settings()
+    if port is None:
+        port = read_topology(settings.layout).ports.api
+    return serve(settings, port=port, more=routes(settings), fd=fd)
+
+
+@main.command()
+@_root_option
+@click.pass_context
+def worker(context: click.Context) -> int:
+    """Run the controller."""
+    from controller.doors.worker import Worker
+
+    _log_to_stderr()
+    settings = stack_of(context).settings()
+    return Worker(settings, open_runtime(settings)).run()
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
+    for chatty in ("httpx", "httpcore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+# -- what is there ----------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.pass_context
+def status(context: click.Context, as_json: bool) -> None:
+    """Show what is live, what runs, what failed and what waits."""
+    from controller.doors.worker import utc_now
+
+    _, settings, store, topology = _open(context)
+    with tables.progress("reading"):
+        view = views.read_status(store, settings.layout, topology)
+    if as_json:
+        print_json(view)
+    else:
+        tables.print_status(tables.open_console(), view, now=utc_now())
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.pass_context
+def slots(context: click.Context, as_json: bool) -> None:
+    """Show every slot and what it serves."""
+    from controller.doors.worker import utc_now
+
+    _, settings, store, topology = _open(context)
+    found = views.read_slots(store, settings.layout, topology)
+    if as_json:
+        print_json({"slots": found})
+    else:
+        tables.open_console().print(tables.slots_table(found, now=utc_now()))
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.pass_context
+def releases(context: click.Context, as_json: bool) -> None:
+    """Show the releases on this host, newest first."""
+    from controller.doors.worker import utc_now
+
+    _, settings, store, topology = _open(context)
+    found = views.read_releases(store, settings.layout, topology)
+    if as_json:
+        print_json({"releases": found})
+    elif found:
+        tables.open_console().print(tables.releases_table(found, now=utc_now()))
+    else:
+        click.echo("no releases yet")
+
+
+@main.command()
+@_root_option
+@_json_option
+@_limit_option
+@click.pass_context
+def deliveries(context: click.Context, as_json: bool, limit: int) -> None:
+    """Show the newest deliveries of the forge, and what became of each."""
+    from controller.doors.worker import utc_now
+
+    _, _, store, _ = _open(context)
+    found = views.read_deliveries(store, limit=limit)
+    if as_json:
+        print_json({"deliveries": found})
+    elif found:
+        tables.open_console().print(tables.deliveries_table(found, now=utc_now()))
+    else:
+        click.echo("no deliveries yet")
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.pass_context
+def plan(context: click.Context, as_json: bool) -> None:
+    """Show what the next tick would do, and why; change nothing."""
+    from controller.doors.cli_plan import print_plan, read_plan
+
+    stack, settings, _, topology = _open(context)
+    with tables.progress("observing"):
+        found = read_plan(stack, settings, topology)
+    if as_json:
+        print_json(found)
+    else:
+        print_plan(tables.open_console(), found)
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.argument("what", required=False, metavar="[SLOT|RUN]")
+@click.option("--run", "run_id", type=click.IntRange(1), default=None, help="The run of this number.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is written from now on.")
+@click.option("--lines", "-n", type=click.IntRange(0, 100_000), default=100, show_default=True, help="Last lines.")
+@click.pass_context
+def logs(context: click.Context, as_json: bool, what: str | None, run_id: int | None, follow: bool, lines: int) -> None:
+    """Show what a run's jobs and instances wrote; by default those of production."""
+    from controller.doors.cli_logs import choose_run, show_logs
+
+    _, settings, store, topology = _open(context)
+    chosen = choose_run(store, settings.layout, topology, what=what, run_id=run_id)
+    show_logs(store, settings.layout, chosen, lines=lines, follow=follow, as_json=as_json)
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.argument("release", required=False)
+@click.pass_context
+def verify(context: click.Context, as_json: bool, release: str | None) -> int:
+    """Compare a release with git, byte for byte; by default the one that production serves."""
+    from controller.doors.cli_orders import find_release_on_disk, open_mirror
+    from controller.effects.publish import verify_release
+
+    settings = stack_of(context).settings()
+    sha = find_release_on_disk(settings.layout, release)
+    with tables.progress(f"verifying {sha[:7]}"):
+        problems = verify_release(open_mirror(settings), settings.layout, sha)
+    if as_json:
+        print_json({"release": sha, "whole": not problems, "problems": problems})
+    elif not problems:
+        click.echo(f"{sha[:7]} is whole: every byte, mode and link is git's")
+    else:
+        for problem in problems:
+            click.echo(tables.plain(f"{problem.path or '(top folder)'}: {problem.damage}: {problem.message}"))
+        click.echo(f"{sha[:7]}: {len(problems)} problem{'s' if len(problems) > 1 else ''}", err=True)
+    return FAILED if problems else DONE
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> int:
+    """Check everything that this host needs, and say how to mend what is wrong."""
+    from controller.doors.doctor import Outcome, print_findings
+    from controller.doors.doctor_host import examine
+
+    findings = examine(stack_of(context))
+    failed = [finding for finding in findings if finding.outcome is Outcome.FAILED]
+    if as_json:
+        print_json({"ok": not failed, "checks": findings})
+    else:
+        print_findings(tables.open_console(), findings)
+    return FAILED if failed else DONE
+
+
+@main.command()
+@_json_option
+def version(as_json: bool) -> None:
+    """Show the version."""
+    number = _version()
+    if as_json:
+        print_json({"version": number, "python": sys.version.split()[0]})
+    else:
+        click.echo(f"oroboros {number}")
+
+
+def _version() -> str:
+    """Return the version that is installed, or that this checkout says: a release of ourselves is not installed."""
+    pyproject = CHECKOUT_ROOT / "pyproject.toml"
+    if pyproject.exists():
+        return str(tomllib.loads(pyproject.read_text())["project"]["version"])
+    return importlib.metadata.version("oroboros")
+
+
+# -- orders -----------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.argument("commit")
+@click.option("--reason", default="", help="Why: kept, and shown with the order.")
+@click.option("--accept-migrations", is_flag=True, help="Also when its migrations are not the database's.")
+@click.option("--no-wait", is_flag=True, help="Give the order and return.")
+@click.pass_context
+def deploy(
+    context: click.Context, as_json: bool, commit: str, reason: str, accept_migrations: bool, no_wait: bool
+) -> int:
+    """Have production serve COMMIT, a commit of the production branch, until a later one is pushed."""
+    from controller.doors.cli_orders import Order, order_deploy
+
+    _, settings, store, topology = _open(context)
+    order = Order(reason=reason, accept_migrations=accept_migrations, wait=not no_wait, as_json=as_json)
+    return order_deploy(settings, store, topology, commit, order)
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.argument("release", required=False)
+@click.option("--reason", default="", help="Why: kept, and shown with the order.")
+@click.option("--accept-migrations", is_flag=True, help="Also when its migrations are not the database's.")
+@click.option("--no-wait", is_flag=True, help="Give the order and return.")
+@click.pass_context
+def rollback(
+    context: click.Context,
+    as_json: bool,
+    release: str | None,
+    reason: str,
+    accept_migrations: bool,
+    no_wait: bool,
+) -> int:
+    """Have production go back to RELEASE, by default the one that served well before; what it leaves is quarantined."""
+    from controller.doors.cli_orders import Order, order_rollback
+
+    _, settings, store, topology = _open(context)
+    order = Order(reason=reason, accept_migrations=accept_migrations, wait=not no_wait, as_json=as_json)
+    return order_rollback(settings, store, topology, release, order)
+
+
+# -- a folder that is to be deployed ----------------------------------------------------------------------------------
+
+
+@main.command()
+@_json_option
+@click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.option("--force", is_flag=True, help="Overwrite a deploy.toml that is there.")
+def init(as_json: bool, folder: Path | None, force: bool) -> None:
+    """Write a commented deploy.toml for FOLDER, by default this one."""
+    from controller.doors.cli_init import write_initial
+
+    target, found = write_initial(folder or Path.cwd(), force=force)
+    if as_json:
+        print_json({"written": target, "found": found})
+    else:
+        click.echo(f"wrote {target}: {found}")
 
 
 if __name__ == "__main__":

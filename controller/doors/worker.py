@@ -97,7 +97,7 @@ class Worker:
                 finally:
                     bell.set()
 
-            gates = GateThreads()
+            gates = GateThreads(record)
             databases = None
             if settings.app_database_admin_url is not None:
                 databases = AppDatabases(

@@ -112,6 +112,8 @@ class History:
     quarantined: tuple[Quarantined, ...]
     overrides: tuple[Override, ...]
     pending: tuple[PendingDelivery, ...]
+    #: Reports that still say "pending": each must come to an end.
+    pending_reports: tuple[WantedReport, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,6 +359,11 @@ class Store:
                     " WHERE state = 'pending' ORDER BY seq LIMIT %s",
                     [PENDING_MAX],
                 )
+                pending_reports = q(
+                    "SELECT wanted FROM reports WHERE repository_id = %s AND surface = 'status'"
+                    " AND wanted->>'state' = 'pending'",
+                    [repository_id],
+                )
             first = repository.fetchone()
             assert first is not None
             lease_rows = {row["slot"]: _lease(row) for row in leases.fetchall()}
@@ -405,6 +412,7 @@ class Store:
                     )
                     for row in pending.fetchall()
                 ),
+                pending_reports=tuple(_report_from_json(row["wanted"]) for row in pending_reports.fetchall()),
             )
 
     def load_run(self, generation: int) -> Run | None:

@@ -88,6 +88,7 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         hints=_answered_hints(sight.mirror, history),
         policy=policy,
         policy_problems=policy_problems,
+        pending_reports=history.pending_reports,
     )
     return observed, history
 

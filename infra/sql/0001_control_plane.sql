@@ -215,6 +215,7 @@ CREATE TABLE reports (
     PRIMARY KEY (repository_id, surface, key),
     CHECK (sent_generation <= generation)
 );
+CREATE INDEX reports_pending ON reports (repository_id) WHERE wanted->>'state' = 'pending';
 CREATE INDEX reports_unsent ON reports (updated_at) WHERE sent_generation < generation AND NOT stalled;
 
 CREATE TABLE quarantine (

@@ -1,0 +1,412 @@
+"""How does a person order production to another release, and watch it happen? `deploy` and `rollback`.
+
+An order is a row: it is written, the bell is rung, and the worker does the rest by the same plan as for a push; so an
+order outlives this command, and a worker that is down takes it up when it starts. What is followed is the run that the
+order causes, in the store and on the host; nothing here switches anything.
+
+Refused (exit 3), with nothing written: a commit that is unknown, ambiguous or not on the production branch; a release
+that is not there or never served well; nothing to go back to.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import click
+import pygit2
+
+from controller.doors import tables, views
+from controller.doors.views import ReleaseView, RunView
+from controller.doors.worker import utc_now
+from controller.effects.live import read_live
+from controller.effects.mirror import Mirror
+from controller.effects.store import Store
+from controller.effects.wake import Bell
+from controller.model.config import Settings
+from controller.model.errors import Refused, Unavailable
+from controller.model.names import MAIN, PRODUCTION, Layout, Sha, Topology, parse_sha
+from controller.model.nouns import Head, Live
+from controller.model.states import RunState
+from controller.model.world import MIGRATIONS_DIFFER
+
+LOOK_EVERY_S = 0.1
+#: A run that was ordered begins within a poll interval; after this we ask whether there is a worker at all.
+PATIENCE_S = 10.0
+#: The longest that a build, a migration, a start and a window may take together.
+FOLLOW_MAX_S = 3 * 3600.0
+COMMITS_LOOKED_AT_MAX = 500_000
+HEALTH_TIMEOUT_S = 2.0
+REASON_CHARS_MAX = 500
+ROLLED_BACK_BY_HAND = "RolledBackByHand"
+
+_PREFIX = re.compile(r"[0-9a-f]{7,40}\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """How an order is given: by the options of `deploy` and `rollback`."""
+
+    reason: str
+    accept_migrations: bool
+    wait: bool
+    as_json: bool
+
+
+def open_mirror(settings: Settings) -> Mirror:
+    """Return the mirror for reading; it is never fetched from here."""
+    url = f"{settings.forge_url.rstrip('/')}/{settings.repository}.git"
+    return Mirror(settings.layout.mirror, url, token_file=settings.forge_token_file)
+
+
+def actor() -> str:
+    """Return who gives the order: who called sudo, or whose process this is."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name
+        return f"user {os.getuid()}"
+
+
+# -- which commit, which release --------------------------------------------------------------------------------------
+
+
+def find_commit(settings: Settings, mirror: Mirror, text: str) -> Head:
+    """Return the commit of the production branch that `text` begins; Refused when it is not exactly one."""
+    prefix = text.lower()
+    if not _PREFIX.match(prefix):
+        raise Refused("CommitUnclear", f"{text!r:.60} is not a commit id: say 7 to 40 hex digits")
+    production = mirror.production_head()
+    if production is None:
+        raise Unavailable("NothingFetched", "the production branch was not fetched yet: is the worker running?")
+    matches = _commits_behind(settings.layout, production.sha, prefix)
+    if len(matches) > 1:
+        named = ", ".join(sha[: len(prefix) + 4] for sha in matches[:5])
+        raise Refused("CommitAmbiguous", f"{prefix} begins {len(matches)} commits ({named}): say more digits")
+    head = mirror.head(matches[0]) if matches else None
+    if head is None:
+        elsewhere = len(prefix) == 40 and mirror.head(parse_sha(prefix)) is not None
+        raise Refused(
+            "CommitNotOnProduction",
+            f"{prefix} is not on the production branch as last fetched"
+            + (", though the repository holds it: merge it first" if elsewhere else "; is it pushed?"),
+        )
+    return head
+
+
+def _commits_behind(layout: Layout, head: Sha, prefix: str) -> list[Sha]:
+    """Return the commits that `prefix` begins among those reachable from `head`: refs and other objects do not count,
+    so a branch that is named like a commit shadows nothing."""
+    try:
+        repository = pygit2.Repository(str(layout.mirror), pygit2.enums.RepositoryOpenFlag.BARE)
+    except (KeyError, pygit2.GitError) as error:
+        raise Unavailable("MirrorUnreadable", f"{layout.mirror} cannot be opened: {error}") from error
+    try:
+        found: list[Sha] = []
+        for count, commit in enumerate(repository.walk(pygit2.Oid(hex=head))):
+            sha = str(commit.id)
+            if sha.startswith(prefix):
+                found.append(Sha(sha))
+            if count >= COMMITS_LOOKED_AT_MAX or (found and len(prefix) == 40):
+                break
+        return found
+    finally:
+        repository.free()
+
+
+def find_release_on_disk(layout: Layout, text: str | None) -> Sha:
+    """Return the one release on the disk that `text` begins, by default what production serves."""
+    if text is None:
+        live = views.release_of_main(layout)
+        if live is None:
+            raise Refused("NothingServes", "production serves no release yet: name one, `oroboros releases` lists them")
+        return live
+    prefix = text.lower()
+    if not _PREFIX.match(prefix):
+        raise Refused("ReleaseUnclear", f"{text!r:.60} is not a release: say 7 to 40 hex digits of its commit")
+    try:
+        names = sorted(name for name in os.listdir(layout.releases) if len(name) == 40 and name.startswith(prefix))
+    except FileNotFoundError:
+        names = []
+    if len(names) != 1:
+        what = "no release on the disk begins" if not names else f"{len(names)} releases begin"
+        raise Refused("ReleaseUnclear", f"{what} with {prefix}; `oroboros releases` lists them")
+    return parse_sha(names[0])
+
+
+def retained(releases: Sequence[ReleaseView]) -> list[ReleaseView]:
+    """Return what production could go back to: on the disk, and it served well there."""
+    return [r for r in releases if r.state == "published" and r.on_disk and PRODUCTION in r.proven_in]
+
+
+def choose_rollback(
+    releases: Sequence[ReleaseView], *, order_of_proof: Sequence[str], leaving: Live, wanted: str | None
+) -> ReleaseView:
+    """Return the release to go back to: the one that is named, or the newest that served well, has other content than
+    what is left, and is not quarantined. Refused when there is none, naming what is retained. Pure."""
+    candidates = [r for r in retained(releases) if r.tree != leaving.tree]
+    named = ", ".join(tables.short(r.release) for r in releases if r.on_disk) or "none"
+    if wanted is not None:
+        prefix = wanted.lower()
+        if not _PREFIX.match(prefix):
+            raise Refused("ReleaseUnclear", f"{wanted!r:.60} is not a release: say 7 to 40 hex digits of its commit")
+        matches = [r for r in releases if r.release.startswith(prefix)]
+        if len(matches) != 1:
+            what = "no retained release begins" if not matches else f"{len(matches)} releases begin"
+            raise Refused("ReleaseUnclear", f"{what} with {prefix}; retained are: {named}")
+        if matches[0].tree == leaving.tree:
+            raise Refused("LiveAlready", f"{prefix} is what production serves: there is nothing to go back from")
+        if matches[0] not in candidates:
+            raise Refused(
+                "NeverProven", f"{prefix} never served well in production; `oroboros deploy {prefix}` tries it anew"
+            )
+        return matches[0]
+    place = {sha: index for index, sha in enumerate(order_of_proof)}
+    healthy = [r for r in candidates if PRODUCTION not in r.quarantined_in and r.release in place]
+    if not healthy:
+        raise Refused(
+            "NothingToRollBackTo",
+            f"no other release served well in production and is still here; retained are: {named}",
+        )
+    return min(healthy, key=lambda r: place[r.release])
+
+
+# -- orders -----------------------------------------------------------------------------------------------------------
+
+
+def order_deploy(settings: Settings, store: Store, topology: Topology, commit: str, order: Order) -> int:
+    """Order a commit of the production branch to production; return the exit code."""
+    mirror = open_mirror(settings)
+    with tables.progress("looking for the commit"):
+        head = find_commit(settings, mirror, commit)
+    return _give(settings, store, topology, mirror, head, order, kind="deploy", leaving=None)
+
+
+def order_rollback(settings: Settings, store: Store, topology: Topology, release: str | None, order: Order) -> int:
+    """Order production back to a release that served well, and quarantine what it leaves; return the exit code."""
+    live = read_live(settings.layout, MAIN)
+    if live is None or live.state != "live" or live.release is None:
+        raise Refused("NothingServes", "production serves no release: there is nothing to go back from")
+    proofs = store.load_rows(
+        "SELECT release FROM runs WHERE repository_id = %s AND host = %s AND domain = %s AND proven"
+        " GROUP BY release ORDER BY max(generation) DESC",
+        [store.repository_id, store.host, PRODUCTION],
+    )
+    target = choose_rollback(
+        views.read_releases(store, settings.layout, topology),
+        order_of_proof=[str(row["release"]) for row in proofs],
+        leaving=live,
+        wanted=release,
+    )
+    mirror = open_mirror(settings)
+    head = mirror.head(parse_sha(target.release))
+    if head is None:
+        raise Refused("CommitGone", f"the repository no longer holds {target.release}: it cannot be verified any more")
+    return _give(settings, store, topology, mirror, head, order, kind="rollback", leaving=live)
+
+
+def _give(
+    settings: Settings,
+    store: Store,
+    topology: Topology,
+    mirror: Mirror,
+    head: Head,
+    order: Order,
+    *,
+    kind: str,
+    leaving: Live | None,
+) -> int:
+    """Write the order, ring, and follow it. What is ordered is lifted first, what is left is quarantined last: killed
+    in between, the order stands and the worker goes where it was sent."""
+    production = mirror.production_head()
+    before = store.load_rows(
+        "SELECT coalesce(max(generation), 0) AS newest FROM runs WHERE repository_id = %s AND host = %s AND slot = %s",
+        [store.repository_id, store.host, MAIN],
+    )
+    served_already = _serves_and_rests(settings, store, head)
+    now, by, reason = utc_now(), actor(), order.reason.strip()[:REASON_CHARS_MAX]
+    store.lift_quarantine(domain=PRODUCTION, tree=head.tree, actor=by, now=now)
+    order_id = store.record_override(
+        slot=MAIN,
+        kind=kind,
+        head=head,
+        ordered_at_head=None if production is None else production.sha,
+        accept_migrations=order.accept_migrations,
+        actor=by,
+        reason=reason,
+        now=now,
+    )
+    if leaving is not None and leaving.tree is not None and leaving.release is not None:
+        store.record_quarantine(
+            domain=PRODUCTION,
+            tree=leaving.tree,
+            sha=leaving.release,
+            reason=ROLLED_BACK_BY_HAND,
+            message=f"rolled back by {by}" + (f": {reason}" if reason else ""),
+            now=now,
+        )
+    rung = Bell(settings.redis_url).ring()
+    followed = Followed(
+        settings=settings,
+        store=store,
+        topology=topology,
+        head=head,
+        order_id=order_id,
+        after=int(str(before[0]["newest"])),
+    )
+    with tables.Ticker(quiet=order.as_json) as ticker:
+        ticker.line(f"{kind} {tables.short(head.sha)} {head.title!r:.60} ordered by {by}")
+        if not rung:
+            ticker.line("Redis is away: the worker finds the order at its next poll")
+        if served_already or not order.wait:
+            end = End(state="live" if served_already else "ordered", reason="", message="", run=None, code=0)
+        else:
+            end = follow(followed, ticker)
+        ticker.line(_closing_line(end, head, topology))
+    if order.as_json:
+        click.echo(json.dumps(_end_to_json(end, kind, head, topology), indent=2))
+    return end.code
+
+
+def _serves_and_rests(settings: Settings, store: Store, head: Head) -> bool:
+    """Say whether production serves this very content and nothing is about to change that."""
+    live = read_live(settings.layout, MAIN)
+    running = store.load_rows(
+        "SELECT 1 AS one FROM runs WHERE repository_id = %s AND host = %s AND slot = %s AND ended_at IS NULL LIMIT 1",
+        [store.repository_id, store.host, MAIN],
+    )
+    return live is not None and live.state == "live" and live.tree == head.tree and not running
+
+
+# -- following --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """An order that was written, and the newest run from before it."""
+
+    settings: Settings
+    store: Store
+    topology: Topology
+    head: Head
+    order_id: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """What came of an order."""
+
+    state: str
+    reason: str
+    message: str
+    run: int | None
+    code: int
+
+
+def judge_end(run: RunView | None, *, in_force: bool, why_not: str) -> End | None:
+    """Return what came of an order, None while that is open. Pure.
+
+    A run that was superseded while its order is in force is followed by another."""
+    if run is not None and run.ended_at is not None and run.state != RunState.SUPERSEDED:
+        refused = run.reason == MIGRATIONS_DIFFER
+        code = 0 if run.state == RunState.LIVE else 3 if refused else 1
+        hint = "; --accept-migrations orders it all the same" if refused else ""
+        return End(state=run.state, reason=run.reason, message=run.message + hint, run=run.run, code=code)
+    if in_force:
+        return None
+    if run is not None and run.ended_at is None:
+        return None  # it is still under way, and its own end says more
+    return End(
+        state="superseded",
+        reason="OrderEnded",
+        message=why_not or "the order ended before it was carried out",
+        run=None if run is None else run.run,
+        code=1,
+    )
+
+
+def follow(followed: Followed, ticker: tables.Ticker, *, clock: Callable[[], float] = time.monotonic) -> End:
+    """Tell each step of what an order causes, until its end."""
+    began, told, told_state, known = clock(), 0, "", 0
+    while clock() - began < FOLLOW_MAX_S:
+        run = _run_of(followed)
+        if run is not None:
+            if run.run != known:
+                known, told, told_state = run.run, 0, ""
+            steps = views.read_steps(followed.store, run.run, begun_at=run.begun_at)
+            for step in steps[told:]:
+                ticker.line(tables.step_line(step))
+            told = len(steps)
+            if run.state == RunState.WATCHING and told_state != run.state:
+                ticker.line(f"serves; watched until {tables.clock(run.watch_until)}")
+            told_state = run.state
+        in_force, why_not = _order_state(followed)
+        end = judge_end(run, in_force=in_force, why_not=why_not)
+        if end is not None:
+            return end
+        if run is None and clock() - began > PATIENCE_S and not _worker_answers(followed.topology):
+            raise Unavailable(
+                "WorkerAway",
+                "the order is written, but no worker answers: it takes the order up when it starts; `oroboros doctor`",
+            )
+        waiting_for = "the worker" if run is None else f"run {run.run}, {run.state}"
+        ticker.waiting(f"waiting for {waiting_for}, {clock() - began:.0f} s")
+        time.sleep(LOOK_EVERY_S)
+    raise Unavailable("FollowedTooLong", f"the run has not ended within {FOLLOW_MAX_S:g} s; see `oroboros status`")
+
+
+def _run_of(followed: Followed) -> RunView | None:
+    """Return the newest run that the order caused."""
+    found = views.read_runs(followed.store, limit=20, slot=MAIN)
+    return next((r for r in found if r.run > followed.after and r.sha == followed.head.sha), None)
+
+
+def _order_state(followed: Followed) -> tuple[bool, str]:
+    found = followed.store.load_rows(
+        "SELECT ended_at IS NULL AS in_force, end_reason FROM overrides WHERE id = %s", [followed.order_id]
+    )
+    return (bool(found[0]["in_force"]), str(found[0]["end_reason"])) if found else (False, "")
+
+
+def _worker_answers(topology: Topology) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        url = f"http://127.0.0.1:{topology.ports.worker_health}/health"
+        with opener.open(url, timeout=HEALTH_TIMEOUT_S):
+            return True
+    except urllib.error.HTTPError:
+        return True  # unfit, but there
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def _closing_line(end: End, head: Head, topology: Topology) -> str:
+    sha = tables.short(head.sha)
+    if end.state == RunState.LIVE:
+        return f"live: {sha} at {topology.url(MAIN)}"
+    if end.state == "ordered":
+        return "ordered; `oroboros status` shows what becomes of it"
+    said = ": ".join(part for part in (end.reason, end.message) if part)
+    return f"{end.state}: {sha} is not live: {said}" + (f" (oroboros logs --run {end.run})" if end.run else "")
+
+
+def _end_to_json(end: End, kind: str, head: Head, topology: Topology) -> dict[str, object]:
+    value: dict[str, object] = {
+        "kind": kind,
+        "sha": head.sha,
+        "title": head.title,
+        "state": str(end.state),
+        "run": end.run,
+        "url": topology.url(MAIN),
+    }
+    if end.code:
+        said = f"{end.state}: {end.message}" if end.message else str(end.state)
+        value |= {"error": end.reason or "NotLive", "message": tables.plain(said), "exit_code": end.code}
+    return value

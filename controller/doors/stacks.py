@@ -1,0 +1,95 @@
+"""Which stack does a command mean, and with which settings? Command line and environment in, `Settings` out.
+
+In this order: `--root`, `OROBOROS_ROOT`, `./.oroboros` when a stack runs there, `/srv/oroboros`. A root that
+`oroboros up` made holds `environment.json`, the very values that its api and worker were started with; else the
+environment of this process must hold them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from controller.effects.runtime import Runtime
+from controller.effects.store import Store
+from controller.model.config import Settings, read_settings
+from controller.model.errors import ConfigInvalid, Unavailable
+from controller.model.names import Layout
+
+ENVIRONMENT_FILE = "environment.json"
+HOST_ROOT = Path("/srv/oroboros")
+LOCAL_ROOT = ".oroboros"
+ENVIRONMENT_BYTES_MAX = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """The stack that a command is about."""
+
+    root: Path
+    environ: Mapping[str, str]
+    #: The values come from `environment.json`: `oroboros up` made this root.
+    embedded: bool
+
+    def settings(self) -> Settings:
+        """Return the settings; ConfigInvalid, with every problem, when they cannot be had."""
+        try:
+            return read_settings(self.environ)
+        except ConfigInvalid as error:
+            raise ConfigInvalid(
+                error.reason,
+                f"{error.message}. {self.root} holds no {ENVIRONMENT_FILE} either: name a stack with --root DIR,"
+                " start one with `oroboros up`, or set the environment as the worker's"
+                if not self.embedded
+                else f"{self.root / ENVIRONMENT_FILE}: {error.message}",
+                problems=error.problems,
+            ) from error
+
+    def is_up(self) -> bool:
+        """Say whether `oroboros up` runs here; a host's own services have no stack file and are asked themselves."""
+        return not self.embedded or Layout(self.root).stack_file.exists()
+
+    def open_store(self) -> Store:
+        """Return a store for reading and for orders; Unavailable when the embedded stack does not run."""
+        if not self.is_up():
+            raise Unavailable(
+                "NoStack", f"no stack runs under {self.root}; start it with `oroboros up --root {self.root}`"
+            )
+        settings = self.settings()
+        return Store(settings.database_url, repository=settings.repository, host=settings.host)
+
+
+def find_stack(given: Path | None, environ: Mapping[str, str], *, working_directory: Path) -> Stack:
+    """Return the stack that is meant. Touches files only to see what is there."""
+    own_values = bool(environ.get("DATABASE_URL", "").strip())
+    if given is not None:
+        root = given.absolute()
+    elif environ.get("OROBOROS_ROOT", "").strip():
+        root = Path(environ["OROBOROS_ROOT"]).absolute()
+    else:
+        local = working_directory / LOCAL_ROOT
+        root = local if Layout(local).stack_file.exists() and not own_values else HOST_ROOT
+    # Who sets the database's address means the environment, unless --root points elsewhere.
+    file = root / ENVIRONMENT_FILE
+    if (given is not None or not own_values) and file.exists():
+        return Stack(root=root, environ=_read_environment(file), embedded=True)
+    return Stack(root=root, environ={**environ, "OROBOROS_ROOT": str(root)}, embedded=False)
+
+
+def open_runtime(settings: Settings) -> Runtime:
+    """Return the runtime of this host: today the embedded supervisor, asked for here so that nothing else knows."""
+    from controller.development.embedded_runtime import EmbeddedRuntime
+
+    return EmbeddedRuntime(settings.runtime_socket)
+
+
+def _read_environment(file: Path) -> dict[str, str]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8")[:ENVIRONMENT_BYTES_MAX])
+    except (OSError, ValueError) as error:
+        raise ConfigInvalid("EnvironmentUnreadable", f"{file} cannot be read: {error}") from error
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise ConfigInvalid("EnvironmentUnreadable", f"{file} is not an object of texts")
+    return value

@@ -1,0 +1,315 @@
+"""How is a view shown to a person? Tables that fit 80 columns, plain when nobody looks or `NO_COLOR` is set.
+
+Titles, branches, names and messages come from strangers: everything passes `plain`, which makes control characters
+visible, and no cell is ever read as markup.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from controller.doors.views import (
+    DeliveryView,
+    ReleaseView,
+    RunView,
+    SlotView,
+    StatusView,
+    StepView,
+)
+
+#: What takes longer says so.
+SILENT_S = 1.0
+_GOOD = "green"
+_BAD = "bold red"
+_BUSY = "yellow"
+_DIM = "dim"
+_STYLES = {
+    "live": _GOOD,
+    "ok": _GOOD,
+    "done": _GOOD,
+    "published": _GOOD,
+    "failed": _BAD,
+    "rolled_back": _BAD,
+    "stalled": _BAD,
+    "dead": _BAD,
+    "unreadable": _BAD,
+    "free": _DIM,
+    "empty": _DIM,
+    "ignored": _DIM,
+    "superseded": _DIM,
+    "note": _BUSY,
+}
+
+
+def plain(text: str) -> str:
+    """Return text that cannot move a cursor, ring a bell or turn its reader's direction."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def open_console(*, errors: bool = False) -> Console:
+    """Return a console on stdout (or stderr): no markup, no guesses, no colour where it is not wanted."""
+    stream = sys.stderr if errors else sys.stdout
+    coloured = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return Console(
+        file=stream,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        soft_wrap=False,
+        color_system="auto" if coloured else None,
+        force_terminal=None if coloured else False,
+    )
+
+
+@contextmanager
+def progress(text: str) -> Iterator[None]:
+    """Say on stderr what is being done, once it takes longer than a second: a spinner, or one line without a tty."""
+    console = open_console(errors=True)
+    if console.is_terminal:
+        with console.status(Text(plain(text))):
+            yield
+        return
+    timer = threading.Timer(SILENT_S, lambda: print(f"{plain(text)} ...", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def short(sha: str | None) -> str:
+    """Return the first digits of a commit id."""
+    return "-" if sha is None else sha[:7]
+
+
+def ago(at: datetime | None, *, now: datetime) -> str:
+    """Return how long ago something was, in one unit."""
+    if at is None:
+        return "-"
+    seconds = (now - at).total_seconds()
+    if seconds < 0:
+        return f"in {_span(-seconds)}"
+    return f"{_span(seconds)} ago" if seconds >= 1 else "now"
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def size(size_bytes: int | None) -> str:
+    """Return a size in the largest unit of which it has at least one."""
+    if size_bytes is None:
+        return "-"
+    value = float(size_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def clock(at: datetime | None) -> str:
+    """Return the local time of day."""
+    return "-" if at is None else at.astimezone().strftime("%H:%M:%S")
+
+
+def _table(*columns: str, flexible: str) -> Table:
+    """Return a table whose columns keep their words whole, but the flexible one."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for column in columns:
+        if column == flexible:
+            table.add_column(column, overflow="fold", ratio=1)
+        else:
+            table.add_column(column, no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def _cell(text: str, *, style: str = "") -> Text:
+    return Text(plain(text), style=style or _STYLES.get(text, ""))
+
+
+def _row(table: Table, cells: Iterable[str | Text]) -> None:
+    table.add_row(*(cell if isinstance(cell, Text) else _cell(cell) for cell in cells))
+
+
+def slots_table(slots: Sequence[SlotView], *, now: datetime) -> Table:
+    """Return what each slot serves, since when, by whom, and where."""
+    table = _table("slot", "serves", "since", "by", "what", flexible="what")
+    for slot in slots:
+        what = Text(plain(slot.title))
+        for note in (
+            f"{slot.run.state} {short(slot.run.release)} (run {slot.run.run})" if slot.run is not None else "",
+            slot.problem,
+            "" if slot.agrees or slot.problem else f"current names {short(slot.current)}",
+        ):
+            if note:
+                what.append(("\n" if what else "") + plain(note), style=_BUSY)
+        what.append(("\n" if what else "") + plain(slot.url), style=_DIM)
+        serves = _cell(short(slot.release), style=_GOOD) if slot.release is not None else _cell(slot.state)
+        by = slot.by or (f"#{slot.pull_request}" if slot.pull_request is not None else "")
+        _row(table, [slot.slot, serves, ago(slot.since, now=now) if slot.release else "", by[:24], what])
+    return table
+
+
+def print_status(console: Console, status: StatusView, *, now: datetime) -> None:
+    """Print the whole state: what serves, then only what is not as it should be or is under way."""
+    branch = status.production_branch or "not known yet"
+    console.print(Text(plain(f"{status.repository} on {status.host}, production branch {branch}"), style="bold"))
+    console.print(
+        Text(
+            f"worker since {ago(status.worker_started_at, now=now)}, last fetch {ago(status.fetched_at, now=now)},"
+            f" last listing {ago(status.listed_at, now=now)}",
+            style=_DIM,
+        )
+    )
+    console.print()
+    console.print(slots_table(status.slots, now=now))
+    lines: list[tuple[str, str]] = [("policy", problem) for problem in status.policy_problems]
+    lines += [
+        ("running", f"run {run.run}: {run.slot} is {run.state} {short(run.sha)} {run.title}".rstrip())
+        for run in status.running
+    ]
+    lines += [
+        ("order", f"{o.kind} {short(o.sha)} in {o.slot} by {o.actor}, {ago(o.at, now=now)}: {o.reason or 'no reason'}")
+        for o in status.overrides
+    ]
+    lines += [
+        (f"waiting {w.position}" if w.position is not None else "held", f"#{w.pull_request} {w.title}: {w.why}")
+        for w in status.waiting
+    ]
+    lines += [
+        ("quarantined", f"{short(q.sha)} in {q.domain}: {q.reason}: {q.message}".rstrip(": "))
+        for q in status.quarantined
+    ]
+    if status.last_failure is not None:
+        lines.append(("last failure", f"{ago(status.last_failure.ended_at, now=now)}: {failure(status.last_failure)}"))
+    lines += [("missed", f"{short(m.sha)} on {m.ref}: no webhook came, found by resync") for m in status.missed]
+    if status.deliveries_pending:
+        oldest = ago(status.oldest_pending_at, now=now)
+        lines.append(("deliveries", f"{status.deliveries_pending} not looked at yet, the oldest came {oldest}"))
+    if status.deliveries_dead:
+        lines.append(("deliveries", f"{status.deliveries_dead} given up; see `oroboros deliveries`"))
+    if status.reports_unsent:
+        why = f": {status.report_error}" if status.report_error else ""
+        lines.append(("reports", f"{status.reports_unsent} not sent to the forge yet{why}"))
+    if status.reports_stalled:
+        lines.append(("reports", f"{status.reports_stalled} given up: {status.report_error}"))
+    if not lines:
+        return
+    console.print()
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold", ratio=1)
+    for name, text in lines:
+        _row(table, [Text(name), text])
+    console.print(table)
+
+
+def failure(run: RunView) -> str:
+    """Return in a line what came of a run that did not go live."""
+    said = ": ".join(part for part in (run.reason, run.message) if part)
+    return f"{run.slot} {short(run.sha)} {run.state} (run {run.run}){': ' + said if said else ''}"
+
+
+def releases_table(releases: Sequence[ReleaseView], *, now: datetime) -> Table:
+    """Return the releases of this host."""
+    table = _table("release", "published", "files", "size", "serves", "proven in", "title", flexible="title")
+    for release in releases:
+        title = Text(plain(release.title))
+        notes = [f"quarantined in {domain}" for domain in release.quarantined_in]
+        notes += [release.state] if release.state != "published" else []
+        notes += ["pinned"] if release.pinned else []
+        notes += [] if release.on_disk else ["not on the disk"]
+        if notes:
+            title.append(("\n" if title else "") + ", ".join(notes), style=_BUSY)
+        _row(
+            table,
+            [
+                short(release.release),
+                ago(release.published_at, now=now),
+                "-" if release.files is None else str(release.files),
+                size(release.size_bytes),
+                ", ".join(release.serves) or "-",
+                ", ".join(release.proven_in) or "-",
+                title,
+            ],
+        )
+    return table
+
+
+def deliveries_table(deliveries: Sequence[DeliveryView], *, now: datetime) -> Table:
+    """Return the newest deliveries."""
+    table = _table("received", "event", "state", "target", "id", flexible="id")
+    for delivery in deliveries:
+        name = Text(plain(delivery.id), style=_DIM)
+        again = f"came {delivery.seen_count} times" if delivery.seen_count > 1 else ""
+        for note in (delivery.reason, again):
+            if note:
+                name.append("\n" + plain(note))
+        target = delivery.target.removeprefix("ref:refs/heads/").removeprefix("ref:").replace("pull:", "#")
+        _row(
+            table,
+            [
+                ago(delivery.received_at, now=now),
+                delivery.event[:20],
+                delivery.state,
+                f"{target[:24]} {delivery.sha[:7] if delivery.sha else ''}".strip(),
+                name,
+            ],
+        )
+    return table
+
+
+def step_line(step: StepView) -> str:
+    """Return one line of a run's journal, with the time since the run began."""
+    detail = ", ".join(f"{key} {value}" for key, value in step.detail.items())
+    took = f" in {step.took_s:.3f} s" if step.took_s else ""
+    error = f": {step.error}" if step.error else ""
+    return plain(f"{step.after_s:+8.3f} s  {step.step}{took}{f' ({detail})' if detail else ''}{error}")
+
+
+class Ticker:
+    """Lines as they come, with a spinner below them for a person and steady lines for a file."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._console = open_console(errors=quiet)
+        self._status = None if quiet or not self._console.is_terminal else self._console.status(Text(""))
+        self._told_at = time.monotonic()
+
+    def __enter__(self) -> Ticker:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def line(self, text: str) -> None:
+        """Print a line for good."""
+        if not self._quiet:
+            self._console.print(Text(plain(text)), soft_wrap=True)
+            self._told_at = time.monotonic()
+
+    def waiting(self, text: str, *, every_s: float = 5.0) -> None:
+        """Say what is being waited for: beside the spinner, or as a line when nothing was said for a while."""
+        if self._status is not None:
+            self._status.update(Text(plain(text)))
+        elif not self._quiet and time.monotonic() - self._told_at >= every_s:
+            self.line(f"{text} ...")

@@ -1,0 +1,690 @@
+"""What is there to see? Rows of the store and links of the host, shaped for people's tables and for JSON alike.
+
+`read_…` asks the store through `Rows` and the host through `Layout`, changes nothing, and returns frozen views; every
+list is bounded. What a slot serves is read from the host: rows only explain it. No view holds a secret or the body of
+a delivery, so whatever is here may be shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import LiteralString, Protocol
+
+from controller.effects.live import read_current, read_live
+from controller.model.errors import Stalled
+from controller.model.names import MAIN, Layout, Sha, SlotName, Topology
+from controller.model.nouns import Live
+
+LIMIT_DEFAULT = 20
+LIMIT_MAX = 200
+STEPS_MAX = 500
+LIST_MAX = 50
+
+
+class Rows(Protocol):
+    """What views need of the store."""
+
+    def load_rows(self, statement: LiteralString, parameters: Sequence[object] = ()) -> list[dict[str, object]]:
+        """Return the rows of a reading query."""
+
+    @property
+    def repository_id(self) -> int:
+        """The repository's id in the store."""
+
+    @property
+    def host(self) -> str:
+        """This host's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """One attempt to bring a release to a slot."""
+
+    run: int
+    slot: str
+    domain: str
+    sha: str
+    release: str
+    title: str
+    cause: str
+    state: str
+    reason: str
+    message: str
+    proof: str
+    attempts: int
+    served: bool
+    proven: bool
+    begun_at: datetime
+    switched_at: datetime | None
+    watch_until: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepView:
+    """A line of a run's journal; `after_s` counts from the run's begin and is negative for what came before it."""
+
+    step: str
+    began_at: datetime
+    ended_at: datetime | None
+    after_s: float
+    took_s: float | None
+    detail: Mapping[str, object]
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictView:
+    """What a checkout, gate, confirmation or window said."""
+
+    kind: str
+    outcome: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDetail:
+    """A run with its journal and verdicts."""
+
+    run: RunView
+    steps: tuple[StepView, ...]
+    verdicts: tuple[VerdictView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotView:
+    """One slot: what it serves by the host's own word, and what the store knows of it."""
+
+    slot: str
+    url: str
+    #: "live", "free", "empty" (never written) or "unreadable".
+    state: str
+    release: str | None
+    title: str
+    since: datetime | None
+    #: How what serves came here: a push, an order and whose, a pull request and its author.
+    by: str
+    current: str | None
+    #: `current` names what `live` serves.
+    agrees: bool
+    pull_request: int | None
+    lease_expires_at: datetime | None
+    run: RunView | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseView:
+    """A release that is on the disk, or on its way there or from it."""
+
+    release: str
+    tree: str
+    title: str
+    state: str
+    files: int | None
+    size_bytes: int | None
+    published_at: datetime | None
+    #: Domains in which it passed its window.
+    proven_in: tuple[str, ...]
+    serves: tuple[str, ...]
+    quarantined_in: tuple[str, ...]
+    pinned: bool
+    on_disk: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryView:
+    """A delivery without its body."""
+
+    id: str
+    event: str
+    state: str
+    reason: str
+    target: str
+    sha: str | None
+    received_at: datetime
+    done_at: datetime | None
+    seen_count: int
+    looks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineView:
+    """A tree that may not be tried again in a domain."""
+
+    domain: str
+    sha: str
+    tree: str
+    reason: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverrideView:
+    """An order by hand that is in force."""
+
+    id: int
+    slot: str
+    kind: str
+    sha: str
+    title: str
+    actor: str
+    reason: str
+    accept_migrations: bool
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingView:
+    """A pull request without a slot: it waits in the queue (`position` counts from 1), or for an approval."""
+
+    pull_request: int
+    position: int | None
+    sha: str
+    title: str
+    author: str
+    why: str
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissedView:
+    """A head that no webhook told of: resync found it."""
+
+    ref: str
+    sha: str
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusView:
+    """Everything that somebody who asks "how is it?" wants to know."""
+
+    repository: str
+    host: str
+    production_branch: str | None
+    worker_started_at: datetime | None
+    fetched_at: datetime | None
+    listed_at: datetime | None
+    policy_problems: tuple[str, ...]
+    slots: tuple[SlotView, ...]
+    running: tuple[RunView, ...]
+    last_failure: RunView | None
+    quarantined: tuple[QuarantineView, ...]
+    overrides: tuple[OverrideView, ...]
+    waiting: tuple[WaitingView, ...]
+    deliveries_pending: int
+    oldest_pending_at: datetime | None
+    deliveries_dead: int
+    reports_unsent: int
+    reports_stalled: int
+    report_error: str
+    missed: tuple[MissedView, ...]
+
+
+_RUN_COLUMNS: LiteralString = (
+    "generation, slot, domain, sha, release, title, cause, state, reason, message, proof, attempts, served, proven,"
+    " begun_at, switched_at, watch_until, ended_at"
+)
+
+
+def bounded_limit(limit: int) -> int:
+    """Return how many rows may be listed."""
+    return max(1, min(LIMIT_MAX, limit))
+
+
+def read_status(rows: Rows, layout: Layout, topology: Topology) -> StatusView:
+    """Return the state of everything."""
+    repository = _first(rows.load_rows("SELECT * FROM repositories WHERE id = %s", [rows.repository_id]))
+    worker = _first(
+        rows.load_rows(
+            "SELECT started_at FROM workers WHERE repository_id = %s AND host = %s", [rows.repository_id, rows.host]
+        )
+    )
+    running = _runs(rows, "repository_id = %s AND host = %s AND ended_at IS NULL", [rows.repository_id, rows.host])
+    failed = _runs(
+        rows,
+        "repository_id = %s AND host = %s AND state IN ('failed', 'rolled_back', 'stalled')",
+        [rows.repository_id, rows.host],
+        limit=1,
+    )
+    pending = _first(
+        rows.load_rows(
+            "SELECT count(*) FILTER (WHERE state = 'pending') AS pending,"
+            " min(received_at) FILTER (WHERE state = 'pending') AS oldest,"
+            " count(*) FILTER (WHERE state = 'dead') AS dead"
+            " FROM deliveries WHERE state IN ('pending', 'dead')"
+        )
+    )
+    reports = _first(
+        rows.load_rows(
+            "SELECT count(*) FILTER (WHERE NOT stalled) AS unsent, count(*) FILTER (WHERE stalled) AS stalled,"
+            " coalesce((array_agg(error ORDER BY updated_at DESC) FILTER (WHERE error <> ''))[1], '') AS error"
+            " FROM reports WHERE repository_id = %s AND sent_generation < generation",
+            [rows.repository_id],
+        )
+    )
+    missed = rows.load_rows(
+        "SELECT ref, sha, seen_at FROM refs_seen r WHERE repository_id = %s AND NOT by_webhook"
+        " AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.sha = r.sha) ORDER BY seen_at DESC LIMIT 5",
+        [rows.repository_id],
+    )
+    return StatusView(
+        repository=_text(repository.get("full_name")),
+        host=rows.host,
+        production_branch=_text_or_none(repository.get("production_branch")),
+        worker_started_at=_instant(worker.get("started_at")),
+        fetched_at=_instant(repository.get("fetched_at")),
+        listed_at=_instant(repository.get("listed_at")),
+        policy_problems=_texts(repository.get("policy_problems")),
+        slots=read_slots(rows, layout, topology),
+        running=running,
+        last_failure=failed[0] if failed else None,
+        quarantined=read_quarantined(rows),
+        overrides=read_overrides(rows),
+        waiting=read_waiting(rows),
+        deliveries_pending=_number(pending.get("pending")),
+        oldest_pending_at=_instant(pending.get("oldest")),
+        deliveries_dead=_number(pending.get("dead")),
+        reports_unsent=_number(reports.get("unsent")),
+        reports_stalled=_number(reports.get("stalled")),
+        report_error=_text(reports.get("error")),
+        missed=tuple(
+            MissedView(ref=_text(row["ref"]), sha=_text(row["sha"]), seen_at=_must(_instant(row["seen_at"])))
+            for row in missed
+        ),
+    )
+
+
+def read_slots(rows: Rows, layout: Layout, topology: Topology) -> tuple[SlotView, ...]:
+    """Return every slot of the host, main first."""
+    leases = {
+        _text(row["slot"]): row
+        for row in rows.load_rows(
+            "SELECT l.slot, l.pull_request, l.expires_at, p.author, p.title FROM leases l"
+            " LEFT JOIN pull_requests p ON p.repository_id = l.repository_id AND p.number = l.pull_request"
+            " WHERE l.repository_id = %s AND l.host = %s AND l.ended_at IS NULL",
+            [rows.repository_id, rows.host],
+        )
+    }
+    running = {
+        run.slot: run
+        for run in _runs(rows, "repository_id = %s AND host = %s AND ended_at IS NULL", [rows.repository_id, rows.host])
+    }
+    return tuple(
+        _slot_view(rows, layout, topology, slot, lease=leases.get(slot, {}), run=running.get(slot))
+        for slot in topology.slots
+    )
+
+
+def _slot_view(
+    rows: Rows,
+    layout: Layout,
+    topology: Topology,
+    slot: SlotName,
+    *,
+    lease: Mapping[str, object],
+    run: RunView | None,
+) -> SlotView:
+    live, current, problem = read_host_slot(layout, slot)
+    serves = live is not None and live.state == "live"
+    came = _first(
+        rows.load_rows(
+            "SELECT r.title, r.cause, r.switched_at, o.actor FROM runs r"
+            " LEFT JOIN LATERAL (SELECT actor FROM overrides o WHERE o.host = r.host AND o.slot = r.slot"
+            "  AND o.sha = r.sha AND o.at <= r.begun_at ORDER BY o.id DESC LIMIT 1) o ON true"
+            " WHERE r.generation = %s AND r.host = %s",
+            [live.generation, rows.host],
+        )
+        if live is not None and serves
+        else []
+    )
+    return SlotView(
+        slot=slot,
+        url=topology.url(slot),
+        state=_slot_state(live, problem),
+        release=live.release if live is not None and serves else None,
+        title=_text(came.get("title")),
+        since=_instant(came.get("switched_at")),
+        by=describe_origin(
+            cause=_text(came.get("cause")),
+            actor=_text(came.get("actor")),
+            pull_request=_number_or_none(lease.get("pull_request")),
+            author=_text(lease.get("author")),
+        )
+        if serves
+        else "",
+        current=current,
+        agrees=not problem and current == (live.release if live is not None and serves else current),
+        pull_request=_number_or_none(lease.get("pull_request")),
+        lease_expires_at=_instant(lease.get("expires_at")),
+        run=run,
+        problem=problem,
+    )
+
+
+def read_host_slot(layout: Layout, slot: SlotName) -> tuple[Live | None, Sha | None, str]:
+    """Return what `live` and `current` of a slot say, and what is wrong with them."""
+    try:
+        live = read_live(layout, slot)
+    except Stalled as error:
+        return None, None, error.message
+    try:
+        return live, read_current(layout, slot), ""
+    except Stalled as error:
+        return live, None, error.message
+
+
+def _slot_state(live: Live | None, problem: str) -> str:
+    if live is None:
+        return "unreadable" if problem else "empty"
+    return live.state
+
+
+def describe_origin(*, cause: str, actor: str, pull_request: int | None, author: str) -> str:
+    """Return in a few words how what serves came to be there."""
+    if cause == "override":
+        return f"ordered by {actor}" if actor else "ordered by hand"
+    if pull_request is not None:
+        return f"#{pull_request} by {author}" if author else f"#{pull_request}"
+    words = {"push": "push", "revert": "revert", "resync": "found by resync", "rollback": "automatic rollback"}
+    return words.get(cause, cause)
+
+
+def read_runs(rows: Rows, *, limit: int = LIMIT_DEFAULT, slot: SlotName | None = None) -> tuple[RunView, ...]:
+    """Return the newest runs, newest first."""
+    if slot is not None:
+        return _runs(
+            rows, "repository_id = %s AND host = %s AND slot = %s", [rows.repository_id, rows.host, slot], limit=limit
+        )
+    return _runs(rows, "repository_id = %s AND host = %s", [rows.repository_id, rows.host], limit=limit)
+
+
+def read_run(rows: Rows, generation: int) -> RunDetail | None:
+    """Return one run with its steps and verdicts, or None."""
+    found = _runs(
+        rows,
+        "generation = %s AND repository_id = %s AND host = %s",
+        [generation, rows.repository_id, rows.host],
+        limit=1,
+    )
+    if not found:
+        return None
+    verdicts = _first(
+        rows.load_rows(
+            "SELECT checkout_verdict, gate_verdict, confirm_verdict, watch_verdict FROM runs WHERE generation = %s",
+            [generation],
+        )
+    )
+    return RunDetail(
+        run=found[0],
+        steps=read_steps(rows, generation, begun_at=found[0].begun_at),
+        verdicts=tuple(
+            VerdictView(
+                kind=kind,
+                outcome=_text(value.get("outcome")),
+                reason=_text(value.get("reason")),
+                message=_text(value.get("message")),
+            )
+            for kind in ("checkout", "gate", "confirm", "watch")
+            if isinstance(value := verdicts.get(f"{kind}_verdict"), dict)
+        ),
+    )
+
+
+def read_steps(rows: Rows, generation: int, *, begun_at: datetime) -> tuple[StepView, ...]:
+    """Return the journal of a run, in the order in which it was written."""
+    found = rows.load_rows(
+        "SELECT step, began_at, ended_at, detail, error FROM run_steps WHERE generation = %s ORDER BY id LIMIT %s",
+        [generation, STEPS_MAX],
+    )
+    return tuple(_step_view(row, begun_at=begun_at) for row in found)
+
+
+def _step_view(row: Mapping[str, object], *, begun_at: datetime) -> StepView:
+    began_at, ended_at = _must(_instant(row["began_at"])), _instant(row["ended_at"])
+    detail = row["detail"]
+    return StepView(
+        step=_text(row["step"]),
+        began_at=began_at,
+        ended_at=ended_at,
+        after_s=round(((ended_at or began_at) - begun_at).total_seconds(), 3),
+        took_s=None if ended_at is None else round((ended_at - began_at).total_seconds(), 3),
+        detail=detail if isinstance(detail, dict) else {},
+        error=_text(row["error"]),
+    )
+
+
+def read_releases(rows: Rows, layout: Layout, topology: Topology) -> tuple[ReleaseView, ...]:
+    """Return every release of this host, newest first."""
+    serving: dict[str, list[str]] = {}
+    for slot in topology.slots:
+        live, _, _ = read_host_slot(layout, slot)
+        if live is not None and live.state == "live" and live.release is not None:
+            serving.setdefault(live.release, []).append(slot)
+    found = rows.load_rows(
+        "SELECT x.*, coalesce((SELECT title FROM runs r WHERE r.repository_id = x.repository_id AND r.sha = x.sha"
+        "  AND r.title <> '' ORDER BY generation DESC LIMIT 1), '') AS title,"
+        " coalesce((SELECT array_agg(DISTINCT r.domain) FROM runs r WHERE r.repository_id = x.repository_id"
+        "  AND r.host = x.host AND r.release = x.sha AND r.proven), '{}') AS proven_in,"
+        " coalesce((SELECT array_agg(DISTINCT q.domain) FROM quarantine q WHERE q.repository_id = x.repository_id"
+        "  AND q.tree = x.tree AND q.lifted_at IS NULL), '{}') AS quarantined_in"
+        " FROM releases x WHERE x.repository_id = %s AND x.host = %s"
+        " ORDER BY x.published_at DESC NULLS FIRST, x.sha LIMIT %s",
+        [rows.repository_id, rows.host, LIMIT_MAX],
+    )
+    return tuple(
+        ReleaseView(
+            release=_text(row["sha"]),
+            tree=_text(row["tree"]),
+            title=_text(row["title"]),
+            state=_text(row["state"]),
+            files=_number_or_none(row["files"]),
+            size_bytes=_number_or_none(row["bytes"]),
+            published_at=_instant(row["published_at"]),
+            proven_in=_texts(row["proven_in"]),
+            serves=tuple(serving.get(_text(row["sha"]), ())),
+            quarantined_in=_texts(row["quarantined_in"]),
+            pinned=bool(row["pinned"]),
+            on_disk=layout.release(Sha(_text(row["sha"]))).is_dir(),
+        )
+        for row in found
+    )
+
+
+def read_deliveries(rows: Rows, *, limit: int = LIMIT_DEFAULT) -> tuple[DeliveryView, ...]:
+    """Return the newest deliveries, newest first, without their bodies."""
+    found = rows.load_rows(
+        "SELECT id, event, state, reason, target, sha, received_at, done_at, seen_count, looks"
+        " FROM deliveries ORDER BY seq DESC LIMIT %s",
+        [bounded_limit(limit)],
+    )
+    return tuple(
+        DeliveryView(
+            id=_text(row["id"]),
+            event=_text(row["event"]),
+            state=_text(row["state"]),
+            reason=_text(row["reason"]),
+            target=_text(row["target"]),
+            sha=_text_or_none(row["sha"]),
+            received_at=_must(_instant(row["received_at"])),
+            done_at=_instant(row["done_at"]),
+            seen_count=_number(row["seen_count"]),
+            looks=_number(row["looks"]),
+        )
+        for row in found
+    )
+
+
+def read_quarantined(rows: Rows) -> tuple[QuarantineView, ...]:
+    """Return what may not be tried again, newest first."""
+    found = rows.load_rows(
+        "SELECT domain, sha, tree, reason, message, at FROM quarantine"
+        " WHERE repository_id = %s AND lifted_at IS NULL ORDER BY at DESC LIMIT %s",
+        [rows.repository_id, LIST_MAX],
+    )
+    return tuple(
+        QuarantineView(
+            domain=_text(row["domain"]),
+            sha=_text(row["sha"]),
+            tree=_text(row["tree"]),
+            reason=_text(row["reason"]),
+            message=_text(row["message"]),
+            at=_must(_instant(row["at"])),
+        )
+        for row in found
+    )
+
+
+def read_overrides(rows: Rows) -> tuple[OverrideView, ...]:
+    """Return the orders by hand that are in force."""
+    found = rows.load_rows(
+        "SELECT id, slot, kind, sha, title, actor, reason, accept_migrations, at FROM overrides"
+        " WHERE repository_id = %s AND host = %s AND ended_at IS NULL ORDER BY id DESC LIMIT %s",
+        [rows.repository_id, rows.host, LIST_MAX],
+    )
+    return tuple(
+        OverrideView(
+            id=_number(row["id"]),
+            slot=_text(row["slot"]),
+            kind=_text(row["kind"]),
+            sha=_text(row["sha"]),
+            title=_text(row["title"]),
+            actor=_text(row["actor"]),
+            reason=_text(row["reason"]),
+            accept_migrations=bool(row["accept_migrations"]),
+            at=_must(_instant(row["at"])),
+        )
+        for row in found
+    )
+
+
+def read_waiting(rows: Rows) -> tuple[WaitingView, ...]:
+    """Return the open pull requests that hold no slot: the queue in its order, then those that may not run by
+    themselves or that git refused."""
+    found = rows.load_rows(
+        "SELECT p.* FROM pull_requests p WHERE p.repository_id = %s AND p.state = 'open'"
+        " AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.repository_id = p.repository_id"
+        "  AND l.pull_request = p.number AND l.ended_at IS NULL)"
+        " ORDER BY p.waiting_since NULLS LAST, p.opened_at, p.number LIMIT %s",
+        [rows.repository_id, LIST_MAX],
+    )
+    position = 0
+    views: list[WaitingView] = []
+    for row in found:
+        queued = bool(row["same_repository"]) and not row["refused_reason"]
+        position += int(queued)
+        if not row["same_repository"]:
+            why = "needs approval: it comes from a fork"
+        elif row["refused_reason"]:
+            why = f"{row['refused_reason']}: {row['refused_message']}"
+        else:
+            why = "waits for a free slot"
+        views.append(
+            WaitingView(
+                pull_request=_number(row["number"]),
+                position=position if queued else None,
+                sha=_text(row["head_sha"]),
+                title=_text(row["title"]),
+                author=_text(row["author"]),
+                why=why,
+                since=_instant(row["waiting_since"]),
+            )
+        )
+    return tuple(views)
+
+
+def _runs(
+    rows: Rows, where: LiteralString, parameters: Sequence[object], *, limit: int = LIMIT_MAX
+) -> tuple[RunView, ...]:
+    statement: LiteralString = (
+        "SELECT " + _RUN_COLUMNS + " FROM runs WHERE " + where + " ORDER BY generation DESC LIMIT %s"  # noqa: S608 - literals only
+    )
+    found = rows.load_rows(statement, [*parameters, bounded_limit(limit)])
+    return tuple(
+        RunView(
+            run=_number(row["generation"]),
+            slot=_text(row["slot"]),
+            domain=_text(row["domain"]),
+            sha=_text(row["sha"]),
+            release=_text(row["release"]),
+            title=_text(row["title"]),
+            cause=_text(row["cause"]),
+            state=_text(row["state"]),
+            reason=_text(row["reason"]),
+            message=_text(row["message"]),
+            proof=_text(row["proof"]),
+            attempts=_number(row["attempts"]),
+            served=bool(row["served"]),
+            proven=bool(row["proven"]),
+            begun_at=_must(_instant(row["begun_at"])),
+            switched_at=_instant(row["switched_at"]),
+            watch_until=_instant(row["watch_until"]),
+            ended_at=_instant(row["ended_at"]),
+        )
+        for row in found
+    )
+
+
+def release_of_main(layout: Layout) -> Sha | None:
+    """Return the release that production serves, by the host's own word; None when it serves none."""
+    live, _, problem = read_host_slot(layout, MAIN)
+    if live is None and problem:
+        raise Stalled("LiveUnreadable", problem)
+    return live.release if live is not None and live.state == "live" else None
+
+
+def to_json(value: object) -> object:
+    """Return a view, or anything made of views, as what `json.dumps` takes."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, StrEnum | Path):
+        return str(value)
+    if isinstance(value, str | int | float) or value is None:
+        return value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Iterable):
+        return [to_json(item) for item in value]
+    raise TypeError(f"not to be shown: {type(value).__name__}")
+
+
+def _first(rows: list[dict[str, object]]) -> Mapping[str, object]:
+    return rows[0] if rows else {}
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(str(item) for item in value) if isinstance(value, list) else ()
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _number_or_none(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _instant(value: object) -> datetime | None:
+    return value if isinstance(value, datetime) else None
+
+
+def _must(value: datetime | None) -> datetime:
+    assert value is not None
+    return value
