@@ -336,8 +336,14 @@ def verify_release(source: Source, layout: Layout, sha: Sha) -> tuple[Problem, .
         if folder.path:
             parent, _, name = folder.path.rpartition(b"/")
             children.setdefault(parent, set()).add(name)
+    unreadable: set[bytes] = set()
     for folder in plan.folders:
-        problems += _verify_folder(top, folder, children.get(folder.path, set()))
+        parent = folder.path.rpartition(b"/")[0]
+        # Below something that is no folder there is nothing to compare, and a link there must not be followed.
+        if (folder.path and parent in unreadable) or not _verify_folder(
+            top, folder, children.get(folder.path, set()), problems
+        ):
+            unreadable.add(folder.path)
     return tuple(problems)
 
 
@@ -828,14 +834,14 @@ def _file_system_of(path: bytes) -> str:
     return ""
 
 
-def _verify_folder(top: bytes, folder: PlannedFolder, children: set[bytes]) -> list[Problem]:
-    """Compare one folder, not those in it."""
+def _verify_folder(top: bytes, folder: PlannedFolder, children: set[bytes], problems: list[Problem]) -> bool:
+    """Compare one folder, not those in it; False when it cannot be entered."""
     path = top + b"/" + folder.path if folder.path else top
     inside = folder.path + b"/" if folder.path else b""
-    problems: list[Problem] = []
 
     def report(name: bytes, damage: Damage, message: str) -> None:
-        problems.append(Problem(path=visible(inside + name), damage=damage, message=message))
+        path = inside + name if name else folder.path
+        problems.append(Problem(path=visible(path), damage=damage, message=message))
 
     try:
         with opened_folder(path) as descriptor:
@@ -854,11 +860,13 @@ def _verify_folder(top: bytes, folder: PlannedFolder, children: set[bytes]) -> l
                 if link.name in found:
                     _verify_link(descriptor, link.name, link.target, report)
     except OSError as error:
-        if error.errno == errno.ENOENT and folder.path:
-            return []  # reported as missing from the folder that it should be in
-        damage = Damage.MISSING if error.errno == errno.ENOENT else Damage.KIND
-        report(b"", damage, f"the folder cannot be read: {error.strerror}")
-    return problems
+        if error.errno != errno.ENOENT:
+            report(b"", Damage.KIND, f"cannot be read as a folder: {error.strerror}")
+        elif not folder.path:
+            report(b"", Damage.MISSING, "the release is not there")
+        # Another one that is missing was reported of the folder that it should be in.
+        return False
+    return True
 
 
 def _verify_file(folder: int, file: PlannedFile, report: Callable[[bytes, Damage, str], None]) -> None:

@@ -1,0 +1,148 @@
+"""A build gets a copy of its own, is walked like a git tree, and counts once its marker is there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from controller.effects.checkout import copy_for_build, is_sealed, remove_build, seal_build, walk_build
+from controller.effects.publish import publish_release, verify_release
+from controller.model.config import TreeLimits
+from controller.model.errors import Failed
+from controller.model.names import Sha
+from tests.source.objects import EXECUTABLE, FILE, LINK, Store
+
+
+@pytest.fixture
+def sha(store: Store) -> Sha:
+    files = {b"src/a": (FILE, b"a" * 100_000), b"build.sh": (EXECUTABLE, b"#!/bin/sh\n"), b"to": (LINK, b"src/a")}
+    sha = store.commit_files(files)
+    publish_release(store.mirror, store.layout, sha, limits=TreeLimits(), neighbour=None)
+    return sha
+
+
+@pytest.fixture
+def build(store: Store, sha: Sha) -> Path:
+    destination = store.layout.builds / "pr-1" / "tree-recipe"
+    copy_for_build(store.layout, sha, destination)
+    return destination
+
+
+def test_copy_is_writable_and_shares_nothing_with_the_release(store: Store, sha: Sha, build: Path) -> None:
+    assert (build / "src/a").read_bytes() == b"a" * 100_000
+    assert os.readlink(build / "to") == "src/a"
+    modes = {name: (build / name).lstat().st_mode & 0o7777 for name in ("src", "src/a", "build.sh")}
+    assert modes == {"src": 0o755, "src/a": 0o644, "build.sh": 0o755}
+    (build / "src/a").write_bytes(b"changed by the build")
+    assert verify_release(store.mirror, store.layout, sha) == ()
+
+
+def test_unsealed_build_is_begun_again_and_a_sealed_one_is_kept(store: Store, sha: Sha, build: Path) -> None:
+    (build / "half").write_text("of an earlier try")
+    assert not is_sealed(build)
+    copy_for_build(store.layout, sha, build)
+    assert not (build / "half").exists()
+    (build / "out").write_text("made")
+    assert seal_build(build).files == 3
+    copy_for_build(store.layout, sha, build)
+    assert (build / "out").read_text() == "made"
+    assert is_sealed(build)
+    seal_build(build)
+    remove_build(build)
+    remove_build(build)
+    assert (is_sealed(build), list(build.parent.iterdir())) == (False, [])
+
+
+def pipe(build: Path) -> None:
+    os.mkfifo(build / "out")
+
+
+def listening(build: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        old = Path.cwd()
+        os.chdir(build)  # a socket's path holds 107 bytes
+        try:
+            server.bind("out")
+        finally:
+            os.chdir(old)
+
+
+def set_uid(build: Path) -> None:
+    (build / "out").write_text("x")
+    (build / "out").chmod(0o4755)
+
+
+def chained_out(build: Path) -> None:
+    (build / "here").symlink_to("src")
+    (build / "out").symlink_to("here/../../..")
+
+
+def loop(build: Path) -> None:
+    (build / "out").symlink_to("other")
+    (build / "other").symlink_to("out")
+
+
+def deep(build: Path) -> None:
+    (build / Path(*["out"] * 210)).mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda build: (build / "out").symlink_to("/etc/passwd"), "BuildLinkLeaves"),
+        (lambda build: (build / "src/out").symlink_to("../../x"), "BuildLinkLeaves"),
+        (lambda build: (build / "out").symlink_to(f"{build}-other/x"), "BuildLinkLeaves"),
+        (chained_out, "BuildLinkLeaves"),
+        (loop, "BuildLinkEndless"),
+        (pipe, "BuildHasSpecialFile"),
+        (listening, "BuildHasSpecialFile"),
+        (set_uid, "BuildHasSetuid"),
+        (deep, "BuildTooDeep"),
+    ],
+)
+def test_what_a_build_may_not_make_is_refused_and_not_sealed(
+    build: Path, make: Callable[[Path], object], reason: str
+) -> None:
+    make(build)
+    with pytest.raises(Failed) as caught:
+        seal_build(build)
+    assert caught.value.reason == reason
+    assert caught.value.message.isprintable()
+    assert not is_sealed(build)
+
+
+def test_links_that_stay_inside_are_well_however_they_say_it(build: Path) -> None:
+    (build / "node_modules/.bin").mkdir(parents=True)
+    (build / "node_modules/.bin/tool").symlink_to("../pkg/tool.js")
+    (build / "absolute").symlink_to(build / "src/a")
+    (build / "lib").mkdir()
+    (build / "lib64").symlink_to("lib")
+    (build / "chained").symlink_to("lib64/missing")
+    assert walk_build(build).files == 2
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from controller import failpoints
+from controller.effects.checkout import seal_build
+failpoints.arm(sys.argv[2], lambda: os.kill(os.getpid(), signal.SIGKILL))
+seal_build(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("point", "sealed"), [("seal.before_marker", False), ("seal.after_marker", True)])
+def test_killed_while_sealing_it_is_sealed_only_when_all_is_on_the_disk(build: Path, point: str, sealed: bool) -> None:
+    repository = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", CHILD, str(build), point], cwd=repository, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert is_sealed(build) == sealed
+    seal_build(build)
+    assert is_sealed(build)
