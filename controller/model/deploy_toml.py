@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
 import shlex
 import tomllib
@@ -35,14 +36,16 @@ DEPLOY_TOML_BYTES_MAX = 64 << 10
 WORDS_MAX = 64
 WORD_CHARS_MAX = 1_000
 PROBLEMS_MAX = 50
+ROUTES_MAX = 50
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)\Z")
+_DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)(ms|s|m|h|d)\Z", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)\Z")
+_SIZE = re.compile(r"(\d{1,15})(B|KiB|MiB|GiB)\Z", re.ASCII)
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _PATH = re.compile(r"[A-Za-z0-9_.@+~-][A-Za-z0-9_.@+~ /-]{0,199}\Z")
 _URL_PATH = re.compile(r"/[A-Za-z0-9_.~/%?&=+@:,;-]{0,199}\Z")
 _HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SHA_PREFIX = re.compile(r"[0-9a-f]{7,40}\Z")
 
 
@@ -57,8 +60,8 @@ def _words(value: object) -> object:
         raise ValueError("must be a command: one string, or a list of strings")
     if len(value) > WORDS_MAX or any(len(word) > WORD_CHARS_MAX for word in value):
         raise ValueError(f"is too long: at most {WORDS_MAX} words of {WORD_CHARS_MAX} characters")
-    if not value[0] or any("\0" in word or "\n" in word for word in value):
-        raise ValueError("must not hold NUL or newlines, and its first word must not be empty")
+    if not value[0] or any(_CONTROL.search(word) for word in value):
+        raise ValueError("must not hold control characters, and its first word must not be empty")
     return tuple(value)
 
 
@@ -70,7 +73,10 @@ def _seconds(value: object) -> object:
         return float(match[1]) * _SECONDS[match[2]]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError('must be seconds, or a text such as "30s"')
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # TOML's integers have no end
+        return math.inf
 
 
 def _size(value: object) -> object:
@@ -86,6 +92,10 @@ def _relative(value: str) -> str:
     if not _PATH.match(value) or any(part in ("", ".", "..") for part in value.rstrip("/").split("/")):
         raise ValueError("must be a relative path inside the tree, of letters, digits and . _ - @ + ~, without ..")
     return value.rstrip("/")
+
+
+def _folder(value: str) -> str:
+    return value if value == "." else _relative(value)
 
 
 def _url_path(value: str) -> str:
@@ -113,6 +123,12 @@ def _numbered_host(value: str) -> str:
     return value
 
 
+def _routes(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not 1 <= len(value) <= ROUTES_MAX:
+        raise ValueError(f"must list 1 to {ROUTES_MAX} paths")
+    return value
+
+
 def _sha_prefix(value: str) -> str:
     if not _SHA_PREFIX.match(value):
         raise ValueError("must be a commit id of 7 to 40 hex digits")
@@ -121,6 +137,8 @@ def _sha_prefix(value: str) -> str:
 
 Command = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Relative = Annotated[StrictStr, AfterValidator(_relative)]
+#: "." is the release itself.
+Folder = Annotated[StrictStr, AfterValidator(_folder)]
 UrlPath = Annotated[StrictStr, AfterValidator(_url_path)]
 Prefix = Annotated[StrictStr, AfterValidator(_prefix)]
 Host = Annotated[StrictStr, AfterValidator(_host)]
@@ -147,7 +165,7 @@ class _Build(_Table):
 
 
 class _Web(_Table):
-    static: Relative
+    static: Folder
     fallback: Relative | None = None
 
 
@@ -175,7 +193,7 @@ class _Gate(_Table):
 
 
 class _Smoke(_Table):
-    routes: Annotated[tuple[UrlPath, ...], Field(min_length=1, max_length=50)] = ("/",)
+    routes: Annotated[tuple[UrlPath, ...], AfterValidator(_routes)] = ("/",)
 
 
 class _Production(_Table):
@@ -255,19 +273,21 @@ def parse_deploy_toml(
 ) -> tuple[config.Recipe, config.Policy]:
     """Return recipe and policy; ConfigInvalid naming every problem of the tables in `only`."""
     values = _read_toml(data)
-    unknown = [name for name in values if name not in _File.model_fields]
-    problems = [] if only == POLICY_TABLES else [_unknown(name, (), _File) for name in unknown]
+    judges_recipe = set(RECIPE_TABLES) <= set(only)
+    unknown = [name for name in values if name not in _TABLES] if judges_recipe else []
+    problems = [_unknown(name, ()) for name in unknown[:PROBLEMS_MAX]]
     values = {name: value for name, value in values.items() if name in only}
+    if judges_recipe:
+        problems += _contradictions(values)
     try:
         file = _File.model_validate(values)
     except ValidationError as error:
         problems += _problems(error)
         file = _File()
-    else:
-        if only != POLICY_TABLES:
-            problems += _contradictions(file)
     if problems:
         shown = problems[:PROBLEMS_MAX]
+        if len(problems) > PROBLEMS_MAX:
+            shown.append(f"and more: only the first {PROBLEMS_MAX} are listed")
         raise ConfigInvalid("DeployTomlInvalid", "deploy.toml: " + "; ".join(shown), problems=tuple(shown))
     return _recipe(file), _policy(file)
 
@@ -284,21 +304,27 @@ def _read_toml(data: bytes) -> dict[str, object]:
     try:
         return tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml: is not UTF-8 at byte {error.start}") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml: is not UTF-8 (at line {line})") from error
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml: is not TOML: {str(error)[:200]}") from error
 
 
 def _problems(error: ValidationError) -> list[str]:
     told: list[str] = []
-    for one in error.errors(include_url=False, include_input=False):
+    # One more than are shown, so that the caller can see that there are more.
+    for one in error.errors(include_url=False, include_input=False, include_context=False)[: PROBLEMS_MAX + 1]:
         path = tuple(str(part) for part in one["loc"])
-        if one["type"] == "extra_forbidden":
-            told.append(_unknown(path[-1], path[:-1], _File))
-        elif one["type"] == "missing":
-            told.append(f"{_key(path)}: is missing")
-        else:
-            told.append(f"{_key(path)}: {one['msg'].removeprefix('Value error, ')}")
+        match one["type"]:
+            case "extra_forbidden":
+                told.append(_unknown(path[-1], path[:-1]))
+            case "missing":
+                told.append(f"{_key(path)}: is missing")
+            case "model_type" | "model_attributes_type" | "dict_type":
+                told.append(f"{_key(path)}: must be a table, [{_key(path)}]")
+            case _:
+                text = one["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should be", "must be")
+                told.append(f"{_key(path)}: {text}")
     return told
 
 
@@ -306,22 +332,22 @@ def _key(path: Iterable[str]) -> str:
     return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]{1,60}", part) else ascii(part)[:60] for part in path)
 
 
-def _unknown(name: str, path: tuple[str, ...], top: type[BaseModel]) -> str:
-    known: Mapping[str, object] = top.model_fields
-    if path:
-        table = _TABLES.get(path[0])
-        known = table.model_fields if table is not None else {}
-    close = difflib.get_close_matches(name, list(known), n=1)
+def _unknown(name: str, path: tuple[str, ...]) -> str:
+    table = _TABLES.get(path[0]) if path else _File
+    known = [] if table is None else list(table.model_fields)
+    close = difflib.get_close_matches(name[:60], known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(known)}"
     return f"{_key((*path, name))}: is unknown; {hint}"
 
 
-def _contradictions(file: _File) -> list[str]:
+def _contradictions(values: Mapping[str, object]) -> list[str]:
+    """Judge what is written rather than what was read, so that a wrong value elsewhere hides no contradiction."""
     told: list[str] = []
-    if file.web is None and file.api is None:
+    if "web" not in values and "api" not in values:
         told.append("web, api: at least one of the two tables must be there")
-    if file.api is None and file.gate.proof == "echo":
-        told.append('gate.proof: "echo" needs a process, so [api]')
+    gate = values.get("gate")
+    if "api" not in values and isinstance(gate, dict) and gate.get("proof") == "echo":
+        told.append('gate.proof: "echo" needs a process that echoes, so [api]; allowed is "owner"')
     return told
 
 
