@@ -1,0 +1,423 @@
+"""The mirror fetches what it is told to and nothing else, from a remote that may do what it likes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pygit2
+import pytest
+from pygit2.enums import ConfigLevel, ObjectType
+
+from controller.effects.mirror import PACKS_MAX, Mirror
+from controller.model.errors import ConfigInvalid, Failed, OroborosError, Unavailable
+from controller.model.names import Sha, parse_sha
+from tests.source.git_server import GitServer
+from tests.source.objects import git
+
+CANARY_TOKEN = "ghs_canaryThatMustNeverBeSeen0123456789"
+
+
+@dataclass
+class Remote:
+    """A bare repository behind a server, and an author's clone of it."""
+
+    server: GitServer
+    bare: Path
+    work: Path
+
+    def commit(self, name: str, body: str = "x\n", message: str = "a commit") -> Sha:
+        (self.work / name).write_text(body)
+        git("-C", self.work, "add", "-A")
+        git("-C", self.work, "commit", "-qm", message)
+        return self.head()
+
+    def head(self) -> Sha:
+        return parse_sha(git("-C", self.work, "rev-parse", "HEAD"))
+
+    def push(self, target: str = "refs/heads/main") -> None:
+        git("-C", self.work, "push", "-qf", self.bare, f"HEAD:{target}")
+
+    def commit_raw(self, tree: bytes, message: bytes, ref: str) -> Sha:
+        """Write a commit byte by byte into the remote itself."""
+        repository = pygit2.Repository(str(self.bare))
+        who = b"Test <test@example.org> 1700000000 +0000"
+        raw = b"tree %s\nauthor %s\ncommitter %s\n\n%s" % (tree.hex().encode(), who, who, message)
+        made = repository.write(ObjectType.COMMIT, raw)
+        repository.create_reference(ref, made, force=True)
+        return parse_sha(str(made))
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Iterator[Remote]:
+    folder = tmp_path / "remote"
+    git("init", "-q", "--bare", "-b", "main", folder / "app.git")
+    git("init", "-q", "-b", "main", tmp_path / "work")
+    server = GitServer(folder)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    remote = Remote(server, folder / "app.git", tmp_path / "work")
+    remote.commit("README")
+    remote.push()
+    yield remote
+    server.stopping.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def mirror(remote: Remote, tmp_path: Path) -> Mirror:
+    return Mirror(tmp_path / "repo.git", remote.server.url, fetch_timeout_s=30)
+
+
+def refs(tmp_path: Path) -> set[str]:
+    return set(pygit2.Repository(str(tmp_path / "repo.git")).listall_references())
+
+
+def test_fetches_production_and_the_named_pull_requests_and_forgets_others(
+    remote: Remote, mirror: Mirror, tmp_path: Path
+) -> None:
+    production = remote.head()
+    pulls: dict[int, Sha] = {}
+    for number in (1, 2, 3):
+        pulls[number] = remote.commit(f"pull{number}")
+        remote.push(f"refs/pull/{number}/head")
+    remote.push("refs/heads/other")
+    git("-C", remote.work, "tag", "v1")
+    remote.push("refs/tags/v1")
+    assert mirror.production_head() is None
+    assert mirror.fetch(branch="main", pulls=[1, 2]) == ()
+    head = mirror.production_head()
+    assert head is not None
+    assert (head.sha, head.title) == (production, "a commit")
+    assert [getattr(mirror.pull_head(n), "sha", None) for n in (1, 2, 3)] == [pulls[1], pulls[2], None]
+    assert mirror.head(pulls[3]) is None
+    mirror.fetch(branch="main", pulls=[2])
+    assert refs(tmp_path) == {"refs/oroboros/production", "refs/oroboros/pull/2"}
+    assert mirror.default_branch() == "main"
+
+
+def test_new_commits_force_pushes_and_many_packs_are_seen(remote: Remote, mirror: Mirror, tmp_path: Path) -> None:
+    first = remote.head()
+    for number in range(3):
+        sha = remote.commit("file", f"{number}\n")
+        remote.push()
+        mirror.fetch(branch="main", pulls=[])
+        assert getattr(mirror.production_head(), "sha", None) == sha
+    assert mirror.is_ancestor(first, sha)
+    assert not mirror.is_ancestor(sha, first)
+    assert mirror.is_reachable_from_production(first)
+    git("-C", remote.work, "reset", "-q", "--hard", first)
+    other = remote.commit("other")
+    remote.push()
+    mirror.fetch(branch="main", pulls=[])
+    assert getattr(mirror.production_head(), "sha", None) == other
+    assert not mirror.is_reachable_from_production(sha)  # in the mirror, and not on the branch
+
+
+def test_packs_are_joined_when_there_are_many(remote: Remote, tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "repo.git", f"file://{remote.bare}", allow_file_url=True)
+    for number in range(PACKS_MAX + 2):
+        sha = remote.commit("file", f"{number}\n")
+        remote.push()
+        mirror.fetch(branch="main", pulls=[])
+    assert len(list((tmp_path / "repo.git/objects/pack").glob("*.pack"))) <= PACKS_MAX
+    assert mirror.read_file(sha, b"file", bytes_max=100) == f"{number}\n".encode()
+
+
+def test_names_that_look_like_ids_options_or_commands_are_only_names(
+    remote: Remote, mirror: Mirror, tmp_path: Path
+) -> None:
+    production = remote.head()
+    impostor = remote.commit("impostor")
+    names = [production, impostor, "-x", "--upload-pack=touch${IFS}canary", "a;b", "a$(id)b", "HEAD", "n" * 250]
+    repository = pygit2.Repository(str(remote.bare))
+    git("-C", remote.work, "push", "-q", remote.bare, "HEAD:refs/heads/temporary")
+    for name in names:
+        repository.create_reference(f"refs/heads/{name}", pygit2.Oid(hex=impostor), force=True)
+        repository.create_reference(f"refs/tags/{name}", pygit2.Oid(hex=impostor), force=True)
+    repository.create_reference("refs/tags/main", pygit2.Oid(hex=impostor))
+    mirror.fetch(branch="main", pulls=[])
+    assert getattr(mirror.production_head(), "sha", None) == production
+    assert mirror.head(impostor) is None
+    assert not mirror.is_reachable_from_production(impostor)
+    for name in names[2:]:
+        mirror.fetch(branch=name, pulls=[])
+        assert getattr(mirror.production_head(), "sha", None) == impostor
+    assert not (tmp_path / "repo.git/canary").exists()
+    for name in ("a..b", "a b", "a:b", "*", "^main", "+main", "x.lock", ""):
+        if name != "+main":
+            with pytest.raises(ConfigInvalid):
+                mirror.fetch(branch=name, pulls=[])
+
+
+def test_commit_of_a_fork_that_the_mirror_happens_to_hold_is_not_on_production(remote: Remote, mirror: Mirror) -> None:
+    impostor = remote.commit("impostor")
+    remote.push("refs/pull/7/head")
+    mirror.fetch(branch="main", pulls=[7])
+    assert mirror.head(impostor) is not None
+    assert not mirror.is_reachable_from_production(impostor)
+
+
+@pytest.mark.parametrize("text", ["main", "HEAD", "refs/oroboros/production", "a" * 64, "abc", "", "-x", "A" * 40])
+def test_only_a_full_id_finds_a_commit(remote: Remote, mirror: Mirror, text: str) -> None:
+    mirror.fetch(branch="main", pulls=[])
+    assert mirror.head(Sha(text)) is None
+    assert not mirror.is_reachable_from_production(Sha(text))
+    assert mirror.read_file(Sha(text), b"README", bytes_max=10) is None
+
+
+def test_files_and_folders_are_read_at_a_commit(remote: Remote, mirror: Mirror) -> None:
+    (remote.work / "db/migrations").mkdir(parents=True)
+    (remote.work / "db/migrations/1.sql").write_text("select 1")
+    (remote.work / "link").symlink_to("README")
+    sha = remote.commit("deploy.toml", "[web]\n")
+    remote.push()
+    mirror.fetch(branch="main", pulls=[])
+    assert mirror.read_file(sha, b"deploy.toml", bytes_max=6) == b"[web]\n"
+    with pytest.raises(ConfigInvalid):
+        mirror.read_file(sha, b"deploy.toml", bytes_max=5)
+    for path in (b"missing", b"db", b"link", b"deploy.toml/x", b"../x", b""):
+        assert mirror.read_file(sha, path, bytes_max=100) is None
+    tree = git("-C", remote.work, "rev-parse", "HEAD:db/migrations")
+    assert mirror.subtree_id(sha, b"db/migrations") == mirror.subtree_id(sha, b"db/migrations/") == tree
+    assert mirror.subtree_id(sha, b"deploy.toml") == mirror.subtree_id(sha, b"no/such") == ""
+
+
+def test_title_is_one_short_visible_line(remote: Remote, mirror: Mirror) -> None:
+    tree = bytes.fromhex(git("-C", remote.work, "rev-parse", "HEAD^{tree}"))
+    # git refuses NUL in a commit by fsck, so that is not in the remote's.
+    evil = b"\x1b[2J\xff title \xe2\x80\xae" + b"y" * 1_000_000 + b"\nsecond line\n"
+    sha = remote.commit_raw(tree, evil, "refs/heads/main")
+    mirror.fetch(branch="main", pulls=[])
+    head = mirror.head(sha)
+    assert head is not None
+    assert head.title.startswith("\\x1b[2J\\xff title \\u202eyyy")
+    assert (len(head.title), head.title.isprintable()) == (100, True)
+
+
+def test_pull_request_that_is_gone_or_malformed_does_not_keep_the_others_away(remote: Remote, mirror: Mirror) -> None:
+    production = remote.head()
+    good = remote.commit("good")
+    remote.push("refs/pull/1/head")
+    repository = pygit2.Repository(str(remote.bare))
+    blob = repository.write(ObjectType.BLOB, b"x")
+    tree = repository.write(ObjectType.TREE, b"100644 .git\0" + blob.raw)
+    remote.commit_raw(tree.raw, b"evil", "refs/pull/2/head")
+    refused = mirror.fetch(branch="main", pulls=[1, 2, 3])
+    assert [(pull.number, pull.reason) for pull in refused] == [(2, "ObjectsRefused"), (3, "RefMissing")]
+    assert getattr(mirror.production_head(), "sha", None) == production
+    assert getattr(mirror.pull_head(1), "sha", None) == good
+    assert mirror.pull_head(2) is None
+
+
+def test_production_branch_that_is_malformed_or_gone_changes_nothing(remote: Remote, mirror: Mirror) -> None:
+    production = remote.head()
+    mirror.fetch(branch="main", pulls=[])
+    with pytest.raises(Unavailable, match="ProductionBranchMissing"):
+        mirror.fetch(branch="gone", pulls=[1])
+    repository = pygit2.Repository(str(remote.bare))
+    tree = repository.write(ObjectType.TREE, b"40000 ..\0" + repository.write(ObjectType.TREE, b"").raw)
+    remote.commit_raw(tree.raw, b"evil", "refs/heads/main")
+    with pytest.raises(Failed, match="ObjectsRefused"):
+        mirror.fetch(branch="main", pulls=[])
+    assert getattr(mirror.production_head(), "sha", None) == production
+
+
+def test_token_reaches_the_remote_and_nothing_else(
+    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A git of our own before the real one notes the argv and environment that it is started with."""
+    remote.server.token = CANARY_TOKEN
+    folder = tmp_path / "bin's $HOME"
+    folder.mkdir()
+    real = subprocess.run(["which", "git"], check=True, capture_output=True, text=True).stdout.strip()
+    (folder / "git").write_text(f'#!/bin/sh\n{{ env; printf "%s\\n" "$@"; }} >> "{tmp_path}/seen"\nexec {real} "$@"\n')
+    (folder / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("OROBOROS_UNRELATED_SECRET", "s3cret")
+    token_file = folder / "token; touch canary"
+    token_file.write_text(CANARY_TOKEN + "\n")
+    mirror = Mirror(tmp_path / "repo.git", remote.server.url, token_file=token_file)
+    mirror.fetch(branch="main", pulls=[])
+    assert mirror.production_head() is not None
+    seen = (tmp_path / "seen").read_text()
+    assert "fetch" in seen
+    assert CANARY_TOKEN not in seen
+    assert "s3cret" not in seen
+    found = subprocess.run(["grep", "-rl", CANARY_TOKEN, tmp_path / "repo.git"], capture_output=True, text=True)
+    assert found.stdout == ""
+    token_file.write_text("ghs_wrong" + CANARY_TOKEN)
+    with pytest.raises(Unavailable) as caught:
+        mirror.fetch(branch="main", pulls=[])
+    assert caught.value.reason == "ForgeRefusedToken"
+    assert CANARY_TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["file:///etc/passwd", "ext::sh -c 'touch canary'", "git://127.0.0.1/x", "http://127.0.0.1:1/app.git/info/refs"],
+)
+def test_redirects_are_not_followed(remote: Remote, mirror: Mirror, tmp_path: Path, location: str) -> None:
+    remote.server.mode, remote.server.location = "redirect", location
+    with pytest.raises(Unavailable):
+        mirror.fetch(branch="main", pulls=[])
+    assert len(remote.server.requests) == 1
+    assert not (tmp_path / "repo.git/canary").exists()
+
+
+def test_remote_that_fails_is_at_fault_and_the_mirror_can_be_used_again(remote: Remote, mirror: Mirror) -> None:
+    remote.server.mode = "500"
+    with pytest.raises(Unavailable, match="ForgeUnreachable"):
+        mirror.fetch(branch="main", pulls=[1])
+    remote.server.mode = ""
+    assert mirror.fetch(branch="main", pulls=[]) == ()
+
+
+def processes_of(marker: str) -> list[str]:
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                argv = (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if marker.encode() in argv:
+                found.append(argv.decode(errors="replace"))
+    return found
+
+
+def test_dripping_remote_is_cut_off_with_its_whole_process_group(remote: Remote, tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "repo.git", remote.server.url, fetch_timeout_s=0.7)
+    remote.server.mode = "drip"
+    with pytest.raises(Unavailable, match="FetchTimedOut"):
+        mirror.fetch(branch="main", pulls=[])
+    assert processes_of(str(tmp_path / "repo.git")) == []
+    remote.server.mode = ""
+    Mirror(tmp_path / "repo.git", remote.server.url, fetch_timeout_s=30).fetch(branch="main", pulls=[])
+
+
+def test_endless_pack_ends_at_the_disk_limit_and_leaves_nothing(remote: Remote, tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "repo.git", remote.server.url, fetch_timeout_s=30, disk_bytes_max=2_000_000)
+    remote.server.mode = "endless"
+    with pytest.raises(Unavailable) as caught:
+        mirror.fetch(branch="main", pulls=[])
+    assert caught.value.reason == "MirrorFull"
+    remote.server.mode = ""
+    mirror.fetch(branch="main", pulls=[])
+    used = sum(path.stat().st_size for path in (tmp_path / "repo.git").rglob("*") if path.is_file())
+    assert used < 100_000
+
+
+def test_leftovers_of_a_killed_git_do_not_stop_the_next_fetch(remote: Remote, mirror: Mirror, tmp_path: Path) -> None:
+    mirror.fetch(branch="main", pulls=[])
+    (tmp_path / "repo.git/refs/oroboros/production.lock").write_text("")
+    (tmp_path / "repo.git/packed-refs.lock").write_text("")
+    (tmp_path / "repo.git/objects/pack/tmp_pack_x").write_text("half")
+    sha = remote.commit("more")
+    remote.push()
+    mirror.fetch(branch="main", pulls=[])
+    assert getattr(mirror.production_head(), "sha", None) == sha
+    assert not (tmp_path / "repo.git/objects/pack/tmp_pack_x").exists()
+
+
+def test_planted_configuration_is_not_read_by_git_or_libgit2(
+    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".gitconfig").write_text(
+        f'[url "file:///nowhere/"]\n\tinsteadOf = http://\n[core]\n\tfsmonitor = touch {tmp_path}/canary\n'
+    )
+    (home / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
+    for name, value in {
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home),
+        "GIT_DIR": "/nowhere",
+        "GIT_TRACE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    mirror = Mirror(tmp_path / "repo.git", remote.server.url)
+    mirror.fetch(branch="main", pulls=[])
+    assert mirror.production_head() is not None
+    assert not (tmp_path / "canary").exists()
+    levels = (ConfigLevel.PROGRAMDATA, ConfigLevel.SYSTEM, ConfigLevel.XDG, ConfigLevel.GLOBAL)
+    assert {pygit2.settings.search_path[level] for level in levels} == {""}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/a/b.git",
+        "http://169.254.169.254/a",
+        "git://127.0.0.1/a",
+        "ssh://git@github.com/a/b",
+        "ext::sh -c id",
+        "file:///tmp/x",
+        "/tmp/x",
+        "https://user:secret@github.com/a/b",
+        "https://github.com/a b",
+        "https://github.com/a=b",
+    ],
+)
+def test_address_that_we_would_not_ask_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        Mirror(tmp_path / "repo.git", url)
+    assert "secret" not in str(caught.value)
+
+
+def test_repository_with_sha256_ids_is_refused(remote: Remote, tmp_path: Path) -> None:
+    git("init", "-q", "--bare", "-b", "main", "--object-format=sha256", remote.bare.parent / "new.git")
+    git("init", "-q", "-b", "main", "--object-format=sha256", tmp_path / "new")
+    (tmp_path / "new/a").write_text("a")
+    git("-C", tmp_path / "new", "add", "a")
+    git("-C", tmp_path / "new", "commit", "-qm", "x")
+    git("-C", tmp_path / "new", "push", "-q", remote.bare.parent / "new.git", "main")
+    mirror = Mirror(tmp_path / "repo.git", remote.server.url.replace("app.git", "new.git"))
+    with pytest.raises(Failed, match="Sha256Repository"):
+        mirror.fetch(branch="main", pulls=[])
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from controller.effects.mirror import Mirror
+print("ready", flush=True)
+Mirror(Path(sys.argv[1]), sys.argv[2]).fetch(branch="main", pulls=[])
+"""
+
+
+def test_worker_killed_while_fetching_holds_nobody_up_for_ever(remote: Remote, tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "repo.git", remote.server.url, fetch_timeout_s=30)
+    mirror.ensure()
+    remote.server.mode = "drip"
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path / "repo.git"), remote.server.url],
+        cwd=Path(__file__).resolve().parents[2],
+        stdout=subprocess.PIPE,
+    )
+    until = time.monotonic() + 20
+    while not remote.server.requests and time.monotonic() < until:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    # Its git lives on and holds the lock that it inherited; it ends when the remote does.
+    remote.server.mode = ""
+    remote.server.stopping.set()
+    mirror.fetch(branch="main", pulls=[])
+    assert mirror.production_head() is not None
+
+
+def test_every_error_is_one_of_ours(remote: Remote, tmp_path: Path) -> None:
+    for url in (remote.server.url.replace("app.git", "no.git"), "http://127.0.0.1:1/app.git"):
+        with pytest.raises(OroborosError) as caught:
+            Mirror(tmp_path / "repo.git", url).fetch(branch="main", pulls=[])
+        assert isinstance(caught.value, Unavailable)
