@@ -295,7 +295,10 @@ class Hands:
     def _ensure_database(self, step: s.EnsureDatabase, slot: SlotObserved) -> None:
         databases = self.databases
         if databases is None:
-            raise Stalled("NoDatabaseServer", "this host has no database server for apps configured")
+            assert slot.run is not None
+            error = Stalled("NoDatabaseServer", "[database]: this host has no database server for apps configured")
+            self._record_failure("checkout", step.slot, step.generation, slot.run.release, error)
+            return
         fence = slot.lease.fence if slot.lease is not None else 0
 
         def work() -> None:
