@@ -88,8 +88,8 @@ class Doors(click.Group):
         args: Sequence[str] | None = None,
         prog_name: str | None = None,
         complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
+        standalone_mode: bool = True,  # noqa: ARG002 - click's signature; the codes below are ours in any mode
+        windows_expand_args: bool = True,  # noqa: ARG002 - click's signature
         **extra: Any,
     ) -> NoReturn:
         words = list(sys.argv[1:] if args is None else args)

@@ -1,9 +1,9 @@
 """What may the console read? JSON under `/api/`, the same views as the commands print; nothing can be changed here.
 
 Rules. (1) Reading only, in a read-only transaction with the store's own deadlines; every list is bounded. (2) No
-secret and no body of a delivery is in any view. (3) Every path of the whole server says in `ACCESS` who may call it, and
-a test holds that against the routes. (4) `PUBLIC_READ` is for loopback: the edge, the console and people on this host;
-another client, or a Host header that is not ours (a page that rebinds its own name to 127.0.0.1), is refused.
+secret and no body of a delivery is in any view. (3) Every path of the whole server says in `ACCESS` who may call it,
+and a test holds that against the routes. (4) `PUBLIC_READ` is for loopback: the edge, the console and people on this
+host; another client, or a Host header that is not ours (a page that rebinds its own name to 127.0.0.1), is refused.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Self
 
 from rich import box
 from rich.console import Console
@@ -292,7 +293,7 @@ class Ticker:
         self._status = None if quiet or not self._console.is_terminal else self._console.status(Text(""))
         self._told_at = time.monotonic()
 
-    def __enter__(self) -> Ticker:
+    def __enter__(self) -> Self:
         if self._status is not None:
             self._status.start()
         return self

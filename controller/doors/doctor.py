@@ -1,0 +1,515 @@
+"""Is this host as it must be, and if not, what mends it? Small facts in, findings out; `doctor_host` gathers the facts.
+
+Each check judges one thing and looks at nothing itself, so that each can be broken in a test and seen to be named. A
+finding is `ok`, `failed` with the remedy, or a `note`: nothing is wrong, but somebody should know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from controller.doors.tables import plain
+from controller.effects.publish import Problem
+from controller.model.config import Policy
+from controller.model.names import SlotName, Topology, unit_instance
+
+PYTHON_MIN = (3, 11)
+GIT_MIN = (2, 34)
+#: Below this, known holes in request parsing (Host header, form limits).
+STARLETTE_MIN = (1, 5, 1)
+FREE_BYTES_MIN = 1 << 30
+FREE_INODES_MIN = 100_000
+CLOCK_SKEW_MAX_S = 2.0
+PROBLEMS_SHOWN_MAX = 3
+
+
+class Outcome(StrEnum):
+    OK = "ok"
+    FAILED = "failed"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one check found. `remedy` is "" unless it failed, or somebody may do something about a note."""
+
+    name: str
+    outcome: Outcome
+    found: str
+    remedy: str = ""
+
+
+def ok(name: str, found: str) -> Finding:
+    """Return that all is well."""
+    return Finding(name=name, outcome=Outcome.OK, found=found)
+
+
+def failed(name: str, found: str, remedy: str) -> Finding:
+    """Return what is wrong, and what mends it."""
+    return Finding(name=name, outcome=Outcome.FAILED, found=found, remedy=remedy)
+
+
+def note(name: str, found: str, remedy: str = "") -> Finding:
+    """Return what somebody should know."""
+    return Finding(name=name, outcome=Outcome.NOTE, found=found, remedy=remedy)
+
+
+# -- the programs that we stand on ------------------------------------------------------------------------------------
+
+
+def check_python(version: tuple[int, ...]) -> Finding:
+    """Judge the interpreter that runs us."""
+    found = ".".join(map(str, version[:3]))
+    if version < PYTHON_MIN:
+        return failed("python", found, f"install Python {_dotted(PYTHON_MIN)} or newer, and make the venv anew with it")
+    return ok("python", found)
+
+
+def check_git(said: str | None) -> Finding:
+    """Judge what `git --version` printed; None: there is none."""
+    remedy = f"install git {_dotted(GIT_MIN)} or newer, and see that it is on the PATH of the worker"
+    if said is None:
+        return failed("git", "there is no git on the PATH", remedy)
+    match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", said)
+    if match is None:
+        return failed("git", f"{said.strip()!r:.60} names no version", remedy)
+    version = tuple(int(part) for part in match.groups() if part)
+    if version < GIT_MIN:
+        return failed("git", f"{match[0]} is older than {_dotted(GIT_MIN)}", remedy)
+    return ok("git", match[0])
+
+
+def check_starlette(version: str) -> Finding:
+    """Judge the version of the library that reads strangers' requests."""
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    if numbers < STARLETTE_MIN:
+        return failed(
+            "starlette",
+            f"{version} has known holes in how requests are read",
+            f"install {_dotted(STARLETTE_MIN)} or newer: pip install --require-hashes -r requirements.lock",
+        )
+    return ok("starlette", version)
+
+
+def check_environment(problems: Sequence[str], *, root: Path) -> Finding:
+    """Judge whether the settings can be read."""
+    if problems:
+        return failed(
+            "environment",
+            "; ".join(problems),
+            f"name a stack with --root DIR, start one with `oroboros up --root {root}`, or set what the worker is"
+            " started with",
+        )
+    return ok("environment", f"complete, root {root}")
+
+
+# -- the disk ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootFacts:
+    """What was found at the root folder. `problem` is what the system said when something could not be done."""
+
+    path: Path
+    writable: bool
+    hard_links: bool
+    free_bytes: int
+    #: None: the file system does not count them.
+    free_inodes: int | None
+    problem: str = ""
+
+
+def check_root_writable(facts: RootFacts) -> Finding:
+    """Judge whether releases can be written."""
+    if not facts.writable:
+        return failed(
+            "root",
+            f"{facts.path} cannot be written: {facts.problem}",
+            f"make the folder, and give it to the worker's user: mkdir -p {facts.path};"
+            f" chown oroboros-worker {facts.path}",
+        )
+    return ok("root", f"{facts.path} can be written")
+
+
+def check_hard_links(facts: RootFacts) -> Finding:
+    """Judge whether unchanged files can be links."""
+    if facts.writable and not facts.hard_links:
+        return failed(
+            "hard links",
+            f"the file system of {facts.path} makes no hard links: {facts.problem}",
+            "put the root on ext4, xfs or btrfs: without links each release is a full copy",
+        )
+    return ok("hard links", "yes") if facts.writable else note("hard links", "not checked: the root cannot be written")
+
+
+def check_free_space(facts: RootFacts) -> Finding:
+    """Judge whether another release fits."""
+    free = f"{facts.free_bytes / (1 << 30):.1f} GiB free"
+    if facts.free_bytes < FREE_BYTES_MIN:
+        return failed(
+            "disk space",
+            f"{free} under {facts.path}; less than {FREE_BYTES_MIN >> 30} GiB",
+            "free some space, or keep fewer releases: `[retention] keep` in deploy.toml",
+        )
+    if facts.free_inodes is not None and facts.free_inodes < FREE_INODES_MIN:
+        return failed(
+            "disk space",
+            f"{facts.free_inodes:,} inodes free under {facts.path}; less than {FREE_INODES_MIN:,}",
+            "remove files, or make the file system anew with more inodes: each release needs some for its folders",
+        )
+    return ok("disk space", free)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretFile:
+    """A file that nobody else may read. `mode` is None when it is not there."""
+
+    path: Path
+    mode: int | None
+
+
+def check_secret_modes(files: Sequence[SecretFile]) -> Finding:
+    """Judge whether others could read a secret."""
+    open_ones = [file for file in files if file.mode is not None and file.mode & 0o077]
+    if open_ones:
+        named = ", ".join(f"{file.path} ({file.mode:04o})" for file in open_ones if file.mode is not None)
+        words = " ".join(str(file.path) for file in open_ones)
+        return failed("secret files", f"others may read {named}", f"chmod 600 {words}; then draw those secrets anew")
+    return ok("secret files", f"{sum(file.mode is not None for file in files)} files, all closed to others")
+
+
+def check_webhook_secret(path: Path | None, *, exists: bool, problems: Sequence[str]) -> Finding:
+    """Judge whether deliveries can be believed. `problems` are what `read_secrets` says of the content."""
+    draw = "openssl rand -hex 32"
+    if path is None:
+        return failed(
+            "webhook secret",
+            "OROBOROS_WEBHOOK_SECRETS_FILE is not set",
+            f"write a secret ({draw}) to a file of mode 600 and name it there, and at the forge's webhook",
+        )
+    if not exists:
+        return failed("webhook secret", f"{path} is not there", f"umask 077; {draw} > {path}; and tell the forge")
+    if problems:
+        return failed(
+            "webhook secret",
+            f"{path}: {'; '.join(problems)}",
+            f"{draw} > {path}; set the same secret at the forge's webhook",
+        )
+    return ok("webhook secret", f"{path} holds good secrets")
+
+
+# -- the parts --------------------------------------------------------------------------------------------------------
+
+
+def check_mirror(path: Path, *, problem: str, head: str | None) -> Finding:
+    """Judge whether the repository can be read. `problem` is "" when it could."""
+    if problem:
+        return failed(
+            "mirror",
+            problem,
+            f"move {path} away: the worker makes it anew with the next fetch; nothing is kept there alone",
+        )
+    if head is None:
+        return note("mirror", "nothing was fetched yet", "push to the production branch, or wait for the resync")
+    return ok("mirror", f"production is at {head[:7]}")
+
+
+def check_forge(url: str, *, problem: str, branch: str) -> Finding:
+    """Judge whether the forge answers and takes our token."""
+    if problem:
+        return failed(
+            "forge",
+            f"{url}: {problem}",
+            "see that the network lets us out, that OROBOROS_REPOSITORY is its name there, and that the token in"
+            " OROBOROS_FORGE_TOKEN_FILE may read contents and pull requests and write commit statuses",
+        )
+    return ok("forge", f"{url} takes our token; its default branch is {branch}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseFacts:
+    """What the control plane's database said. `problem` is "" when it answered."""
+
+    problem: str
+    #: Name and digest of each migration that was applied; None when nothing ever was.
+    applied: Mapping[str, str] | None = None
+    #: Those that this version has.
+    wanted: Mapping[str, str]
+    #: How far the database's clock is ahead of ours; None when it did not answer.
+    clock_ahead_s: float | None = None
+
+
+def check_database(facts: DatabaseFacts) -> Finding:
+    """Judge whether the control plane can remember."""
+    if facts.problem:
+        return failed(
+            "database",
+            facts.problem,
+            "start Postgres (systemctl start postgresql, or `oroboros up`), and see that DATABASE_URL is right;"
+            " what serves goes on serving meanwhile",
+        )
+    return ok("database", "answers")
+
+
+def check_migrations(facts: DatabaseFacts) -> Finding:
+    """Judge whether the tables are those that this version needs."""
+    if facts.problem:
+        return note("migrations", "not checked: the database does not answer")
+    applied = facts.applied or {}
+    missing = sorted(set(facts.wanted) - set(applied))
+    changed = sorted(name for name in set(facts.wanted) & set(applied) if facts.wanted[name] != applied[name])
+    if changed:
+        return failed(
+            "migrations",
+            f"{', '.join(changed)} was applied with other content",
+            "restore the file as it was applied: a change belongs in a new file",
+        )
+    if missing:
+        return failed("migrations", f"{', '.join(missing)} not applied", "start the worker: it applies them at start")
+    newer = sorted(set(applied) - set(facts.wanted))
+    if newer:
+        return note("migrations", f"the database has {', '.join(newer)}, which this version does not know")
+    return ok("migrations", f"{len(applied)} applied")
+
+
+def check_clock(facts: DatabaseFacts) -> Finding:
+    """Judge whether our clock and the database's agree: watch windows and leases are timed by ours."""
+    if facts.clock_ahead_s is None:
+        return note("clock", "not checked: the database does not answer")
+    if abs(facts.clock_ahead_s) > CLOCK_SKEW_MAX_S:
+        return failed(
+            "clock",
+            f"the database's clock is {facts.clock_ahead_s:+.1f} s off ours",
+            "let both keep time: timedatectl set-ntp true, on this host and on the database's",
+        )
+    return ok("clock", f"the database's is {facts.clock_ahead_s:+.1f} s off ours")
+
+
+def check_redis(*, answers: bool) -> Finding:
+    """Judge whether the bell can be rung. Nothing is lost without it, but all takes a poll interval longer."""
+    if not answers:
+        return failed(
+            "redis",
+            "does not answer: what happens is noticed at the next poll only; nothing is lost",
+            "start it (systemctl start redis, or `oroboros up`), and see that REDIS_URL is right",
+        )
+    return ok("redis", "answers")
+
+
+def check_runtime(*, problem: str, units: int, limitations: Sequence[str]) -> tuple[Finding, ...]:
+    """Judge whether processes can be started, and tell what the runtime cannot enforce."""
+    if problem:
+        return (
+            failed(
+                "runtime",
+                problem,
+                "start the supervisor: `oroboros up` does; instances that run are adopted, none is stopped",
+            ),
+        )
+    return (
+        ok("runtime", f"answers; {units} unit{'' if units == 1 else 's'}"),
+        *(note("runtime", limitation) for limitation in limitations),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthFacts:
+    """What a health address answered. `status` is None when nobody did; `slot` is whose answer it says it is."""
+
+    what: str
+    url: str
+    status: int | None
+    slot: str | None = None
+    said: str = ""
+
+
+def check_surface(slot: SlotName, facts: HealthFacts) -> Finding:
+    """Judge what answers at a slot's web port."""
+    name = f"surface {slot}"
+    if facts.status is None:
+        return failed(
+            name, f"nothing answers at {facts.url}: {facts.said}", f"start the slot's surface: {_restart('web', slot)}"
+        )
+    if facts.slot != slot:
+        return failed(
+            name,
+            f"{facts.url} is answered by something that is not the surface of {slot}",
+            "stop what holds that port (see the check of ports), then start the surface",
+        )
+    if facts.status != 200:
+        return failed(
+            name,
+            f"{facts.url} says {facts.status}: what is live does not pass its own health check",
+            f"look at `oroboros logs {slot}`; `oroboros rollback` goes back",
+        )
+    return ok(name, f"{facts.url} answers")
+
+
+def check_edge(slot: SlotName, host: str, facts: HealthFacts) -> Finding:
+    """Judge whether the edge leads a host name to its slot."""
+    name = f"edge {slot}"
+    if facts.status is None:
+        return failed(
+            name, f"the edge does not answer at {facts.url}: {facts.said}", f"start the edge: {_restart('caddy')}"
+        )
+    if facts.slot != slot:
+        led = f"to {facts.slot}" if facts.slot else f"nowhere ({facts.status})"
+        return failed(
+            name,
+            f"{host} leads {led}, not to {slot}",
+            "render the edge's configuration anew and restart it: `oroboros up` or `oroboros install`",
+        )
+    return ok(name, f"{host} leads to {slot}")
+
+
+def check_part(what: str, facts: HealthFacts) -> Finding:
+    """Judge what the api or the worker says about itself."""
+    if facts.status is None:
+        return failed(
+            what, f"does not answer at {facts.url}: {facts.said}", f"start it: {_restart(what)}; then read its log"
+        )
+    if facts.status != 200:
+        return failed(
+            what,
+            f"{facts.url} says {facts.status}: {facts.said:.200}",
+            "mend what it names; it goes on by itself. Its log has the rest",
+        )
+    return ok(what, f"{facts.url} answers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortOwner:
+    """Who listens on a port of ours. `ours` is None when we cannot see whose process it is."""
+
+    what: str
+    port: int
+    pid: int | None
+    command: str
+    ours: bool | None
+
+
+def check_ports(owners: Iterable[PortOwner]) -> Finding:
+    """Judge whether a stranger sits on a port of this stack."""
+    listening = list(owners)
+    strangers = [owner for owner in listening if owner.ours is False]
+    if strangers:
+        named = "; ".join(
+            f"{owner.port} ({owner.what}) is held by process {owner.pid} ({owner.command:.60})" for owner in strangers
+        )
+        pids = " ".join(str(owner.pid) for owner in strangers)
+        return failed("ports", named, f"stop it (kill {pids}), or shift this stack: `oroboros up --port-base N`")
+    unknown = sum(owner.ours is None for owner in listening)
+    if unknown:
+        return note("ports", f"{len(listening)} in use; of {unknown} the owner cannot be seen by this user")
+    return ok("ports", f"{len(listening)} in use, all ours")
+
+
+# -- what is said against what is so ----------------------------------------------------------------------------------
+
+
+def check_live(slot: SlotName, *, live: str | None, current: str | None, problem: str) -> Finding:
+    """Judge whether `current` names what `live` serves."""
+    name = f"live {slot}"
+    if problem:
+        return failed(name, problem, f"move it away and order a release: `oroboros deploy <commit>`; slot {slot}")
+    if live is not None and live != current:
+        return failed(
+            name,
+            f"live serves {live[:7]}, current names {'nothing' if current is None else current[:7]}",
+            "let the worker tick: it makes current follow live; if it does not, its log says why",
+        )
+    return ok(name, "serves nothing" if live is None else f"serves {live[:7]}")
+
+
+def check_release(release: str | None, problems: Sequence[Problem], *, problem: str = "") -> Finding:
+    """Judge whether what production serves is what git has."""
+    if problem:
+        return failed(
+            "release", problem, "see the checks of mirror and disk; `oroboros verify` compares the release again"
+        )
+    if release is None:
+        return note("release", "production serves no release yet")
+    if problems:
+        shown = "; ".join(f"{p.path or '(top folder)'}: {p.damage}" for p in problems[:PROBLEMS_SHOWN_MAX])
+        more = len(problems) - PROBLEMS_SHOWN_MAX
+        return failed(
+            "release",
+            f"{release[:7]} is not as git has it: {shown}" + (f" and {more} more" if more > 0 else ""),
+            f"`oroboros rollback`, or move releases/{release} away and `oroboros deploy {release[:7]}`: it is checked"
+            " out again; and find out who wrote there",
+        )
+    return ok("release", f"{release[:7]} is whole")
+
+
+def waiting_for_install(policy: Policy, topology: Topology) -> tuple[str, ...]:
+    """Return what the policy says and this host does not do yet: slots, ports and hosts take effect at install."""
+    waits: list[str] = []
+    if policy.previews.enabled and policy.previews.slots != topology.previews:
+        waits.append(f"[previews] slots = {policy.previews.slots}, this host has {topology.previews}")
+    main = topology.slots[0]
+    if policy.production.host is not None and policy.production.host != topology.host(main):
+        waits.append(f'[production] host = "{policy.production.host}", this host has {topology.host(main)}')
+    if policy.production.backend_port is not None:
+        installed = topology.ports.backend(main)
+        if policy.production.backend_port + topology.ports.offset != installed:
+            waits.append(f"[production] backend_port = {policy.production.backend_port}, this host has {installed}")
+    if policy.previews.host is not None:
+        for index, slot in enumerate(topology.preview_slots, start=1):
+            if policy.previews.host.replace("{n}", str(index)) != topology.host(slot):
+                waits.append(f'[previews] host = "{policy.previews.host}", this host has {topology.host(slot)}')
+                break
+    return tuple(f"{wait}: it waits for `oroboros install`" for wait in waits)
+
+
+def check_policy(policy: Policy | None, problems: Sequence[str], topology: Topology) -> tuple[Finding, ...]:
+    """Judge whether the newest policy is valid and in effect. None: there is no production head to read it from."""
+    if problems:
+        return (
+            failed(
+                "policy",
+                "; ".join(problems),
+                "mend deploy.toml on the production branch; until then the last valid policy stays in effect",
+            ),
+        )
+    if policy is None:
+        return (note("policy", "not checked: nothing was fetched yet"),)
+    waits = waiting_for_install(policy, topology)
+    if waits:
+        remedy = "`oroboros install` on a host, or start `oroboros up` anew with the same number of --previews"
+        return tuple(note("policy", wait, remedy) for wait in waits)
+    return (ok("policy", "valid and in effect"),)
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Print every finding, remedies below what they mend, and a last line that counts."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold", ratio=1)
+    styles = {Outcome.OK: "green", Outcome.FAILED: "bold red", Outcome.NOTE: "yellow"}
+    for finding in findings:
+        said = Text(plain(finding.found))
+        if finding.remedy:
+            said.append(f"\n-> {plain(finding.remedy)}", style="bold" if finding.outcome is Outcome.FAILED else "dim")
+        table.add_row(Text(finding.outcome, style=styles[finding.outcome]), Text(finding.name), said)
+    console.print(table)
+    wrong = sum(finding.outcome is Outcome.FAILED for finding in findings)
+    last = f"{wrong} of {len(findings)} checks failed" if wrong else f"all is well: {len(findings)} checks"
+    console.print(Text(last, style="bold red" if wrong else "bold green"))
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _restart(part: str, slot: SlotName | None = None) -> str:
+    unit = f"ouroboros-{part}" + (f"@{unit_instance(slot)}" if slot is not None else "")
+    return f"systemctl restart {unit}, or `oroboros up` where it is embedded"

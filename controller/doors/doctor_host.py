@@ -1,0 +1,405 @@
+"""What is so on this host? Gathers the facts for `doctor`, changes nothing, and waits for nobody longer than seconds.
+
+Every fact is asked for on its own: a part that is away costs its own checks and no others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import secrets
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import starlette
+
+from controller.doors import doctor, views
+from controller.doors.cli_orders import open_mirror
+from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, PortOwner, RootFacts, SecretFile
+from controller.doors.stacks import ENVIRONMENT_FILE, Stack, open_runtime
+from controller.doors.tables import progress
+from controller.effects.publish import verify_release
+from controller.effects.stack_files import read_stack, read_topology
+from controller.effects.store import SQL_FOLDER
+from controller.effects.wake import Bell
+from controller.model.config import Policy, Settings
+from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy
+from controller.model.errors import ConfigInvalid, OroborosError, Unavailable
+from controller.model.names import MAIN, Layout, SlotName, Topology, slot_of_unit
+from hooks.signature import SECRETS_FILE_BYTES_MAX, read_secrets
+
+ASK_TIMEOUT_S = 3.0
+DATABASE_TIMEOUT_S = 3
+SAID_BYTES_MAX = 2_000
+GIT_TIMEOUT_S = 5.0
+
+
+def examine(stack: Stack) -> list[Finding]:
+    """Check everything; return a finding at least for each check, in the order in which they should be mended."""
+    findings = [
+        doctor.check_python(sys.version_info[:3]),
+        doctor.check_git(ask_git()),
+        doctor.check_starlette(starlette.__version__),
+    ]
+    root = probe_root(stack.root)
+    findings += [doctor.check_root_writable(root), doctor.check_hard_links(root), doctor.check_free_space(root)]
+    try:
+        settings = stack.settings()
+    except ConfigInvalid as error:
+        return [*findings, doctor.check_environment(error.problems, root=stack.root)]
+    findings.append(doctor.check_environment((), root=stack.root))
+    findings += examine_secrets(settings)
+    with progress("asking every part"):
+        findings += examine_parts(settings)
+        try:
+            topology = read_topology(settings.layout)
+        except ConfigInvalid as error:
+            remedy = "`oroboros up` or `oroboros install` writes it"
+            return [*findings, doctor.failed("topology", error.message, remedy)]
+        findings += examine_addresses(settings, topology)
+    findings += examine_slots(settings, topology)
+    return findings
+
+
+# -- programs and disk ------------------------------------------------------------------------------------------------
+
+
+def ask_git(program: str = "git") -> str | None:
+    """Return what git says of its version; None when there is none."""
+    try:
+        done = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def probe_root(root: Path) -> RootFacts:
+    """Write and link a small file under the root, and remove both; count what is free."""
+    name = f".doctor-{secrets.token_hex(6)}"
+    writable = hard_links = False
+    problem = ""
+    try:
+        (root / name).touch(mode=0o600, exist_ok=False)
+        writable = True
+        os.link(root / name, root / f"{name}-link")
+        hard_links = True
+    except OSError as error:
+        problem = error.strerror or str(error)
+    finally:
+        for leftover in (name, f"{name}-link"):
+            with contextlib.suppress(OSError):
+                (root / leftover).unlink()
+    try:
+        counted = os.statvfs(root if root.exists() else root.parent)
+        free_bytes = counted.f_bavail * counted.f_frsize
+        free_inodes = counted.f_favail if counted.f_files else None
+    except OSError:
+        free_bytes, free_inodes = 0, None
+    return RootFacts(
+        path=root,
+        writable=writable,
+        hard_links=hard_links,
+        free_bytes=free_bytes,
+        free_inodes=free_inodes,
+        problem=problem,
+    )
+
+
+def examine_secrets(settings: Settings) -> list[Finding]:
+    """Look at the webhook secret and at who may read the files that hold secrets."""
+    path = settings.webhook_secrets_file
+    exists, problems = False, []
+    if path is not None:
+        exists = path.exists()
+        try:
+            with path.open(encoding="utf-8") as file:
+                read_secrets(file.read(SECRETS_FILE_BYTES_MAX))
+        except ConfigInvalid as error:
+            problems = list(error.problems)
+        except (OSError, UnicodeDecodeError) as error:
+            problems = [f"cannot be read: {error}"]
+    return [
+        doctor.check_webhook_secret(path, exists=exists, problems=problems),
+        doctor.check_secret_modes(find_secret_files(settings)),
+    ]
+
+
+def find_secret_files(settings: Settings) -> list[SecretFile]:
+    """Return every file that holds a secret of this stack, with its mode."""
+    layout = settings.layout
+    paths = [layout.stack_file, layout.root / ENVIRONMENT_FILE]
+    paths += [path for path in (settings.webhook_secrets_file, settings.forge_token_file) if path is not None]
+    for folder in (settings.config_dir, layout.environment_file("x").parent):
+        with contextlib.suppress(OSError):
+            paths += sorted(folder.glob("*.env"))
+    return [SecretFile(path=path, mode=_mode(path)) for path in dict.fromkeys(paths)]
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def examine_parts(settings: Settings) -> list[Finding]:
+    """Ask mirror, forge, database, Redis and runtime."""
+    database = ask_database(settings.database_url)
+    return [
+        _examine_mirror(settings),
+        _examine_forge(settings),
+        doctor.check_database(database),
+        doctor.check_migrations(database),
+        doctor.check_clock(database),
+        doctor.check_redis(answers=Bell(settings.redis_url).is_there()),
+        *_examine_runtime(settings),
+    ]
+
+
+def _examine_mirror(settings: Settings) -> Finding:
+    path = settings.layout.mirror
+    try:
+        head = open_mirror(settings).production_head()
+    except OroborosError as error:
+        return doctor.check_mirror(path, problem=error.message, head=None)
+    return doctor.check_mirror(path, problem="", head=None if head is None else head.sha)
+
+
+def _examine_forge(settings: Settings) -> Finding:
+    from controller.effects.github_http import Forge
+
+    try:
+        with Forge(settings.forge_url, settings.repository, settings.forge_token_file) as forge:
+            branch = forge.repository().default_branch
+    except OroborosError as error:
+        return doctor.check_forge(settings.forge_url, problem=f"{error.reason}: {error.message}", branch="")
+    return doctor.check_forge(settings.forge_url, problem="", branch=branch)
+
+
+def ask_database(url: str, *, folder: Path = SQL_FOLDER) -> DatabaseFacts:
+    """Ask the control plane's database which migrations it has and what time it is."""
+    wanted = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("[0-9]*.sql")}
+    try:
+        with psycopg.connect(url, connect_timeout=DATABASE_TIMEOUT_S, autocommit=True) as connection:
+            connection.execute("SET statement_timeout = 3000")
+            before = datetime.now(UTC)
+            row = connection.execute("SELECT clock_timestamp()").fetchone()
+            after = datetime.now(UTC)
+            assert row is not None
+            ahead_s = (row[0] - (before + (after - before) / 2)).total_seconds()
+            try:
+                applied: dict[str, str] | None = dict(
+                    connection.execute("SELECT name, sha256 FROM schema_migrations").fetchall()
+                )
+            except psycopg.errors.UndefinedTable:
+                applied = None
+    except psycopg.Error as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return DatabaseFacts(problem=f"does not answer: {lines[0]:.200}", wanted=wanted)
+    return DatabaseFacts(problem="", applied=applied, wanted=wanted, clock_ahead_s=ahead_s)
+
+
+def _examine_runtime(settings: Settings) -> tuple[Finding, ...]:
+    try:
+        runtime = open_runtime(settings)
+        return doctor.check_runtime(problem="", units=len(runtime.observe()), limitations=runtime.limitations())
+    except Unavailable as error:
+        return doctor.check_runtime(problem=error.message, units=0, limitations=())
+
+
+# -- addresses --------------------------------------------------------------------------------------------------------
+
+
+def examine_addresses(settings: Settings, topology: Topology) -> list[Finding]:
+    """Ask every address that this stack answers on, and see who holds its ports."""
+    ports = topology.ports
+    findings = [doctor.check_surface(slot, ask_health(f"surface {slot}", ports.web(slot))) for slot in topology.slots]
+    findings += [
+        doctor.check_edge(slot, topology.host(slot), ask_health("edge", ports.edge, host=topology.host(slot)))
+        for slot in topology.slots
+    ]
+    findings.append(doctor.check_part("api", ask_health("api", ports.api)))
+    findings.append(doctor.check_part("worker", ask_health("worker", ports.worker_health)))
+    findings.append(doctor.check_ports(find_owners(settings, topology)))
+    return findings
+
+
+def ask_health(what: str, port: int, *, host: str = "127.0.0.1") -> HealthFacts:
+    """GET /health on a port of loopback, under a host name. Names are not looked up: `*.localhost` resolves nowhere
+    but in browsers."""
+    url = f"http://127.0.0.1:{port}/health"
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ASK_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health", headers={"Host": host, "Connection": "close"})
+        answer = connection.getresponse()
+        said = answer.read(SAID_BYTES_MAX).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException) as error:
+        problem = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        return HealthFacts(what=what, url=url, status=None, said=problem)
+    finally:
+        connection.close()
+    return HealthFacts(what=what, url=url, status=answer.status, slot=_slot_in(said), said=said.strip())
+
+
+def _slot_in(said: str) -> str | None:
+    try:
+        value = json.loads(said)
+    except ValueError:
+        return None
+    slot = value.get("slot") if isinstance(value, dict) else None
+    return slot if isinstance(slot, str) else None
+
+
+def find_owners(settings: Settings, topology: Topology) -> list[PortOwner]:
+    """Return who listens on each port of this stack that is in use, as far as /proc lets us see."""
+    listening = _listening_sockets()
+    wanted = {port: what for what, port in topology.ports.all_for(topology.slots) if port in listening}
+    if not wanted:
+        return []
+    owners = _socket_owners({inode for port in wanted for inode in listening[port]})
+    roots = _own_processes(settings)
+    found: list[PortOwner] = []
+    for port, what in sorted(wanted.items()):
+        pids = {owners[inode] for inode in listening[port] if inode in owners}
+        pid = min(pids, default=None)
+        ours = None if pid is None or not roots else any(_descends(one, roots) for one in pids)
+        if pid is not None and not roots:
+            ours = _is_unit_of_ours(pid)
+        found.append(PortOwner(what=what, port=port, pid=pid, command="" if pid is None else _command(pid), ours=ours))
+    return found
+
+
+def _listening_sockets() -> dict[int, set[str]]:
+    """Return port -> inodes of the sockets that listen on it on loopback or everywhere (proc_net_tcp(5))."""
+    found: dict[int, set[str]] = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            rows = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            words = row.split()
+            if words[3] == "0A":
+                found.setdefault(int(words[1].rsplit(":", 1)[1], 16), set()).add(words[9])
+    return found
+
+
+def _socket_owners(inodes: set[str]) -> dict[str, int]:
+    names = {f"socket:[{inode}]": inode for inode in inodes}
+    owners: dict[str, int] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            for descriptor in (process / "fd").iterdir():
+                inode = names.get(os.readlink(descriptor))
+                if inode is not None:
+                    owners.setdefault(inode, int(process.name))
+        except OSError:
+            continue  # it ended, or is another user's
+    return owners
+
+
+def _own_processes(settings: Settings) -> set[int]:
+    """Return the processes whose descendants are this stack's: `oroboros up`, and what the runtime started."""
+    roots: set[int] = set()
+    with contextlib.suppress(OroborosError):
+        pid = read_stack(settings.layout.root).get("pid")
+        if isinstance(pid, int):
+            roots.add(pid)
+    with contextlib.suppress(OroborosError):
+        roots |= {fact.pid for fact in open_runtime(settings).observe() if fact.pid and slot_of_unit(fact.unit)}
+    return roots
+
+
+def _descends(pid: int, roots: set[int]) -> bool:
+    seen: set[int] = set()
+    for ancestor in _ancestors(pid):
+        if ancestor in roots:
+            return True
+        if ancestor in seen:
+            return False
+        seen.add(ancestor)
+    return False
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    while pid > 1:
+        yield pid
+        try:
+            # The name, in parentheses, may hold anything: the parent is the second word after the last one.
+            pid = int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return
+
+
+def _is_unit_of_ours(pid: int) -> bool | None:
+    """Say whether a process belongs to a unit of the host contract; None when its control group cannot be read."""
+    try:
+        return "ouroboros-" in (Path("/proc") / str(pid) / "cgroup").read_text()
+    except OSError:
+        return None
+
+
+def _command(pid: int) -> str:
+    try:
+        words = (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        return ""
+    return words.decode("utf-8", "replace").strip()
+
+
+# -- slots and releases -----------------------------------------------------------------------------------------------
+
+
+def examine_slots(settings: Settings, topology: Topology) -> list[Finding]:
+    """Compare what is said with what is so: `current` with `live`, the release with git, the policy with this host."""
+    findings = [_examine_live(settings.layout, slot) for slot in topology.slots]
+    findings.append(_examine_release(settings))
+    findings += _examine_policy(settings, topology)
+    return findings
+
+
+def _examine_live(layout: Layout, slot: SlotName) -> Finding:
+    live, current, problem = views.read_host_slot(layout, slot)
+    serves = live.release if live is not None and live.state == "live" else None
+    return doctor.check_live(slot, live=serves, current=current, problem=problem)
+
+
+def _examine_release(settings: Settings) -> Finding:
+    live, _, problem = views.read_host_slot(settings.layout, MAIN)
+    if problem or live is None or live.state != "live" or live.release is None:
+        return doctor.check_release(None, (), problem=problem)
+    try:
+        with progress(f"verifying {live.release[:7]}"):
+            problems = verify_release(open_mirror(settings), settings.layout, live.release)
+    except OroborosError as error:
+        return doctor.check_release(live.release, (), problem=error.message)
+    return doctor.check_release(live.release, problems)
+
+
+def _examine_policy(settings: Settings, topology: Topology) -> tuple[Finding, ...]:
+    policy: Policy | None = None
+    problems: tuple[str, ...] = ()
+    try:
+        mirror = open_mirror(settings)
+        head = mirror.production_head()
+        if head is not None:
+            body = mirror.read_file(head.sha, b"deploy.toml", bytes_max=DEPLOY_TOML_BYTES_MAX)
+            policy = Policy() if body is None else parse_policy(body)
+    except ConfigInvalid as error:
+        problems = error.problems
+    except OroborosError:
+        policy = None  # the check of the mirror says why
+    return doctor.check_policy(policy, problems, topology)
