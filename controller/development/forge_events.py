@@ -1,0 +1,278 @@
+"""What happens at the development forge? Refs move, pull requests change, and each change is told by one webhook.
+
+A delivery is queued when its change is recorded, and sent afterwards by one sender, in order. As at GitHub it has ten
+seconds, is recorded, and is never sent again by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from controller.development.forge_git import GitRepository
+from controller.development.forge_records import Records, closed
+from controller.development.forge_shapes import (
+    HOOK_ID,
+    NO_SHA,
+    REPOSITORY_ID,
+    Delivery,
+    Json,
+    Object,
+    Origin,
+    Pull,
+    Shapes,
+)
+
+DELIVERY_TIMEOUT_S: Final = 10.0
+ANSWER_BYTES_MAX: Final = 1 << 20
+
+log = logging.getLogger(__name__)
+
+
+class Problem(Exception):
+    """An answer that is not the one that was asked for, in GitHub's shape."""
+
+    def __init__(
+        self, status: int, message: str, *, errors: Sequence[Object] = (), headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.content: Object = {"message": message, "documentation_url": "https://docs.github.com/rest"}
+        self.content["status"] = str(status)
+        if errors:
+            self.content["errors"] = list(errors)
+        self.headers = headers or {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A limit that the API plays: which of the documented shapes, and until when."""
+
+    shape: str
+    status: int
+    ends_at_s: float
+    seconds: float
+
+
+@dataclass(slots=True)
+class Knobs:
+    """What a test or a demo asked to go wrong."""
+
+    drop_count: int = 0
+    outage_ends_at_s: float = 0.0
+    limit: Limit | None = None
+
+
+@dataclass(slots=True)
+class Forge:
+    """One repository, its pull requests and its webhook."""
+
+    git: GitRepository
+    records: Records
+    shapes: Shapes
+    webhook_url: str
+    webhook_secret_file: Path
+    token_file: Path
+    knobs: Knobs = field(default_factory=Knobs)
+    #: Held while refs and pull requests change, so that each delivery tells of exactly one change.
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    has_unsent: asyncio.Event = field(default_factory=asyncio.Event)
+
+    # -- shapes of what there is --------------------------------------------------------------------------------------
+
+    def repository_shape(self) -> Object:
+        return self.shapes.repository(open_pulls=self.records.count_open_pulls(), pushed_at=self._pushed_at())
+
+    def full_repository_shape(self) -> Object:
+        return self.shapes.full_repository(open_pulls=self.records.count_open_pulls(), pushed_at=self._pushed_at())
+
+    def pull_simple_shapes(self, pulls: Sequence[Pull]) -> list[Json]:
+        repository, fork = self.repository_shape(), self._fork_shape()
+        return [self.shapes.pull_simple(pull, repository=repository, fork=fork) for pull in pulls]
+
+    def pull_shape(self, pull: Pull) -> Object:
+        changes = self.git.changes(pull.base_sha, pull.head_sha)
+        return self.shapes.pull(pull, changes, repository=self.repository_shape(), fork=self._fork_shape())
+
+    def _fork_shape(self) -> Object:
+        return self.shapes.repository(open_pulls=0, pushed_at=self._pushed_at(), origin="fork")
+
+    def _pushed_at(self) -> str:
+        return self.records.keep_fact("pushed_at", self.shapes.created_at)
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def deliver(self, event: str, action: str | None, payload: Object) -> None:
+        """Queue a webhook; it is sent when its turn comes."""
+        if self.knobs.drop_count > 0:
+            self.knobs.drop_count -= 1
+            log.info("forge: %s is dropped, as asked", event)
+            return
+        body = json.dumps(payload, separators=(",", ":")).encode()
+        self.records.add_delivery(
+            guid=str(uuid.uuid4()), event=event, action=action, body=body, redelivery=False, now=utc_text()
+        )
+        self.has_unsent.set()
+
+    def deliver_pull(self, action: str, pull: Pull, **more: str) -> None:
+        """Queue the event of a pull request."""
+        shape = self.pull_shape(pull)
+        payload = self.shapes.pull_event(action, shape, repository=self.repository_shape(), more=more)
+        self.deliver("pull_request", action, payload)
+
+    def note_ref_moves(self, before: dict[str, str], after: dict[str, str]) -> None:
+        """Tell of every branch and tag that moved, and of what that means to pull requests."""
+        moved = [
+            (ref, before.get(ref), after.get(ref))
+            for ref in sorted({*before, *after})
+            if before.get(ref) != after.get(ref)
+        ]
+        if moved:
+            self.records.set_fact("pushed_at", utc_text())
+        for ref, old, new in moved:
+            log.info("forge: %s moves from %s to %s", ref[:100], (old or NO_SHA)[:7], (new or NO_SHA)[:7])
+            self._deliver_push(ref, old, new)
+            if ref.startswith("refs/heads/"):
+                self._note_branch(ref.removeprefix("refs/heads/"), old, new)
+
+    def _deliver_push(self, ref: str, old: str | None, new: str | None) -> None:
+        is_branch = ref.startswith("refs/heads/")
+        payload = self.shapes.push(
+            ref,
+            before=old or NO_SHA,
+            after=new or NO_SHA,
+            forced=is_branch and old is not None and new is not None and not self.git.contains(new, old),
+            commits=self.git.new_commits(old, new) if is_branch and new is not None else (),
+            head=self.git.load_commit(new, files=True) if new is not None else None,
+            repository=self.repository_shape(),
+        )
+        self.deliver("push", None, payload)
+
+    def _note_branch(self, branch: str, old: str | None, new: str | None) -> None:
+        now = utc_text()
+        for pull in self.records.load_open_pulls():
+            if pull.origin == "own" and pull.head_branch == branch:
+                if new is None:
+                    self.change_pull(closed(pull, now=now), "closed")
+                else:
+                    self.git.set_pull_head(pull.number, new)
+                    changed = replace(pull, head_sha=new, updated_at=now)
+                    self.change_pull(changed, "synchronize", before=old or NO_SHA, after=new)
+            elif pull.base_branch == branch and new is not None and self.git.contains(new, pull.head_sha):
+                self.change_pull(closed(pull, now=now, merge_commit_sha=new), "closed")
+
+    def change_pull(self, pull: Pull, action: str, **more: str) -> None:
+        """Record what a pull request has become, and tell of it."""
+        self.records.replace_pull(pull)
+        self.deliver_pull(action, pull, **more)
+
+    def open_pull(self, *, title: str, body: str | None, branch: str, base: str, origin: Origin) -> Pull:
+        """Open a pull request of a branch, and tell of it."""
+        head_sha, base_sha = self.git.branch_head(branch), self.git.branch_head(base)
+        if head_sha is None:
+            raise invalid("PullRequest", "head")
+        if base_sha is None:
+            raise invalid("PullRequest", "base")
+        if origin == "own":
+            if any(
+                pull.origin == "own" and (pull.head_branch, pull.base_branch) == (branch, base)
+                for pull in self.records.load_open_pulls()
+            ):
+                told = f"A pull request already exists for {self.shapes.owner}:{branch}."
+                raise invalid("PullRequest", None, message=told)
+            if self.git.contains(base_sha, head_sha):
+                raise invalid("PullRequest", None, message=f"No commits between {base} and {branch}")
+        pull = self.records.add_pull(
+            title=title, body=body, head=(branch, head_sha), base=(base, base_sha), origin=origin, now=utc_text()
+        )
+        self.git.set_pull_head(pull.number, head_sha)
+        self.deliver_pull("opened", pull)
+        return pull
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    async def send_forever(self) -> None:
+        """Send what is queued, one at a time, in order."""
+        async with httpx.AsyncClient(timeout=DELIVERY_TIMEOUT_S, trust_env=False, follow_redirects=False) as client:
+            while True:
+                self.has_unsent.clear()
+                while (delivery := self.records.load_unsent()) is not None:
+                    await self._send(client, delivery)
+                await self.has_unsent.wait()
+
+    async def _send(self, client: httpx.AsyncClient, delivery: Delivery) -> None:
+        began_s = time.monotonic()
+        status, status_code = "", 0
+        try:
+            headers = self._delivery_headers(delivery)
+            async with asyncio.timeout(DELIVERY_TIMEOUT_S):
+                async with client.stream("POST", self.webhook_url, content=delivery.body, headers=headers) as answer:
+                    status_code, status = answer.status_code, answer.reason_phrase or "OK"
+                    size = 0
+                    async for piece in answer.aiter_raw(64 << 10):
+                        size += len(piece)
+                        if size > ANSWER_BYTES_MAX:
+                            break
+        except (TimeoutError, httpx.TimeoutException):
+            status, status_code = "timed out", 504
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            status, status_code = f"failed to connect to host: {type(error).__name__}", 502
+        except (OSError, ValueError) as error:
+            status, status_code = f"the webhook secret cannot be read: {type(error).__name__}", 502
+        took_s = time.monotonic() - began_s
+        log.info("forge: %s %s: %s %s after %.3f s", delivery.event, delivery.guid, status_code, status, took_s)
+        self.records.record_sent(
+            delivery, at=utc_text(), duration_s=round(took_s, 3), status=status, status_code=status_code
+        )
+
+    def _delivery_headers(self, delivery: Delivery) -> dict[str, str]:
+        mac = hmac.new(read_first_line(self.webhook_secret_file).encode(), delivery.body, hashlib.sha256)
+        return {**self.plain_headers(delivery), "X-Hub-Signature-256": f"sha256={mac.hexdigest()}"}
+
+    def plain_headers(self, delivery: Delivery) -> dict[str, str]:
+        """Return a delivery's headers without its signature."""
+        return {
+            "Accept": "*/*",
+            "Content-Type": "application/json",
+            "User-Agent": "GitHub-Hookshot/0000000",
+            "X-GitHub-Delivery": delivery.guid,
+            "X-GitHub-Event": delivery.event,
+            "X-GitHub-Hook-ID": str(HOOK_ID),
+            "X-GitHub-Hook-Installation-Target-ID": str(REPOSITORY_ID),
+            "X-GitHub-Hook-Installation-Target-Type": "repository",
+        }
+
+
+def read_first_line(path: Path) -> str:
+    """Return the first line of a file of secrets that is neither empty nor a comment; ValueError when there is none."""
+    for line in path.read_text().splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            return line.strip()
+    raise ValueError(f"{path} is empty")
+
+
+def utc_text() -> str:
+    """Return the present instant as GitHub writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def invalid(resource: str, key: str | None, *, code: str = "invalid", message: str | None = None) -> Problem:
+    """Return GitHub's refusal of a field, or of the whole with a message."""
+    error: Object = {"resource": resource, "code": code if message is None else "custom"}
+    if key is not None:
+        error["field"] = key
+    if message is not None:
+        error["message"] = message
+    return Problem(422, "Validation Failed", errors=[error])
