@@ -79,6 +79,7 @@ _PINNED: Final = {
     "core.fsync": "committed,reference",
     "core.askPass": "",
     "credential.helper": "",
+    "advice.fetchShowForcedUpdates": "false",
     "gc.auto": "0",
     "maintenance.auto": "false",
     "safe.bareRepository": "explicit",

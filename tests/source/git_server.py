@@ -35,6 +35,7 @@ class GitServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: GitServer
     modes: ClassVar[tuple[str, ...]] = ("redirect", "drip", "endless", "500")
 
