@@ -51,6 +51,7 @@ class World:
             if file.is_file():
                 shutil.copyfile(file, self.author.clone / file.name)
         (self.author.clone / "behaviour").write_text(behaviour + "\n")
+        (self.author.clone / "title").write_text(title + "\n")  # another title is another tree
         (self.author.clone / "deploy.toml").write_text(RECIPE.format(window_s=window_s))
         return self.author.commit(title)
 

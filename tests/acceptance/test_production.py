@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 from tests.acceptance.conftest import World
 
@@ -123,8 +124,8 @@ def test_an_instance_that_dies_is_started_again(world: World) -> None:
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                environment = open(f"/proc/{entry}/environ", "rb").read()
-                command = open(f"/proc/{entry}/cmdline", "rb").read()
+                environment = Path(f"/proc/{entry}/environ").read_bytes()
+                command = Path(f"/proc/{entry}/cmdline").read_bytes()
             except OSError:
                 continue
             if f"OROBOROS_RELEASE={sha}".encode() in environment and b"app.py" in command:
