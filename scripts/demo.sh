@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Watch the three flows on this machine: embedded Postgres, Redis and Caddy, loopback only. Arguments: see --help.
+# Watch the three flows on this machine: embedded Postgres, Redis and Caddy, on loopback only. Arguments: see --help.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-exec "$python" -m controller.doors.cli demo "$@"
+exec "$venv/bin/oroboros" demo "$@"
