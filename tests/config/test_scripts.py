@@ -14,7 +14,10 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BASH = shutil.which("bash") or "/bin/bash"
-TOOLS = [
+TOOLS = (
+    *("bash", "cat", "chmod", "cut", "dirname", "env", "flock", "git", "grep"),
+    *("id", "ls", "mkdir", "mktemp", "mv", "rm", "sleep", "tail", "tee"),
+)
     "bash",
     "cat",
     "chmod",
