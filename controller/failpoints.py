@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from controller.model.steps import STEPS
+
 NAMES: tuple[str, ...] = (
     "live.before_rename",
     "live.after_rename",
@@ -26,6 +28,10 @@ NAMES: tuple[str, ...] = (
     "remove.before_delete",
     "seal.before_marker",
     "seal.after_marker",
+    *(f"step.before.{name}" for name in STEPS),
+    *(f"step.after.{name}" for name in STEPS),
+    "tick.before_report",
+    "report.before_ack",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

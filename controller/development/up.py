@@ -235,7 +235,7 @@ def _bring_up(
         launch(
             _python(
                 name,
-                "controller.doors.cli",
+                "controller.development.armed",
                 name,
                 log_file=logs / f"{name}.log",
                 is_ready=functools.partial(_answers, url),

@@ -103,8 +103,12 @@ class Doors(click.Group):
             code = _tell(error.reason, error.message, exit_code(error), as_json=as_json)
         except psycopg.Error as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            message = f"the control plane's database refused: {lines[0]:.200}; is it migrated? `oroboros doctor`"
-            code = _tell("DatabaseRefused", message, UNREACHABLE, as_json=as_json)
+            away = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+            reason, said = (
+                ("DatabaseAway", "does not answer") if away else ("DatabaseRefused", "refused, is it migrated")
+            )
+            message = f"the control plane's database {said}: {lines[0]:.200}; `oroboros doctor` says more"
+            code = _tell(reason, message, UNREACHABLE, as_json=as_json)
         except (click.Abort, KeyboardInterrupt):
             code = _tell("Interrupted", "interrupted", INTERRUPTED, as_json=as_json)
         except OSError as error:

@@ -1,12 +1,72 @@
-"""What goes into the deploy.toml of a folder that has none? Looks at the folder, writes the file, by one rename."""
+"""What goes into the deploy.toml of a folder that has none? Looks at the folder, and writes the file by one rename.
+
+Names and contents are only read; links are not followed. An existing deploy.toml is left alone unless forced, and is
+never seen half written.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
 
-from controller.decisions.initial import initial_deploy_toml
+from controller.decisions.initial import (
+    CONTENT_BYTES_MAX,
+    CONTENTS_WANTED,
+    DEPTH_MAX,
+    FOLDERS_SKIPPED,
+    initial_deploy_toml,
+)
 from controller.model.errors import Failed, Refused
 
 DEPLOY_TOML = "deploy.toml"
+FILES_MAX = 20_000
+
+
+def write_initial(folder: Path, *, force: bool) -> tuple[Path, str]:
+    """Write a deploy.toml for a folder; return its path and what the folder was taken for."""
+    target = folder / DEPLOY_TOML
+    if not force and os.path.lexists(target):
+        raise Refused("AlreadyThere", f"{target} is there already; --force overwrites it")
+    initial = initial_deploy_toml(list_files(folder), read_contents(folder))
+    temporary = folder / f".{DEPLOY_TOML}.{secrets.token_hex(4)}"
+    try:
+        temporary.write_text(initial.text, encoding="utf-8")
+        if force:
+            os.replace(temporary, target)
+        else:
+            os.link(temporary, target)  # unlike a rename, it never replaces what came meanwhile
+    except FileExistsError as error:
+        raise Refused("AlreadyThere", f"{target} is there already; --force overwrites it") from error
+    except OSError as error:
+        raise Failed("NotWritten", f"{target} could not be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return target, initial.found
+
+
+def list_files(folder: Path) -> list[str]:
+    """Return the files of a folder, relative, as deep as is of interest."""
+    found: list[str] = []
+    for at, folders, files in os.walk(folder):
+        inside = Path(at).relative_to(folder)
+        depth = len(inside.parts)
+        folders[:] = sorted(f for f in folders if f not in FOLDERS_SKIPPED) if depth < DEPTH_MAX - 1 else []
+        found += [(inside / name).as_posix() for name in sorted(files)]
+        if len(found) >= FILES_MAX:
+            break
+    return found[:FILES_MAX]
+
+
+def read_contents(folder: Path) -> dict[str, str]:
+    """Return the contents that are of interest, as far as they can be read."""
+    contents: dict[str, str] = {}
+    for name in CONTENTS_WANTED:
+        path = folder / name
+        with contextlib.suppress(OSError):
+            if path.is_file() and not path.is_symlink():
+                with path.open("rb") as file:
+                    contents[name] = file.read(CONTENT_BYTES_MAX).decode("utf-8", "replace")
+    return contents

@@ -8,13 +8,15 @@ host; another client, or a Host header that is not ours (a page that rebinds its
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 
+import anyio
+import anyio.to_thread
 import psycopg
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -25,6 +27,9 @@ from controller.effects.store import Store
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, OroborosError, Refused, Unavailable
 from controller.model.names import Topology
+
+#: Readers at a time: the receiver's connections to Postgres are worth more.
+READERS_MAX = 4
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +59,9 @@ Reader = Callable[[Store, Topology, Request], object]
 
 
 def routes(settings: Settings) -> list[Route]:
-    """Return the routes of the JSON API. Nothing is opened before the first request."""
-    store = Store(settings.database_url, repository=settings.repository, host=settings.host)
+    """Return the routes of the JSON API. Each request reads over a connection of its own, few at a time."""
     layout = settings.layout
+    limiter = anyio.CapacityLimiter(READERS_MAX)
     readers: dict[str, Reader] = {
         "/api/status": lambda s, topology, _: views.read_status(s, layout, topology),
         "/api/slots": lambda s, topology, _: {"slots": views.read_slots(s, layout, topology)},
@@ -66,21 +71,25 @@ def routes(settings: Settings) -> list[Route]:
         "/api/deliveries": lambda s, _, request: {"deliveries": views.read_deliveries(s, limit=_limit(request))},
     }
     return [
-        Route(path, _endpoint(settings, store, reader), methods=["GET"])
+        Route(path, _endpoint(settings, limiter, reader), methods=["GET"])
         for path, reader in readers.items()
         if ACCESS[path] is Access.PUBLIC_READ
     ]
 
 
-def _endpoint(settings: Settings, store: Store, reader: Reader) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    settings: Settings, limiter: anyio.CapacityLimiter, reader: Reader
+) -> Callable[[Request], Awaitable[Response]]:
     def read(request: Request) -> object:
         topology = read_topology(settings.layout)
         _require_ours(request, topology)
-        return views.to_json(reader(store, topology, request))
+        store = Store(settings.database_url, repository=settings.repository, host=settings.host)
+        with contextlib.closing(store):
+            return views.to_json(reader(store, topology, request))
 
     async def endpoint(request: Request) -> Response:
         try:
-            return _answer(await run_in_threadpool(read, request), 200)
+            return _answer(await anyio.to_thread.run_sync(read, request, limiter=limiter), 200)
         except OroborosError as error:
             return _answer({"error": error.reason, "message": error.message}, _status(error))
         except psycopg.Error:

@@ -58,11 +58,20 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
+class _Console(Console):
+    """A console whose reader may go away at any time: who has seen enough is no error."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0)
+
+
 def open_console(*, errors: bool = False) -> Console:
     """Return a console on stdout (or stderr): no markup, no guesses, no colour where it is not wanted."""
     stream = sys.stderr if errors else sys.stdout
     coloured = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    return Console(
+    return _Console(
         file=stream,
         markup=False,
         highlight=False,

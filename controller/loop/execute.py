@@ -92,7 +92,7 @@ class Hands:
 
     def execute(self, step: s.Step, observed: Observed, *, now: datetime) -> None:
         """Do one step. Raises `OroborosError`; then the rest of this slot's plan waits for the next tick."""
-        failpoint("execute.before_step")
+        failpoint(f"step.before.{type(step).__name__}")
         match step:
             case s.ClaimSlot():
                 self._claim(step, observed, now)
@@ -152,7 +152,7 @@ class Hands:
                 self.background.start(("prune", None), lambda: self._prune(step))
             case _:
                 assert_never(step)
-        failpoint("execute.after_step")
+        failpoint(f"step.after.{type(step).__name__}")
 
     # -- leases and slots -------------------------------------------------------------------------------------------
 

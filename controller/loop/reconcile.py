@@ -26,6 +26,7 @@ from controller.decisions.retention import select_prunable
 from controller.decisions.slots import SlotPlan, assign_slots
 from controller.effects.github_http import Forge
 from controller.effects.store import History, LostEpoch
+from controller.failpoints import failpoint
 from controller.loop.execute import Hands
 from controller.loop.observe import observe
 from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
@@ -239,6 +240,7 @@ class Reconciler:
         return decision.steps[: len(decision.steps) - len(decision.prune)]
 
     def _report(self, observed: Observed, decision: Decision, *, now: datetime) -> None:
+        failpoint("tick.before_report")
         reports = project(observed, decision.slots.queue, self.hands.topology, now=now)
         # A hint whose sha is reported as superseded, or whose target was looked at, is answered by this very tick.
         changed = self.hands.store.record_tick(reports, done=[hint.seq for hint in observed.hints], now=now)

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from controller.effects.github_http import Forge
 from controller.effects.store import Store, UnsentReport
+from controller.failpoints import failpoint
 from controller.model.errors import OroborosError, Stalled, Unavailable
 
 RETRY_BASE_S = 1.0
@@ -89,4 +90,5 @@ class Reporter:
                 stalled=stalled,
             )
         else:
+            failpoint("report.before_ack")
             self._store.record_sent(report.key, report.generation, now=self._clock())

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,8 +125,9 @@ def bring_down(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+@contextmanager
+def open_world() -> Iterator[World]:
+    """Bring a stack up, yield it with its author, and leave nothing of it."""
     root = Path(tempfile.mkdtemp(prefix="oro-acc-"))
     process = bring_up(root)
     author = None
@@ -139,3 +141,9 @@ def world() -> Iterator[World]:
         bring_down(process)
         shutil.rmtree(root, ignore_errors=True)
         (root.parent / f"{root.name}.up.log").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with open_world() as world:
+        yield world

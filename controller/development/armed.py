@@ -1,0 +1,37 @@
+"""The entry point of `up` for api and worker: the same commands, with a failpoint armed if a test asked for one.
+
+A test writes `<run>/failpoint.json` with a name; the next start takes the file away and dies by SIGKILL when that place
+is reached for the first time. Started again, it goes on unharmed. Nothing of production imports this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from controller import failpoints
+from controller.doors.cli import main
+
+FAILPOINT_FILE = "failpoint.json"
+
+
+def arm_from(run: Path, *, command: str) -> None:
+    """Arm what a test asked of this command, once."""
+    path = run / FAILPOINT_FILE
+    try:
+        wanted = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return
+    if wanted.get("command") != command:
+        return
+    path.unlink(missing_ok=True)
+    failpoints.arm(str(wanted["name"]), lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+if __name__ == "__main__":
+    if "OROBOROS_RUN" in os.environ:
+        arm_from(Path(os.environ["OROBOROS_RUN"]), command=sys.argv[1])
+    main()
