@@ -18,25 +18,6 @@ TOOLS = (
     *("bash", "cat", "chmod", "cut", "dirname", "env", "flock", "git", "grep"),
     *("id", "ls", "mkdir", "mktemp", "mv", "rm", "sleep", "tail", "tee"),
 )
-    "bash",
-    "cat",
-    "chmod",
-    "cut",
-    "dirname",
-    "env",
-    "grep",
-    "id",
-    "ls",
-    "mkdir",
-    "mv",
-    "rm",
-    "sleep",
-    "tail",
-    "tee",
-    "git",
-    "mktemp",
-    "flock",
-]
 STUB = """#!{bash}
 # A Python that notes what is asked of it.
 case "$*" in
