@@ -1,0 +1,117 @@
+"""Logs: which run is meant, the last lines, and what is written meanwhile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+
+from controller.doors.cli_logs import LogTail, choose_run, visible_line
+from controller.model.errors import Refused
+from controller.model.names import preview_slot
+from controller.model.states import RunState
+from tests.doors.stack import Small, utc_now
+
+
+def write_log(small: Small, generation: int, unit: str, body: bytes) -> None:
+    path = small.layout.log_file(unit, generation)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)
+
+
+def test_logs_are_by_default_those_of_what_production_serves_or_is_to_serve(small: Small) -> None:
+    first, second, third = small.commits
+    serving = small.serve(first)
+    failed = small.begin(second)
+    small.end(failed, RunState.FAILED)
+    assert choose_run(small.store, small.layout, small.topology, what=None, run_id=None).run == serving
+
+    running = small.begin(third)
+    assert choose_run(small.store, small.layout, small.topology, what="main", run_id=None).run == running
+    assert choose_run(small.store, small.layout, small.topology, what=None, run_id=failed).run == failed
+
+
+def test_a_number_means_the_slot_and_only_then_the_run(small: Small) -> None:
+    fence = small.store.claim_slot(preview_slot(1), 7, now=utc_now(), expires_at=utc_now())
+    assert fence is not None
+    of_preview = small.begin(small.commits[0], slot=preview_slot(1), fence=fence, domain="pr-7")
+
+    for words in ("1", "preview-1", "preview1"):
+        assert choose_run(small.store, small.layout, small.topology, what=words, run_id=None).run == of_preview
+    if of_preview > small.topology.previews:
+        found = choose_run(small.store, small.layout, small.topology, what=str(of_preview), run_id=None)
+        assert found.run == of_preview
+
+
+@pytest.mark.parametrize("what", ["nosuch", "preview-9", "-1", "٣", "1e3"])
+def test_what_is_neither_slot_nor_run_is_a_usage_error(small: Small, what: str) -> None:
+    with pytest.raises(click.UsageError):
+        choose_run(small.store, small.layout, small.topology, what=what, run_id=None)
+
+
+def test_a_run_that_never_was_is_refused(small: Small) -> None:
+    with pytest.raises(Refused) as refused:
+        choose_run(small.store, small.layout, small.topology, what=None, run_id=10**15)
+
+    assert refused.value.reason == "RunUnknown"
+
+
+def test_logs_show_the_last_lines_of_each_unit(small: Small) -> None:
+    generation = small.serve(small.commits[0])
+    write_log(small, generation, "main-a", b"one\ntwo\nthree\n")
+    write_log(small, generation, "migrate-main", b"migrated\n")
+
+    result = small.run("logs", "-n", "2")
+
+    assert result.stdout == (
+        f"== main-a, run {generation} ==\ntwo\nthree\n== migrate-main, run {generation} ==\nmigrated\n"
+    )
+
+
+def test_logs_are_a_json_object_a_line(small: Small) -> None:
+    generation = small.serve(small.commits[0])
+    write_log(small, generation, "main-a", b"one\n\xff\x1b[2J\n")
+
+    lines = [json.loads(line) for line in small.run("logs", "--json").stdout.splitlines()]
+
+    assert lines == [
+        {"run": generation, "unit": "main-a", "line": "one"},
+        {"run": generation, "unit": "main-a", "line": "\ufffd\\x1b[2J"},
+    ]
+
+
+def test_following_ends_with_the_run(small: Small) -> None:
+    generation = small.begin(small.commits[0])
+    write_log(small, generation, "main-a", b"boom\n")
+    small.end(generation, RunState.FAILED, reason="GateFailed")
+
+    result = small.run("logs", "--run", str(generation), "--follow")
+
+    assert result.exit_code == 0
+    assert "boom" in result.stdout
+
+
+def test_a_tail_goes_on_where_it_was_and_keeps_lines_whole(tmp_path: Path) -> None:
+    log = tmp_path / "main-a.log"
+    log.write_bytes(b"one\ntwo\n")
+    tail = LogTail(tmp_path)
+    assert tail.last(1) == [("main-a.log", "two")]
+    assert tail.more() == []
+    with log.open("ab") as file:
+        file.write(b"thr")
+        file.flush()
+        assert tail.more() == []
+        file.write(b"ee\nfo")
+        file.flush()
+        assert tail.more() == [("main-a.log", "three")]
+    (tmp_path / "main-b.log").write_bytes(b"other\n")
+    assert tail.more() == [("main-b.log", "other")]
+    log.write_bytes(b"anew\n")
+    assert tail.more() == [("main-a.log", "anew")]
+
+
+def test_a_long_or_odd_line_is_bounded_and_visible() -> None:
+    assert visible_line(b"a\tb\x07\r") == "a\tb\\x07"
+    assert len(visible_line(b"x" * 10_000)) == 2_000
