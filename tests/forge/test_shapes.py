@@ -1,0 +1,160 @@
+"""Do client and development forge speak as GitHub's published schemas say? (tests/schemas/README.md)"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+from jsonschema import Draft202012Validator
+
+from controller.effects.github_http import Forge
+from controller.model.names import parse_sha
+from controller.model.nouns import WantedReport
+from controller.model.states import StatusState
+from tests.forge.conftest import REPOSITORY, ForgeUnderTest, Receiver
+
+SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
+REST: dict[str, Any] = json.loads((SCHEMAS / "rest.json").read_text())
+WEBHOOKS: dict[str, Any] = json.loads((SCHEMAS / "webhooks.json").read_text())
+R = "/repos/{owner}/{repo}"
+
+
+def problems(schema: object, value: object) -> list[str]:
+    whole = {"components": REST["components"], "definitions": WEBHOOKS["definitions"], "allOf": [schema]}
+    found = Draft202012Validator(whole).iter_errors(value)
+    return [f"{'/'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in found]
+
+
+def test_schemas_of_the_excerpt_are_schemas_and_refuse_something() -> None:
+    Draft202012Validator.check_schema({"$defs": REST["components"]["schemas"]})
+    Draft202012Validator.check_schema({"$defs": WEBHOOKS["definitions"]})
+    assert problems({"$ref": "#/components/schemas/pull-request"}, {})
+    assert problems({"$ref": "#/definitions/push$event"}, {"ref": 1})
+
+
+def check_reply(operation: str, answer: httpx.Response) -> None:
+    replies = REST["operations"][operation]["replies"]
+    assert str(answer.status_code) in replies or answer.status_code == 202, f"{operation}: {answer.status_code}"
+    if answer.status_code != 202:
+        assert problems(replies[str(answer.status_code)], answer.json()) == [], operation
+
+
+class Recorder(httpx.BaseTransport):
+    """Passes requests on, and keeps what was sent and what came back."""
+
+    def __init__(self) -> None:
+        self.exchanges: list[tuple[httpx.Request, httpx.Response]] = []
+        self._inner = httpx.HTTPTransport()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = self._inner.handle_request(request)
+        content = b"".join(answer.iter_raw())
+        answer.close()
+        kept = httpx.Response(answer.status_code, headers=answer.headers, content=content)
+        self.exchanges.append((request, kept))
+        return httpx.Response(answer.status_code, headers=answer.headers, content=content)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def test_requests_of_our_client_and_their_replies_are_as_published(forge: ForgeUnderTest, receiver: Receiver) -> None:
+    clone = forge.clone()
+    sha = parse_sha(clone.commit("Begin"))
+    clone.push()
+    clone.commit("Change", page="one")
+    clone.push("topic")
+    forge.open_pull("topic")
+    forge.knob("fork_pull", title="From a fork", head_sha_branch="topic")
+    recorder = Recorder()
+    with Forge(forge.url, REPOSITORY, forge.token_file, transport=recorder) as client:
+        client.repository()
+        client.open_pulls()
+        client.post_status(
+            WantedReport(
+                sha=sha,
+                context="oroboros/preview",
+                state=StatusState.SUCCESS,
+                description="live",
+                target_url="http://preview1.localhost",
+                generation=3,
+            )
+        )
+        client.statuses(sha)
+    operations = [f"GET {R}", f"GET {R}/pulls", f"POST {R}/statuses/{{sha}}", f"GET {R}/commits/{{ref}}/statuses"]
+    assert len(recorder.exchanges) == len(operations)
+    for operation, (request, answer) in zip(operations, recorder.exchanges, strict=True):
+        method, _, template = operation.partition(" ")
+        parts = urlsplit(str(request.url))
+        path = template.format(owner="acme", repo="shop", sha=sha, ref=sha)
+        assert (request.method, parts.path) == (method, f"/api/v3{path}")
+        published = REST["operations"][operation]
+        for name, value in parse_qsl(parts.query):
+            typed = int(value) if value.isdigit() else value
+            assert problems(published["query"][name], typed) == [], name
+        if published["request"] is not None:
+            assert problems(published["request"], json.loads(request.content)) == []
+            assert set(json.loads(request.content)) <= set(published["request"]["properties"])
+        check_reply(operation, answer)
+
+
+def test_replies_of_the_forge_are_as_published(forge: ForgeUnderTest, receiver: Receiver) -> None:
+    clone = forge.clone()
+    sha = clone.commit("Begin")
+    clone.push()
+    clone.commit("Change", page="one")
+    clone.push("topic")
+    api = forge.api
+    content = {"title": "T", "head": "topic", "base": "main"}
+    assert problems(REST["operations"][f"POST {R}/pulls"]["request"], content) == []
+    check_reply(f"POST {R}/pulls", api.post("/pulls", json=content))
+    check_reply(f"GET {R}/pulls/{{pull_number}}", api.get("/pulls/1"))
+    check_reply(f"PATCH {R}/pulls/{{pull_number}}", api.patch("/pulls/1", json={"title": "New"}))
+    check_reply(f"GET {R}/branches", api.get("/branches"))
+    check_reply(f"GET {R}/git/ref/{{ref}}", api.get("/git/ref/heads/topic"))
+    check_reply(f"GET {R}/commits/{{ref}}", api.get("/commits/topic"))
+    check_reply(f"POST {R}/statuses/{{sha}}", api.post(f"/statuses/{sha}", json={"state": "pending"}))
+    check_reply(f"GET {R}/commits/{{ref}}/status", api.get("/commits/main/status"))
+    check_reply(f"PUT {R}/pulls/{{pull_number}}/merge", api.put("/pulls/1/merge", json={}))
+    deliveries = api.get("/hooks/1/deliveries")
+    check_reply(f"GET {R}/hooks/{{hook_id}}/deliveries", deliveries)
+    first = f"/hooks/1/deliveries/{deliveries.json()[-1]['id']}"
+    check_reply(f"GET {R}/hooks/{{hook_id}}/deliveries/{{delivery_id}}", api.get(first))
+    check_reply(f"POST {R}/hooks/{{hook_id}}/deliveries/{{delivery_id}}/attempts", api.post(f"{first}/attempts"))
+
+
+def test_webhook_payloads_are_as_published(forge: ForgeUnderTest, receiver: Receiver) -> None:
+    clone = forge.clone()
+    clone.commit("Begin")
+    clone.push()
+    clone.commit("Change", page="one")
+    clone.push("topic")
+    forge.open_pull("topic")
+    clone.commit("Change more", page="two")
+    clone.push("topic")
+    for state in ("closed", "open"):
+        forge.api.patch("/pulls/1", json={"state": state})
+    forge.knob("fork_pull", title="From a fork", head_sha_branch="topic")
+    forge.knob("fork_pull", title="From nowhere", head_sha_branch="topic", null_repo=True)
+    forge.api.put("/pulls/1/merge", json={})
+    clone.git("push", "-q", "origin", ":refs/heads/topic")
+    received = receiver.await_count(14)
+    seen = set()
+    for one in received:
+        payload = one.payload
+        name = "push$event" if one.event == "push" else f"{one.event}${payload['action']}"
+        seen.add(name)
+        assert problems({"$ref": f"#/definitions/{name}"}, payload) == [], one.what
+        assert payload["repository"]["full_name"] == REPOSITORY
+    assert seen == set(EVENTS)
+
+
+EVENTS = ("push$event", *(f"pull_request${action}" for action in ("opened", "closed", "reopened", "synchronize")))
+
+
+def test_what_is_not_there_is_404(forge: ForgeUnderTest) -> None:
+    for path in ("/pulls/99", "/hooks/1/deliveries/99", "/hooks/2/deliveries", "/git/ref/heads/none"):
+        assert forge.api.get(path).status_code == 404, path
