@@ -1,0 +1,524 @@
+"""The doctor: each check has a test that breaks that very thing, and sees it named with the remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.server
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from controller.development.parts import Part, PartSpec, listens_at
+from controller.doors import doctor, doctor_host
+from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, Outcome, PortOwner, RootFacts, SecretFile
+from controller.doors.stacks import find_stack
+from controller.effects.publish import Damage, Problem
+from controller.effects.store import migrate
+from controller.model.config import Policy, Previews, Production
+from controller.model.names import MAIN, Topology, preview_slot
+from tests.doors.stack import Small
+
+TOPOLOGY = Topology()
+ROOT = RootFacts(path=Path("/srv/x"), writable=True, hard_links=True, free_bytes=1 << 40, free_inodes=1 << 30)
+DATABASE = DatabaseFacts(problem="", applied={"1.sql": "x"}, wanted={"1.sql": "x"}, clock_ahead_s=0.0)
+SURFACE = HealthFacts(what="surface", url="http://127.0.0.1:3100/health", status=200, slot="main")
+PART = HealthFacts(what="worker", url="http://127.0.0.1:8090/health", status=200)
+OURS = PortOwner(what="edge", port=8088, pid=7, command="caddy", ours=True)
+
+#: (what is broken, the check of it, the name under which it is found, a word of what was found, a word of the remedy)
+BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, str]] = [
+    ("old python", lambda: doctor.check_python((3, 10, 9)), "python", "3.10.9", "3.11"),
+    ("no git", lambda: doctor.check_git(None), "git", "no git", "install git 2.34"),
+    ("old git", lambda: doctor.check_git("git version 2.30.2\n"), "git", "2.30.2", "install git 2.34"),
+    ("odd git", lambda: doctor.check_git("hello"), "git", "no version", "install git"),
+    ("old starlette", lambda: doctor.check_starlette("1.5.0"), "starlette", "1.5.0", "1.5.1"),
+    (
+        "no settings",
+        lambda: doctor.check_environment(["DATABASE_URL: is not set"], root=Path("/srv/x")),
+        "environment",
+        "DATABASE_URL",
+        "--root",
+    ),
+    (
+        "read-only root",
+        lambda: doctor.check_root_writable(dataclasses.replace(ROOT, writable=False, problem="Read-only file system")),
+        "root",
+        "Read-only",
+        "chown",
+    ),
+    (
+        "no links",
+        lambda: doctor.check_hard_links(dataclasses.replace(ROOT, hard_links=False)),
+        "hard links",
+        "no hard links",
+        "ext4",
+    ),
+    (
+        "full disk",
+        lambda: doctor.check_free_space(dataclasses.replace(ROOT, free_bytes=1 << 20)),
+        "disk space",
+        "less than 1 GiB",
+        "keep",
+    ),
+    (
+        "no inodes",
+        lambda: doctor.check_free_space(dataclasses.replace(ROOT, free_inodes=12)),
+        "disk space",
+        "12 inodes",
+        "inodes",
+    ),
+    (
+        "open secret",
+        lambda: doctor.check_secret_modes([SecretFile(path=Path("/etc/x"), mode=0o644)]),
+        "secret files",
+        "/etc/x (0644)",
+        "chmod 600 /etc/x",
+    ),
+    (
+        "no secret named",
+        lambda: doctor.check_webhook_secret(None, exists=False, problems=()),
+        "webhook secret",
+        "not set",
+        "openssl rand",
+    ),
+    (
+        "secret gone",
+        lambda: doctor.check_webhook_secret(Path("/etc/x"), exists=False, problems=()),
+        "webhook secret",
+        "not there",
+        "openssl rand",
+    ),
+    (
+        "short secret",
+        lambda: doctor.check_webhook_secret(Path("/etc/x"), exists=True, problems=["secret 1 is shorter"]),
+        "webhook secret",
+        "shorter",
+        "openssl rand",
+    ),
+    (
+        "mirror broken",
+        lambda: doctor.check_mirror(Path("/x/repo.git"), problem="cannot be opened", head=None),
+        "mirror",
+        "cannot be opened",
+        "move /x/repo.git away",
+    ),
+    (
+        "token refused",
+        lambda: doctor.check_forge("https://github.com", problem="TokenRefused: 401", branch=""),
+        "forge",
+        "401",
+        "OROBOROS_FORGE_TOKEN_FILE",
+    ),
+    (
+        "database away",
+        lambda: doctor.check_database(dataclasses.replace(DATABASE, problem="does not answer: refused")),
+        "database",
+        "refused",
+        "start Postgres",
+    ),
+    (
+        "not migrated",
+        lambda: doctor.check_migrations(dataclasses.replace(DATABASE, applied=None)),
+        "migrations",
+        "1.sql not applied",
+        "start the worker",
+    ),
+    (
+        "migration changed",
+        lambda: doctor.check_migrations(dataclasses.replace(DATABASE, applied={"1.sql": "y"})),
+        "migrations",
+        "other content",
+        "restore the file",
+    ),
+    (
+        "clock off",
+        lambda: doctor.check_clock(dataclasses.replace(DATABASE, clock_ahead_s=-42.0)),
+        "clock",
+        "-42.0 s",
+        "set-ntp",
+    ),
+    ("redis away", lambda: doctor.check_redis(answers=False), "redis", "next poll", "REDIS_URL"),
+    (
+        "runtime away",
+        lambda: doctor.check_runtime(problem="no socket", units=0, limitations=()),
+        "runtime",
+        "no socket",
+        "supervisor",
+    ),
+    (
+        "surface down",
+        lambda: doctor.check_surface(MAIN, dataclasses.replace(SURFACE, status=None, said="Connection refused")),
+        "surface main",
+        "nothing answers",
+        "ouroboros-web@main",
+    ),
+    (
+        "another's surface",
+        lambda: doctor.check_surface(preview_slot(1), SURFACE),
+        "surface preview-1",
+        "not the surface of preview-1",
+        "stop what holds that port",
+    ),
+    (
+        "sick instance",
+        lambda: doctor.check_surface(MAIN, dataclasses.replace(SURFACE, status=503)),
+        "surface main",
+        "503",
+        "oroboros logs main",
+    ),
+    (
+        "edge down",
+        lambda: doctor.check_edge(MAIN, "app.localhost", dataclasses.replace(SURFACE, status=None)),
+        "edge main",
+        "does not answer",
+        "ouroboros-caddy",
+    ),
+    (
+        "wrong route",
+        lambda: doctor.check_edge(preview_slot(1), "preview1.localhost", SURFACE),
+        "edge preview-1",
+        "leads to main",
+        "render",
+    ),
+    (
+        "no route",
+        lambda: doctor.check_edge(MAIN, "app.localhost", dataclasses.replace(SURFACE, status=404, slot=None)),
+        "edge main",
+        "nowhere (404)",
+        "render",
+    ),
+    (
+        "worker down",
+        lambda: doctor.check_part("worker", dataclasses.replace(PART, status=None)),
+        "worker",
+        "does not answer",
+        "ouroboros-worker",
+    ),
+    (
+        "api unfit",
+        lambda: doctor.check_part("api", dataclasses.replace(PART, status=503, said='{"database": false}')),
+        "api",
+        "database",
+        "mend",
+    ),
+    (
+        "squatter",
+        lambda: doctor.check_ports([OURS, dataclasses.replace(OURS, port=3100, pid=4711, command="nc", ours=False)]),
+        "ports",
+        "3100 (edge) is held by process 4711 (nc)",
+        "kill 4711",
+    ),
+    (
+        "current behind",
+        lambda: doctor.check_live(MAIN, live="a" * 40, current="b" * 40, problem=""),
+        "live main",
+        "current names bbbbbbb",
+        "worker tick",
+    ),
+    (
+        "live unreadable",
+        lambda: doctor.check_live(MAIN, live=None, current=None, problem="live.json makes no sense"),
+        "live main",
+        "makes no sense",
+        "deploy",
+    ),
+    (
+        "release damaged",
+        lambda: doctor.check_release("a" * 40, [Problem(path="app.py", damage=Damage.CONTENT, message="other")]),
+        "release",
+        "app.py: content",
+        "rollback",
+    ),
+    (
+        "release unreadable",
+        lambda: doctor.check_release("a" * 40, (), problem="the mirror does not hold it"),
+        "release",
+        "does not hold",
+        "oroboros verify",
+    ),
+    (
+        "policy invalid",
+        lambda: doctor.check_policy(None, ["previews.slots: must be"], TOPOLOGY),
+        "policy",
+        "previews.slots",
+        "deploy.toml",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("check", "name", "found", "remedy"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN]
+)
+def test_what_is_broken_is_named_with_its_remedy(
+    check: Callable[[], Finding | tuple[Finding, ...]], name: str, found: str, remedy: str
+) -> None:
+    findings = check()
+    (finding,) = findings if isinstance(findings, tuple) else (findings,)
+
+    assert (finding.name, finding.outcome) == (name, Outcome.FAILED)
+    assert found in finding.found
+    assert remedy in finding.remedy
+
+
+def test_every_check_is_broken_by_some_test() -> None:
+    checks = {name for name in vars(doctor) if name.startswith("check_")}
+    broken = {word for _, check, *_ in BROKEN for word in check.__code__.co_names}
+
+    assert checks <= broken
+
+
+@pytest.mark.parametrize(
+    "finding",
+    [
+        doctor.check_python((3, 14)),
+        doctor.check_git("git version 2.39.5 (Apple Git-154)\n"),
+        doctor.check_git("git version 3.0.rc1"),
+        doctor.check_starlette("1.5.1"),
+        doctor.check_starlette("2.0"),
+        doctor.check_root_writable(ROOT),
+        doctor.check_hard_links(ROOT),
+        doctor.check_free_space(dataclasses.replace(ROOT, free_inodes=None)),
+        doctor.check_secret_modes([SecretFile(path=Path("/x"), mode=0o600), SecretFile(path=Path("/y"), mode=None)]),
+        doctor.check_database(DATABASE),
+        doctor.check_migrations(DATABASE),
+        doctor.check_clock(dataclasses.replace(DATABASE, clock_ahead_s=0.4)),
+        doctor.check_surface(MAIN, SURFACE),
+        doctor.check_edge(MAIN, "app.localhost", dataclasses.replace(SURFACE, status=503)),
+        doctor.check_part("api", PART),
+        doctor.check_ports([OURS]),
+        doctor.check_live(MAIN, live="a" * 40, current="a" * 40, problem=""),
+        doctor.check_live(MAIN, live=None, current=None, problem=""),
+        doctor.check_release("a" * 40, ()),
+    ],
+    ids=lambda finding: finding.name,
+)
+def test_what_is_well_has_no_remedy(finding: Finding) -> None:
+    assert (finding.outcome, finding.remedy) == (Outcome.OK, "")
+
+
+def test_what_the_runtime_cannot_enforce_is_a_note_each() -> None:
+    findings = doctor.check_runtime(problem="", units=1, limitations=("no memory limit", "one user for all"))
+
+    assert [(f.outcome, f.found) for f in findings] == [
+        (Outcome.OK, "answers; 1 unit"),
+        (Outcome.NOTE, "no memory limit"),
+        (Outcome.NOTE, "one user for all"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "word"),
+    [
+        (Policy(previews=Previews(slots=5)), "[previews] slots = 5, this host has 3"),
+        (Policy(production=Production(host="shop.example")), "[production] host"),
+        (Policy(production=Production(backend_port=8000)), "[production] backend_port = 8000"),
+        (Policy(previews=Previews(host="pr{n}.shop.example")), "[previews] host"),
+    ],
+)
+def test_what_waits_for_install_is_said(policy: Policy, word: str) -> None:
+    (finding,) = doctor.check_policy(policy, (), TOPOLOGY)
+
+    assert finding.outcome is Outcome.NOTE
+    assert word in finding.found
+    assert "oroboros install" in finding.remedy
+
+
+def test_a_policy_that_is_in_effect_waits_for_nothing() -> None:
+    policy = Policy(production=Production(host="app.localhost"), previews=Previews(host="preview{n}.localhost"))
+
+    assert doctor.waiting_for_install(policy, TOPOLOGY) == ()
+    assert doctor.waiting_for_install(Policy(previews=Previews(enabled=False, slots=9)), TOPOLOGY) == ()
+
+
+# -- the facts, on this machine ---------------------------------------------------------------------------------------
+
+
+def examined(small: Small) -> dict[str, Finding]:
+    findings = doctor_host.examine(find_stack(small.root, {}, working_directory=small.root))
+    return {finding.name: finding for finding in findings}
+
+
+def test_a_stack_whose_processes_are_gone_is_told_part_by_part(small: Small) -> None:
+    small.serve(small.commits[0])
+
+    found = examined(small)
+
+    for name in ("python", "git", "starlette", "root", "hard links", "environment", "webhook secret", "secret files"):
+        assert found[name].outcome is Outcome.OK, found[name]
+    for name in ("database", "migrations", "clock", "redis", "mirror", "live main", "release", "policy", "ports"):
+        assert found[name].outcome is Outcome.OK, found[name]
+    for name in ("forge", "runtime", "surface main", "surface preview-3", "edge main", "api", "worker"):
+        assert found[name].outcome is Outcome.FAILED, found[name]
+        assert found[name].remedy
+
+
+def test_doctor_exits_1_and_tells_it_as_json(small: Small) -> None:
+    result = small.run("doctor", "--json")
+
+    value = json.loads(result.stdout)
+    assert (result.exit_code, value["ok"]) == (1, False)
+    assert {"name", "outcome", "found", "remedy"} == set(value["checks"][0])
+    said = small.run("doctor").stdout
+    assert "-> " in said
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_doctor_finds_an_open_secret_and_a_bad_one(small: Small) -> None:
+    (small.root / "etc" / "webhook-secrets").write_text("changeme\n")
+    (small.root / "etc" / "app-main.env").write_text("KEY=1\n")
+    (small.root / "etc" / "app-main.env").chmod(0o640)
+
+    found = examined(small)
+
+    assert "shorter" in found["webhook secret"].found
+    assert "app-main.env (0640)" in found["secret files"].found
+    assert "changeme" not in found["webhook secret"].found
+
+
+def test_doctor_finds_a_broken_mirror(small: Small) -> None:
+    (small.layout.mirror / "HEAD").unlink()
+
+    assert examined(small)["mirror"].outcome is Outcome.FAILED
+
+
+def test_doctor_finds_a_damaged_release_and_a_current_that_lags(small: Small) -> None:
+    first, second, _ = small.commits
+    small.serve(first)
+    small.publish(second)
+    file = small.layout.release(first.sha) / "app.py"
+    file.chmod(0o644)
+    small.layout.current.unlink()
+    small.layout.current.symlink_to(small.layout.release(second.sha))
+
+    found = examined(small)
+
+    assert "app.py: mode" in found["release"].found
+    assert f"current names {second.sha[:7]}" in found["live main"].found
+
+
+def test_doctor_finds_a_database_that_is_away_or_empty(small: Small, empty_postgres_url: str) -> None:
+    away = doctor_host.ask_database("postgresql://127.0.0.1:1/x")
+    assert doctor.check_database(away).outcome is Outcome.FAILED
+    assert doctor.check_migrations(away).outcome is Outcome.NOTE
+    assert doctor.check_clock(away).outcome is Outcome.NOTE
+
+    assert "not applied" in doctor.check_migrations(doctor_host.ask_database(empty_postgres_url)).found
+    migrate(empty_postgres_url)
+    assert doctor.check_migrations(doctor_host.ask_database(empty_postgres_url)).outcome is Outcome.OK
+    with psycopg.connect(empty_postgres_url) as connection:
+        connection.execute("UPDATE schema_migrations SET sha256 = 'edited'")
+    assert "other content" in doctor.check_migrations(doctor_host.ask_database(empty_postgres_url)).found
+
+
+def test_doctor_finds_a_root_that_is_not_there(tmp_path: Path) -> None:
+    facts = doctor_host.probe_root(tmp_path / "nowhere")
+
+    assert doctor.check_root_writable(facts).outcome is Outcome.FAILED
+    assert facts.free_bytes > 0
+
+
+def test_probing_the_root_leaves_nothing(tmp_path: Path) -> None:
+    facts = doctor_host.probe_root(tmp_path)
+
+    assert (facts.writable, facts.hard_links) == (True, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_finds_that_there_is_no_git() -> None:
+    assert doctor_host.ask_git("/nowhere/git") is None
+    assert doctor.check_git(doctor_host.ask_git()).outcome is Outcome.OK
+
+
+def test_doctor_names_the_stranger_on_a_port_of_ours(small: Small) -> None:
+    port = small.topology.ports.web(MAIN)
+    small.layout.stack_file.write_text(json.dumps({"pid": own_session_leader()}))
+    script = f"import socket,time; s=socket.create_server(('127.0.0.1',{port})); time.sleep(60)"
+    spec = PartSpec(
+        name="stranger",
+        argv=(sys.executable, "-c", script),
+        log_file=small.root / "stranger.log",
+        is_ready=lambda: listens_at(("127.0.0.1", port)),
+        environment=dict(os.environ),
+    )
+    with Part(spec) as stranger:
+        finding = examined(small)["ports"]
+
+        assert finding.outcome is Outcome.FAILED
+        assert f"{port} (main web) is held by process" in finding.found
+        assert stranger.pid is not None
+
+        small.layout.stack_file.write_text(json.dumps({"pid": os.getpid()}))
+        assert examined(small)["ports"].outcome is Outcome.OK, "a descendant of the stack is no stranger"
+
+
+def own_session_leader() -> int:
+    """A process id that is nobody's ancestor here: one that does not run."""
+    return 1 << 22
+
+
+@contextmanager
+def answering(port: int, answer: Callable[[str], tuple[int, dict[str, object]]]) -> Iterator[None]:
+    """Answer GETs on a port, by Host header."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, value = answer(self.headers.get("Host", ""))
+            body = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_doctor_believes_a_health_answer_only_from_the_slots_own_surface(small: Small) -> None:
+    ports = small.topology.ports
+    with (
+        answering(ports.web(MAIN), lambda _: (200, {"slot": "main"})),
+        answering(ports.web(preview_slot(1)), lambda _: (200, {"slot": "preview-2"})),
+        answering(ports.edge, lambda host: (200, {"slot": "main"}) if host == "app.localhost" else (404, {})),
+        answering(ports.worker_health, lambda _: (503, {"status": "unfit", "last_error": "DatabaseAway"})),
+        answering(ports.api, lambda _: (200, {"status": "ok"})),
+    ):
+        found = examined(small)
+
+    assert found["surface main"].outcome is Outcome.OK
+    assert "not the surface of preview-1" in found["surface preview-1"].found
+    assert found["edge main"].outcome is Outcome.OK
+    assert "nowhere (404)" in found["edge preview-1"].found
+    assert "DatabaseAway" in found["worker"].found
+    assert found["api"].outcome is Outcome.OK
+
+
+def test_a_port_that_accepts_and_says_nothing_costs_seconds_and_no_more(free_port_offset: int) -> None:
+    with socket.create_server(("127.0.0.1", free_port_offset)) as deaf:
+        facts = doctor_host.ask_health("deaf", deaf.getsockname()[1])
+
+    assert facts.status is None
+
+
+def test_doctor_without_any_settings_still_checks_what_it_can(tmp_path: Path) -> None:
+    findings = doctor_host.examine(find_stack(tmp_path, {}, working_directory=tmp_path))
+
+    assert findings[-1].name == "environment"
+    assert findings[-1].outcome is Outcome.FAILED
+    assert {"python", "git", "root"} <= {finding.name for finding in findings}
