@@ -1,25 +1,37 @@
-"""Who may hand in a delivery, and what is answered? The checks, in their order, as docs/architecture.md tells them.
+"""Who may hand in a delivery, and what is answered? The checks, in their order:
 
 405 method · 415 content type · 415 content encoding · 413 cap · 401 signature · 400 event or delivery header · from
 here on always stored · 400 unreadable or disagreeing (kept as ignored) · 202. Postgres away: 503 with Retry-After.
-Nothing is parsed, and nothing is kept, before the signature over the exact bytes is verified.
+
+- Nothing is parsed, and nothing is kept, before the signature over the exact bytes is verified.
+- A signature that cannot be right (missing, doubled, malformed) is refused before a byte of the body is read; uvicorn
+  reads on what the client still sends, and the server's limits end it.
+- A body counts as in flight from its first byte to its answer. Large ones may fill only part of that room, so that
+  strangers with large bodies do not keep small deliveries out.
+- An error that is none of ours leaves here as it is: the application that holds the route answers 503 and logs it
+  (`internal_error`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import tempfile
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import IO
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import IO, Self
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from controller.model.errors import OroborosError, Refused, Unavailable
+from controller.model.errors import Refused, Unavailable
 from hooks.inbox import Inbox, Incoming
 from hooks.payload import Hint, read_hint
 from hooks.signature import Verifier, read_signature
@@ -29,109 +41,198 @@ BODY_BYTES_MAX = 25 << 20
 #: Larger bodies go to an unlinked file while their HMAC runs.
 SPOOL_BYTES = 1 << 20
 IN_FLIGHT_BYTES_MAX = 64 << 20
-BODY_TIMEOUT_S = 20.0
+#: What is left to small bodies alone, and what is small: most pushes are.
+SMALL_ROOM_BYTES = 14 << 20
+SMALL_BYTES = 64 << 10
+BODY_TIMEOUT_S = 10.0
 #: A body that is parsed beside the loop, not in it.
 PARSE_IN_LOOP_BYTES_MAX = 64 << 10
 RETRY_AFTER_S = 5
+#: The same kind of refusal is logged once in this time, with how many there were.
+LOG_EVERY_S = 10.0
 
 _DELIVERY = re.compile(r"[A-Za-z0-9-]{1,100}\Z")
 _EVENT = re.compile(r"[a-z_]{1,60}\Z")
+_RETRY: tuple[tuple[bytes, bytes], ...] = ((b"retry-after", str(RETRY_AFTER_S).encode()),)
+_ALLOW: tuple[tuple[bytes, bytes], ...] = ((b"allow", b"POST"),)
+
+_Headers = Sequence[tuple[bytes, bytes]]
 
 log = logging.getLogger(__name__)
 
 
+class _ClientGone(Exception):
+    """Nobody is left to answer."""
+
+
+@dataclass(slots=True)
+class Room:
+    """How many bytes of bodies are in this process now."""
+
+    taken: int = 0
+
+    def take(self, count: int, *, of: int) -> None:
+        """Count `count` more bytes of a body that has `of` bytes so far; Unavailable when there is no room for them."""
+        limit = IN_FLIGHT_BYTES_MAX if of <= SMALL_BYTES else IN_FLIGHT_BYTES_MAX - SMALL_ROOM_BYTES
+        if self.taken + count > limit:
+            raise Unavailable("TooBusy", "too many bytes are being received; send it again")
+        self.taken += count
+
+
+class _Body(AbstractContextManager["_Body"]):
+    """One body as it comes in: counted, fed to the HMAC, spooled once it is large."""
+
+    def __init__(self, verifier: Verifier, room: Room) -> None:
+        self._verifier = verifier
+        self._room = room
+        self._size = 0
+        self._pieces: list[bytes] = []
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._room.taken -= self._size
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, piece: bytes) -> None:
+        size = self._size + len(piece)
+        if size > BODY_BYTES_MAX:
+            raise _too_large()
+        self._room.take(len(piece), of=size)
+        self._size = size
+        self._verifier.feed(piece)
+        if self._file is None:
+            self._pieces.append(piece)
+            if size <= SPOOL_BYTES:
+                return
+            piece = b"".join(self._pieces)
+            self._pieces.clear()
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed at our own exit
+            self._file.write(piece)
+        except OSError as error:
+            raise Unavailable("SpoolFailed", f"a large body could not be spooled: {error.strerror}") from error
+
+    async def read(self) -> bytes:
+        """Return the whole body. Only for bytes that are verified: a spooled body comes back into memory here."""
+        if self._file is None:
+            return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._file.seek(0)
+        return await asyncio.to_thread(self._file.read)
+
+
 @dataclass(slots=True)
 class Receiver:
-    """The webhook endpoint of one process."""
+    """The webhook endpoint of one process, as an ASGI application."""
 
     inbox: Inbox
+    #: Asked at every delivery, so that secrets can be rotated under load.
     secrets: Callable[[], Sequence[bytes]]
     repository: str
-    in_flight_bytes: int = 0
+    room: Room = field(default_factory=Room)
+    _refusals: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def route(self) -> Route:
-        """Return the one route of the receiver."""
-        return Route(WEBHOOK_PATH, self.receive, methods=None)
+        """Return the one route of the receiver; every method comes here, since 405 has its place in the order."""
+        return Route(WEBHOOK_PATH, self)
 
-    async def receive(self, request: Request) -> Response:
-        """Answer one request; never anything but 202, 4xx or 503."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request: 202, 4xx or 503."""
+        extra: tuple[tuple[bytes, bytes], ...] = ()
         try:
-            return await self._receive(request)
+            status, answer = await self._answer(scope, receive)
         except Refused as error:
-            return _refusal(error.status_hint, error)
+            self._note(error)
+            status, answer = error.status_hint, {"error": error.reason, "message": error.message}
+            extra = _ALLOW if status == 405 else ()
         except Unavailable as error:
-            return _refusal(503, error, headers={"Retry-After": str(RETRY_AFTER_S)})
-        except ClientDisconnect:
-            return Response(status_code=400)
-        except Exception:
-            # A stranger's request must never learn more than "try again".
-            log.exception("receiver: an internal error", extra={"action": "receiver.bug"})
-            bug = Unavailable("InternalError", "the receiver met an error of its own; send it again")
-            return _refusal(503, bug, headers={"Retry-After": str(RETRY_AFTER_S)})
+            self._note(error)
+            status, answer = 503, {"error": error.reason, "message": error.message}
+            extra = _RETRY
+        except _ClientGone:
+            return
+        content = json.dumps(answer).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode()), *extra]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
 
-    async def _receive(self, request: Request) -> Response:
-        headers: list[tuple[bytes, bytes]] = request.scope["headers"]
-        _check_method(request)
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, dict[str, str]]:
+        headers: _Headers = scope["headers"]
+        if scope["method"] != "POST":
+            raise Refused("MethodNotAllowed", "deliveries are POSTed", status_hint=405)
         _check_content(headers)
-        declared = _declared_length(headers)
         claimed = read_signature(headers)
-        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
-            verifier = Verifier(self.secrets())
-            size = await self._read(request, spool, verifier, declared=declared)
-            try:
-                which = verifier.matches(claimed)
-                if which is None:
-                    raise Refused(
-                        "SignatureWrong", "the signature is not of these bytes under our secret", status_hint=401
-                    )
-                if which > 0:
-                    log.info("receiver: signed with secret %d", which + 1, extra={"action": "receiver.old_secret"})
-                event = _one_header(headers, b"x-github-event", _EVENT, "EventHeaderInvalid")
-                delivery = _one_header(headers, b"x-github-delivery", _DELIVERY, "DeliveryHeaderInvalid")
-                spool.seek(0)
-                body = spool.read()
-                return await self._keep(delivery, event, claimed, body)
-            finally:
-                self.in_flight_bytes -= size
+        verifier = Verifier(self.secrets())
+        with _Body(verifier, self.room) as body:
+            await _read(body, receive)
+            which = verifier.matches(claimed)
+            if which is None:
+                raise Refused("SignatureWrong", "the signature is not of these bytes under our secret", status_hint=401)
+            if which > 0:
+                log.info("receiver: signed with secret %d", which + 1, extra={"action": "receiver.old_secret"})
+            event = _one_header(headers, b"x-github-event", _EVENT, "EventHeaderInvalid")
+            delivery = _one_header(headers, b"x-github-delivery", _DELIVERY, "DeliveryHeaderInvalid")
+            return await self._keep(delivery, event, signature=claimed, body=await body.read())
 
-    async def _read(self, request: Request, spool: IO[bytes], verifier: Verifier, *, declared: int | None) -> int:
-        """Read the body into the spool under its caps; return its size, which is counted as in flight."""
-        if declared is not None and declared > BODY_BYTES_MAX:
-            raise _too_large()
-        size = 0
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                async for piece in request.stream():
-                    if size + len(piece) > BODY_BYTES_MAX:
-                        raise _too_large()
-                    if self.in_flight_bytes + len(piece) > IN_FLIGHT_BYTES_MAX:
-                        raise Unavailable("TooBusy", "too many bytes are being received; send it again")
-                    size += len(piece)
-                    self.in_flight_bytes += len(piece)
-                    verifier.feed(piece)
-                    spool.write(piece)
-        except TimeoutError:
-            self.in_flight_bytes -= size
-            raise Refused(
-                "BodyTooSlow", f"the body did not arrive within {BODY_TIMEOUT_S:g} s", status_hint=408
-            ) from None
-        except BaseException:
-            self.in_flight_bytes -= size
-            raise
-        return size
-
-    async def _keep(self, delivery: str, event: str, signature: bytes, body: bytes) -> Response:
+    async def _keep(self, delivery: str, event: str, *, signature: bytes, body: bytes) -> tuple[int, dict[str, str]]:
         if len(body) <= PARSE_IN_LOOP_BYTES_MAX:
             hint = read_hint(body, event, repository=self.repository)
         else:
             hint = await asyncio.to_thread(read_hint, body, event, repository=self.repository)
-        answer = await self.inbox.keep(_incoming(delivery, event, signature, body, hint))
+        state = await self.inbox.keep(_incoming(delivery, event, signature=signature, body=body, hint=hint))
         if hint.state == "malformed":
-            return _refusal(400, Refused("PayloadMalformed", f"kept, but not acted on: {hint.reason}", status_hint=400))
-        return JSONResponse({"delivery": delivery, "state": answer}, status_code=202)
+            raise Refused("PayloadMalformed", f"kept, but not acted on: {hint.reason}", status_hint=400)
+        return 202, {"delivery": delivery, "state": state}
+
+    def _note(self, error: Refused | Unavailable) -> None:
+        """Log a refusal, but let nobody fill the disk with them."""
+        now = time.monotonic()
+        logged_at, count = self._refusals.get(error.reason, (-LOG_EVERY_S, 0))
+        if now - logged_at < LOG_EVERY_S:
+            self._refusals[error.reason] = (logged_at, count + 1)
+            return
+        self._refusals[error.reason] = (now, 0)
+        log.warning(
+            "receiver: %s, and %d more like it before: %s",
+            error.reason,
+            count,
+            error.message,
+            extra={"action": "receiver.refused"},
+        )
 
 
-def _incoming(delivery: str, event: str, signature: bytes, body: bytes, hint: Hint) -> Incoming:
+async def internal_error(_request: Request, _error: Exception) -> Response:
+    """Answer for an application whose code raised: Starlette's outermost layer calls this, then lets the server log the
+    traceback. A stranger learns no more than that it was our fault."""
+    return JSONResponse(
+        {"error": "InternalError", "message": "an error of our own; send it again"},
+        status_code=503,
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )
+
+
+async def _read(body: _Body, receive: Receive) -> None:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise _ClientGone
+                if piece := message.get("body"):
+                    body.add(piece)
+                if not message.get("more_body"):
+                    return
+    except TimeoutError:
+        raise Refused("BodyTooSlow", f"the body did not arrive within {BODY_TIMEOUT_S:g} s", status_hint=408) from None
+
+
+def _incoming(delivery: str, event: str, *, signature: bytes, body: bytes, hint: Hint) -> Incoming:
     return Incoming(
         id=delivery,
         event=event,
@@ -145,41 +246,24 @@ def _incoming(delivery: str, event: str, signature: bytes, body: bytes, hint: Hi
     )
 
 
-def _refusal(status: int, error: OroborosError, *, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": error.reason, "message": error.message}, status_code=status, headers=headers)
-
-
-def _check_method(request: Request) -> None:
-    if request.method != "POST":
-        raise Refused("MethodNotAllowed", "deliveries are POSTed", status_hint=405)
-
-
-def _check_content(headers: Sequence[tuple[bytes, bytes]]) -> None:
+def _check_content(headers: _Headers) -> None:
     kinds = [value for name, value in headers if name == b"content-type"]
     if len(kinds) != 1 or kinds[0].split(b";", 1)[0].strip().lower() != b"application/json":
         raise Refused("ContentTypeUnsupported", "set the webhook's content type to application/json", status_hint=415)
     encodings = [value.strip().lower() for name, value in headers if name == b"content-encoding"]
     if any(encoding not in (b"", b"identity") for encoding in encodings):
         raise Refused("ContentEncodingUnsupported", "encoded bodies are not read", status_hint=415)
-
-
-def _declared_length(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
-    found = [value for name, value in headers if name == b"content-length"]
-    if not found:
-        return None
-    if len(found) > 1 or not found[0].isdigit() or len(found[0]) > 15:
-        raise Refused("LengthInvalid", "Content-Length is not one number", status_hint=400)
-    length = int(found[0])
-    if length > BODY_BYTES_MAX:
+    lengths = [value for name, value in headers if name == b"content-length"]
+    # More than one, or no number, does not get past the server; the streamed cap holds whatever is declared.
+    if lengths and lengths[0].isdigit() and (len(lengths[0]) > 15 or int(lengths[0]) > BODY_BYTES_MAX):
         raise _too_large()
-    return length
 
 
 def _too_large() -> Refused:
     return Refused("BodyTooLarge", f"more than {BODY_BYTES_MAX >> 20} MiB", status_hint=413)
 
 
-def _one_header(headers: Sequence[tuple[bytes, bytes]], name: bytes, shape: re.Pattern[str], reason: str) -> str:
+def _one_header(headers: _Headers, name: bytes, shape: re.Pattern[str], reason: str) -> str:
     found = [value for key, value in headers if key == name]
     text = found[0].decode("latin-1") if len(found) == 1 else ""
     if not shape.match(text):

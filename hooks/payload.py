@@ -7,12 +7,17 @@ missing, null or odd. JSON is read strictly, since Python's reader accepts what 
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
 
 TEXT_CHARS_MAX = 500
 _SHA = re.compile(r"[0-9a-f]{40}\Z")
+#: git allows no control character in a ref, and a terminal should not meet one.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+#: What a body must hold before one of its texts can hold a NUL or a lone surrogate.
+_SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 ZERO_SHA = "0" * 40
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
@@ -101,7 +106,9 @@ def _at(value: Json, *keys: str) -> Json:
 
 
 def _text(value: Json) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= TEXT_CHARS_MAX else None
+    if not isinstance(value, str) or not 0 < len(value) <= TEXT_CHARS_MAX or _CONTROL.search(value):
+        return None
+    return value
 
 
 def _sha(value: Json) -> str | None:
@@ -130,7 +137,7 @@ def _parse(body: bytes) -> Json:
         raise _Odd("nested too deep") from error
     except ValueError as error:
         raise _Odd("not JSON") from error
-    if "\\u" in text or "\0" in text:
+    if _SUSPECT.search(text):
         _refuse_unstorable(value)
     return value
 
@@ -148,7 +155,7 @@ def _no_constant(name: str) -> Json:
 
 def _finite(text: str) -> float:
     value = float(text)
-    if value in (float("inf"), float("-inf")):
+    if math.isinf(value):
         raise _Odd("a number too large")
     return value
 
@@ -165,8 +172,12 @@ def _refuse_unstorable(value: Json) -> None:
     while pending:
         one = pending.pop()
         if isinstance(one, str):
-            if "\0" in one or any(0xD800 <= ord(c) <= 0xDFFF for c in one):
-                raise _Odd("a text with NUL or a lone surrogate")
+            try:
+                one.encode()
+            except UnicodeEncodeError as error:
+                raise _Odd("a text with a lone surrogate") from error
+            if "\0" in one:
+                raise _Odd("a text with NUL")
         elif isinstance(one, list):
             pending.extend(one)
         elif isinstance(one, dict):

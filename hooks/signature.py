@@ -11,7 +11,8 @@ import hashlib
 import hmac
 import logging
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,13 @@ SIGNATURE_HEADER = b"x-hub-signature-256"
 SECRET_CHARS_MIN = 20
 SECRETS_MAX = 8
 SECRETS_FILE_BYTES_MAX = 16 << 10
+#: A file that was written less than this long ago may be half written, and its times may still repeat.
+SETTLED_AFTER_S = 1.0
 
 _SIGNATURE = re.compile(rb"sha256=[0-9a-f]{64}\Z")
-_PLACEHOLDERS = ("changeme", "change-me", "placeholder", "your-webhook-secret", "webhook-secret", "example", "password")
+#: As they appear once everything but letters and digits is dropped.
+_PLACEHOLDERS = ("changeme", "changethis", "placeholder", "webhooksecret", "yoursecret", "example", "password")
+_DISTINCT_CHARS_MIN = 8
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +44,16 @@ def read_secrets(text: str) -> tuple[bytes, ...]:
     for number, secret in enumerate(secrets, start=1):
         if len(secret) < SECRET_CHARS_MIN:
             problems.append(f"secret {number} is shorter than {SECRET_CHARS_MIN} characters")
-        elif len(set(secret)) < 5 or any(word in secret.lower() for word in _PLACEHOLDERS):
+        elif _is_placeholder(secret):
             problems.append(f"secret {number} is a placeholder: draw a random one")
     if problems:
         raise ConfigInvalid("WebhookSecretInvalid", "webhook secrets: " + "; ".join(problems), problems=tuple(problems))
     return tuple(secret.encode() for secret in secrets)
+
+
+def _is_placeholder(secret: str) -> bool:
+    letters = re.sub(r"[^a-z0-9]", "", secret.lower())
+    return len(set(secret)) < _DISTINCT_CHARS_MIN or any(word in letters for word in _PLACEHOLDERS)
 
 
 def read_signature(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
@@ -80,28 +90,56 @@ class Verifier:
 
 @dataclass(slots=True)
 class SecretsFile:
-    """The secrets of a file that may change while we run: bad new content keeps the last good list."""
+    """The secrets of a file that may change while we run, asked at every delivery.
+
+    Bad new content keeps the last good list. A secret that the file no longer holds counts until the file has been left
+    alone for a moment: whoever reads while another writes may see half of it, and must not refuse a delivery for that.
+    """
 
     path: Path
+    clock: Callable[[], float] = time.time
     _seen: tuple[int, int, int] = (0, 0, 0)
+    _is_settled: bool = False
+    _written_at: float = 0.0
+    _settled: tuple[bytes, ...] = ()
     _secrets: tuple[bytes, ...] = ()
 
     def secrets(self) -> tuple[bytes, ...]:
         """Return the present secrets; ConfigInvalid only if there never was a good list."""
         try:
             status = self.path.stat()
-            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if seen == self._seen:
-                return self._secrets
+        except OSError as error:
+            self._keep_last_good((0, 0, 0), error)
+            return self._secrets
+        seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if seen == self._seen and self._is_settled:
+            return self._secrets
+        self._written_at = status.st_mtime_ns / 1e9
+        try:
             with self.path.open(encoding="utf-8") as file:
-                self._secrets = read_secrets(file.read(SECRETS_FILE_BYTES_MAX))
-            self._seen = seen
+                fresh = read_secrets(file.read(SECRETS_FILE_BYTES_MAX))
         except (OSError, UnicodeDecodeError, ConfigInvalid) as error:
-            if not self._secrets:
-                if isinstance(error, ConfigInvalid):
-                    raise
-                raise ConfigInvalid(
-                    "WebhookSecretUnreadable", f"the webhook secrets file {self.path} cannot be read: {error}"
-                ) from error
-            log.error("secrets: keeping the last good list: %s", error, extra={"action": "secrets.kept"})
+            self._keep_last_good(seen, error)
+            return self._secrets
+        self._seen = seen
+        # A time in the future (a clock that was set back) is as good as long ago.
+        self._is_settled = not 0 <= self.clock() - self._written_at < SETTLED_AFTER_S
+        if self._is_settled or not self._settled:
+            self._settled = fresh
+        self._secrets = tuple(dict.fromkeys((*fresh, *self._settled)))
         return self._secrets
+
+    def _keep_last_good(self, seen: tuple[int, int, int], error: OSError | UnicodeDecodeError | ConfigInvalid) -> None:
+        if not self._secrets:
+            if isinstance(error, ConfigInvalid):
+                raise error
+            what = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise ConfigInvalid(
+                "WebhookSecretUnreadable", f"the webhook secrets file {self.path} cannot be read: {what}"
+            ) from error
+        if seen != self._seen:
+            what = error.message if isinstance(error, ConfigInvalid) else type(error).__name__
+            log.error("secrets: keeping the last good list: %s", what, extra={"action": "secrets.kept"})
+        self._seen = seen
+        # Read again until it is good or old: the other half may follow within the same tick of the file system's clock.
+        self._is_settled = not 0 <= self.clock() - self._written_at < SETTLED_AFTER_S

@@ -1,0 +1,219 @@
+"""Payloads: what they hint at, and every way in which they can be odd without harm."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooks.payload import Hint, read_hint
+from tests.hooks.deliveries import REPOSITORY, sample
+
+SHA = "76ae82c7b1a177c8d03f9e96e0adf2466113728f"
+Path = tuple[str | int, ...]
+
+
+def read(value: object, event: str) -> Hint:
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return read_hint(body, event, repository=REPOSITORY)
+
+
+def test_a_push_hints_at_its_branch() -> None:
+    assert read(sample("push"), "push") == Hint(
+        state="pending", repository=REPOSITORY, target="ref:refs/heads/main", sha=SHA
+    )
+
+
+def test_a_pull_request_hints_at_its_number() -> None:
+    assert read(sample("pull_request"), "pull_request") == Hint(
+        state="pending",
+        repository=REPOSITORY,
+        target="pull:42",
+        sha="34c5c7793cb3b279e22454cb6750c80560547b3a",
+    )
+
+
+@pytest.mark.parametrize(
+    ("event", "changes", "state"),
+    [
+        ("push", {"ref": "refs/tags/main"}, "ignored"),
+        ("push", {"ref": "refs/notes/commits"}, "ignored"),
+        ("push", {"after": "0" * 40, "deleted": True}, "ignored"),
+        ("push", {"repository": {"full_name": "acme/other"}}, "ignored"),
+        ("push", {"repository": {"full_name": "ACME/Shop"}}, "pending"),
+        ("push", {"repository": None}, "malformed"),
+        ("push", {"repository": {"full_name": 7}}, "malformed"),
+        ("push", {"ref": "refs/heads/" + "x" * 240}, "pending"),
+        ("push", {"ref": "refs/heads/-x"}, "pending"),
+        ("push", {"ref": "refs/heads/a;b$(id)`c`"}, "pending"),
+        ("push", {"ref": "refs/heads/über-🐍"}, "pending"),
+        ("push", {"ref": "refs/heads/a\nb"}, "malformed"),
+        ("push", {"ref": "refs/heads/\x1b[2J"}, "malformed"),
+        ("push", {"ref": "refs/heads/" + "x" * 5000}, "malformed"),
+        ("push", {"after": SHA.upper()}, "malformed"),
+        ("push", {"after": SHA[:39]}, "malformed"),
+        ("push", {"head_commit": None, "sender": None, "pusher": None, "commits": []}, "pending"),
+        ("push", {"something_new": {"nested": [1, 2.5, True]}}, "pending"),
+        ("pull_request", {"number": "42"}, "malformed"),
+        ("pull_request", {"number": True}, "malformed"),
+        ("pull_request", {"number": 0}, "malformed"),
+        ("pull_request", {"number": -1}, "malformed"),
+        ("pull_request", {"number": 2**31}, "malformed"),
+        ("pull_request", {"number": 42.0}, "malformed"),
+        ("pull_request", {"sender": None}, "pending"),
+        ("ping", {}, "ignored"),
+        ("issues", {}, "ignored"),
+    ],
+)
+def test_only_what_is_needed_is_read(event: str, changes: dict[str, object], state: str) -> None:
+    base = sample(event) if event in ("push", "pull_request") else sample("push")
+
+    assert read(base | changes, event).state == state
+
+
+def test_a_pull_request_whose_head_repository_is_gone_is_still_a_hint() -> None:
+    value = sample("pull_request")
+    pull = value["pull_request"]
+    assert isinstance(pull, dict)
+    pull["head"] = pull["head"] | {"repo": None, "user": None}
+
+    assert read(value, "pull_request").state == "pending"
+
+
+@pytest.mark.parametrize("date", [1793607247, "2026-11-02T08:02:08Z", None, 1793607247.5, {}])
+def test_dates_may_be_anything(date: object) -> None:
+    value = sample("push")
+    repository = value["repository"]
+    assert isinstance(repository, dict)
+    repository["pushed_at"] = repository["created_at"] = date
+
+    assert read(value, "push").state == "pending"
+
+
+@pytest.mark.parametrize(("body", "event"), [("push", "pull_request"), ("pull_request", "push")])
+def test_a_body_under_the_name_of_another_event_is_malformed(body: str, event: str) -> None:
+    assert read(sample(body), event).state == "malformed"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"null",
+        b"[]",
+        b"0",
+        b'"push"',
+        b"{",
+        b"{}{}",
+        b"\xef\xbb\xbf{}",
+        "{}".encode("utf-16"),
+        b'{"ref": "\xff"}',
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": -Infinity}',
+        b'{"a": 1e999}',
+        b'{"a": -1e999}',
+        b'{"a": ' + b"7" * 5_000 + b"}",
+        b'{"a": "\x00"}',
+        b'{"a": "\\u0000"}',
+        b'{"\\u0000": 1}',
+        b'{"a": "\\ud800"}',
+        b'{"a": ["\\udfff x"]}',
+        b'{"\\uDBFF": 1}',
+        b'{"a": 1, "a": 1}',
+        b'{"a": {"b": [{"c": 1, "c": 2}]}}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+@pytest.mark.parametrize("event", ["push", "ping"])
+def test_what_is_not_strict_json_is_malformed(body: bytes, event: str) -> None:
+    assert read(body, event).state == "malformed"
+
+
+def test_escapes_that_only_look_like_nul_or_surrogates_pass() -> None:
+    value = sample("push") | {"a": "\\u0000 and \\ud800 in words", "b": "😀"}
+
+    assert read(json.dumps(value, ensure_ascii=True).encode(), "push").state == "pending"
+
+
+def paths(value: object, at: Path = ()) -> Iterator[Path]:
+    if at:
+        yield at
+    if isinstance(value, dict):
+        for key in value:
+            yield from paths(value[key], (*at, key))
+    elif isinstance(value, list):
+        for place in range(len(value)):
+            yield from paths(value[place], (*at, place))
+
+
+RETYPED: tuple[object, ...] = (None, True, -1, 2**63, 0.5, "", "x", "é" * 300, [], {}, [None], {"full_name": "a/b"})
+
+
+def mutations(event: str) -> Iterator[bytes]:
+    """Every path of a payload deleted, nulled and retyped, one at a time."""
+    whole = sample(event)
+    for path in paths(whole):
+        for change in ("delete", *RETYPED):
+            value = copy.deepcopy(whole)
+            parent: object = value
+            for key in path[:-1]:
+                parent = parent[key]
+            assert isinstance(parent, (dict, list))
+            if change == "delete":
+                del parent[path[-1]]
+            else:
+                parent[path[-1]] = change
+            yield json.dumps(value).encode()
+
+
+@pytest.mark.parametrize("event", ["push", "pull_request"])
+def test_every_mutation_of_a_payload_gives_a_hint_that_can_be_stored(event: str) -> None:
+    states = set()
+    for body in mutations(event):
+        hint = read_hint(body, event, repository=REPOSITORY)
+        states.add(hint.state)
+        assert (hint.state == "pending") == (hint.reason == "")
+        for text in (hint.repository, hint.target, hint.sha, hint.reason):
+            assert text is None or "\0" not in text
+    assert states == {"pending", "ignored", "malformed"}
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_no_bytes_raise(body: bytes) -> None:
+    read_hint(body, "push", repository=REPOSITORY)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "ref": _JSON,
+            "after": _JSON | st.just(SHA),
+            "number": _JSON,
+            "pull_request": _JSON,
+            "repository": _JSON | st.just({"full_name": REPOSITORY}),
+        },
+    ),
+    st.sampled_from(["push", "pull_request"]),
+)
+def test_no_json_raises(value: dict[str, object], event: str) -> None:
+    hint = read_hint(json.dumps(value).encode("utf-8", "surrogatepass"), event, repository=REPOSITORY)
+
+    assert hint.state in ("pending", "ignored", "malformed")
