@@ -162,7 +162,7 @@ def test_list_is_nothing_when_a_later_page_fails(token_file: Path) -> None:
     assert raised(token_file, answer).reason == "ForgeDown"
 
 
-def test_limits_of_a_forge_are_understood(forge: ForgeUnderTest) -> None:
+def test_limits_and_outages_of_a_forge_are_understood_and_pass(forge: ForgeUnderTest) -> None:
     for shape, status in itertools.product(("retry-after", "reset", "secondary"), (403, 429)):
         forge.knob("limit", shape=shape, status=status, seconds=20)
         before = datetime.now(UTC)
@@ -173,8 +173,7 @@ def test_limits_of_a_forge_are_understood(forge: ForgeUnderTest) -> None:
         told_s = (caught.value.retry_at - before) / timedelta(seconds=1)
         assert 15 < told_s < 25 if shape != "secondary" else 55 < told_s < 65, shape
 
-
-def test_outage_passes(forge: ForgeUnderTest) -> None:
+    forge.knob("limit", seconds=0)
     forge.knob("outage", seconds=30)
     with pytest.raises(Unavailable, match="ForgeDown"):
         forge.client.repository()

@@ -124,6 +124,8 @@ def test_replies_of_the_forge_are_as_published(forge: ForgeUnderTest, receiver: 
     first = f"/hooks/1/deliveries/{deliveries.json()[-1]['id']}"
     check_reply(f"GET {R}/hooks/{{hook_id}}/deliveries/{{delivery_id}}", api.get(first))
     check_reply(f"POST {R}/hooks/{{hook_id}}/deliveries/{{delivery_id}}/attempts", api.post(f"{first}/attempts"))
+    for path in ("/pulls/99", "/hooks/1/deliveries/99", "/hooks/2/deliveries", "/git/ref/heads/none"):
+        assert forge.api.get(path).status_code == 404, path
 
 
 def test_webhook_payloads_are_as_published(forge: ForgeUnderTest, receiver: Receiver) -> None:
@@ -153,8 +155,3 @@ def test_webhook_payloads_are_as_published(forge: ForgeUnderTest, receiver: Rece
 
 
 EVENTS = ("push$event", *(f"pull_request${action}" for action in ("opened", "closed", "reopened", "synchronize")))
-
-
-def test_what_is_not_there_is_404(forge: ForgeUnderTest) -> None:
-    for path in ("/pulls/99", "/hooks/1/deliveries/99", "/hooks/2/deliveries", "/git/ref/heads/none"):
-        assert forge.api.get(path).status_code == 404, path
