@@ -60,6 +60,7 @@ class GitRepository:
     def __init__(self, root: Path, name: str) -> None:
         self._home = root
         self.path = root / f"{name}.git"
+        self._capabilities: dict[str, bytes] = {}
         self._environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(root),
@@ -86,10 +87,16 @@ class GitRepository:
 
     async def advertise(self, service: Service, protocol: str) -> bytes:
         """Return the reply to GET info/refs."""
+        is_v2 = service == "git-upload-pack" and "version=2" in protocol
+        if is_v2 and protocol in self._capabilities:
+            return self._capabilities[protocol]
         async with self._process(service, "--http-backend-info-refs", protocol=protocol, stdin=None) as process:
             async with asyncio.timeout(GIT_TIMEOUT_S):
                 output, _ = await process.communicate()
-        if service == "git-upload-pack" and "version=2" in protocol:
+        if is_v2:
+            # Version 2 names no refs here, only what this git can do: a process less for each fetch.
+            if protocol == "version=2" and process.returncode == 0:
+                self._capabilities[protocol] = output
             return output
         line = f"# service={service}\n"
         return f"{len(line) + 4:04x}{line}0000".encode() + output
