@@ -23,7 +23,8 @@ import click
 import psycopg
 
 from controller.doors import tables, views
-from controller.doors.stacks import Stack, find_stack, open_runtime
+from controller.doors.stacks import Stack, find_stack, open_runtime, utc_now
+from controller.doors.views import RunView
 from controller.effects.stack_files import read_topology
 from controller.effects.store import Store
 from controller.model.config import Settings
@@ -309,8 +310,6 @@ def _log_to_stderr() -> None:
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
     """Show what is live, what runs, what failed and what waits."""
-    from controller.doors.worker import utc_now
-
     _, settings, store, topology = _open(context)
     with tables.progress("reading"):
         view = views.read_status(store, settings.layout, topology)
@@ -326,8 +325,6 @@ def status(context: click.Context, as_json: bool) -> None:
 @click.pass_context
 def slots(context: click.Context, as_json: bool) -> None:
     """Show every slot and what it serves."""
-    from controller.doors.worker import utc_now
-
     _, settings, store, topology = _open(context)
     found = views.read_slots(store, settings.layout, topology)
     if as_json:
@@ -342,8 +339,6 @@ def slots(context: click.Context, as_json: bool) -> None:
 @click.pass_context
 def releases(context: click.Context, as_json: bool) -> None:
     """Show the releases on this host, newest first."""
-    from controller.doors.worker import utc_now
-
     _, settings, store, topology = _open(context)
     found = views.read_releases(store, settings.layout, topology)
     if as_json:
@@ -361,8 +356,6 @@ def releases(context: click.Context, as_json: bool) -> None:
 @click.pass_context
 def deliveries(context: click.Context, as_json: bool, limit: int) -> None:
     """Show the newest deliveries of the forge, and what became of each."""
-    from controller.doors.worker import utc_now
-
     _, _, store, _ = _open(context)
     found = views.read_deliveries(store, limit=limit)
     if as_json:
@@ -400,11 +393,22 @@ def plan(context: click.Context, as_json: bool) -> None:
 @click.pass_context
 def logs(context: click.Context, as_json: bool, what: str | None, run_id: int | None, follow: bool, lines: int) -> None:
     """Show what a run's jobs and instances wrote; by default those of production."""
-    from controller.doors.cli_logs import choose_run, show_logs
+    from controller.doors.cli_logs import choose_run, is_run, show_logs
 
     _, settings, store, topology = _open(context)
-    chosen = choose_run(store, settings.layout, topology, what=what, run_id=run_id)
-    show_logs(store, settings.layout, chosen, lines=lines, follow=follow, as_json=as_json)
+
+    def choose() -> RunView:
+        return choose_run(store, settings.layout, topology, what=what, run_id=run_id)
+
+    show_logs(
+        store,
+        settings.layout,
+        choose(),
+        lines=lines,
+        follow=follow,
+        as_json=as_json,
+        next_run=None if is_run(what, run_id, topology) else choose,
+    )
 
 
 @main.command()

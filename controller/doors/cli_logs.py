@@ -1,14 +1,14 @@
 """What did the jobs and instances of a run write? Their log files, the last lines first, then as they grow.
 
 Log files are what strangers' programs print: control characters are made visible. Following ends when the run that
-is followed has ended and does not serve, or at Ctrl-C.
+is followed has ended and does not serve, or at Ctrl-C; whoever names a slot follows one run after the other.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,29 +25,35 @@ LOOK_EVERY_S = 0.2
 #: Read from the end of a file: lines that are further back are not shown.
 TAIL_BYTES_MAX = 4 << 20
 LINE_CHARS_MAX = 2_000
+ALL_LINES = 1_000_000
 
 
 def choose_run(store: Store, layout: Layout, topology: Topology, *, what: str | None, run_id: int | None) -> RunView:
     """Return the run that is meant: by its number, or the one that runs or serves in a slot. A number that is also a
     slot's means the slot; `--run` always means the run."""
     if run_id is None and what is not None:
-        try:
-            slot = parse_slot(what)
-        except ValueError:
-            slot = SlotName("")
-        if slot not in topology.slots:
-            if not what.isdecimal() or not what.isascii() or len(what) > 18:
-                allowed = ", ".join(topology.slots)
-                raise click.UsageError(f"{what!r:.40} is neither a slot ({allowed}) nor a run")
-            run_id = int(what)
-        else:
-            return _run_in(store, layout, slot)
+        if not is_run(what, run_id, topology):
+            return _run_in(store, layout, parse_slot(what))
+        if not what.isdecimal() or not what.isascii() or len(what) > 18:
+            allowed = ", ".join(topology.slots)
+            raise click.UsageError(f"{what!r:.40} is neither a slot ({allowed}) nor a run")
+        run_id = int(what)
     if run_id is not None:
         found = views.read_run(store, run_id)
         if found is None:
             raise Refused("RunUnknown", f"there is no run {run_id} on this host")
         return found.run
     return _run_in(store, layout, MAIN)
+
+
+def is_run(what: str | None, run_id: int | None, topology: Topology) -> bool:
+    """Say whether one run was named, and not a slot. Pure."""
+    if run_id is not None or what is None:
+        return run_id is not None
+    try:
+        return parse_slot(what) not in topology.slots
+    except ValueError:
+        return True
 
 
 def _run_in(store: Store, layout: Layout, slot: SlotName) -> RunView:
@@ -118,8 +124,18 @@ def visible_line(line: bytes) -> str:
     return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in text)
 
 
-def show_logs(store: Store, layout: Layout, run: RunView, *, lines: int, follow: bool, as_json: bool) -> None:
-    """Print what a run wrote; with `follow`, go on with what it writes until it is over."""
+def show_logs(
+    store: Store,
+    layout: Layout,
+    run: RunView,
+    *,
+    lines: int,
+    follow: bool,
+    as_json: bool,
+    next_run: Callable[[], RunView] | None = None,
+) -> None:
+    """Print what a run wrote; with `follow`, go on with what it writes until it is over, and then with the run that
+    `next_run` names: whoever follows a slot follows what comes after, too."""
     tail = LogTail(layout.run_artifacts(run.run))
     printer = _Printer(as_json=as_json, run=run.run)
     found = tail.last(lines)
@@ -129,8 +145,12 @@ def show_logs(store: Store, layout: Layout, run: RunView, *, lines: int, follow:
     while follow:
         over = _is_over(store, layout, run)
         printer.print(tail.more())
-        if over:
+        if over and next_run is None:
             return
+        if next_run is not None and (newer := next_run()).run != run.run:
+            run, tail = newer, LogTail(layout.run_artifacts(newer.run))
+            printer = _Printer(as_json=as_json, run=run.run)
+            printer.print(tail.last(lines or ALL_LINES))
         time.sleep(LOOK_EVERY_S)
 
 

@@ -24,8 +24,8 @@ import click
 import pygit2
 
 from controller.doors import tables, views
+from controller.doors.stacks import utc_now
 from controller.doors.views import ReleaseView, RunView
-from controller.doors.worker import utc_now
 from controller.effects.live import read_live
 from controller.effects.mirror import Mirror
 from controller.effects.store import Store

@@ -15,8 +15,7 @@ from rich.text import Text
 from controller.doors import tables
 from controller.doors.cli_orders import open_mirror
 from controller.doors.doctor import waiting_for_install
-from controller.doors.stacks import Stack, open_runtime
-from controller.doors.worker import utc_now
+from controller.doors.stacks import Stack, open_runtime, utc_now
 from controller.effects.database import AppDatabases
 from controller.effects.stack_files import write_private
 from controller.effects.store import Store

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from controller.effects.runtime import Runtime
@@ -76,6 +77,11 @@ def find_stack(given: Path | None, environ: Mapping[str, str], *, working_direct
     if (given is not None or not own_values) and file.exists():
         return Stack(root=root, environ=_read_environment(file), embedded=True)
     return Stack(root=root, environ={**environ, "OROBOROS_ROOT": str(root)}, embedded=False)
+
+
+def utc_now() -> datetime:
+    """Return the present instant, for commands: they need not load the worker for it."""
+    return datetime.now(UTC)
 
 
 def open_runtime(settings: Settings) -> Runtime:

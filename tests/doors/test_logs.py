@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
 from pathlib import Path
 
 import click
 import pytest
 
-from controller.doors.cli_logs import LogTail, choose_run, visible_line
+from controller.doors.cli_logs import LogTail, choose_run, show_logs, visible_line
+from controller.doors.views import RunView
 from controller.model.errors import Refused
 from controller.model.names import preview_slot
 from controller.model.states import RunState
@@ -91,6 +95,31 @@ def test_following_ends_with_the_run(small: Small) -> None:
 
     assert result.exit_code == 0
     assert "boom" in result.stdout
+
+
+def test_whoever_follows_a_slot_follows_one_run_after_the_other(small: Small) -> None:
+    first = small.begin(small.commits[0])
+    write_log(small, first, "main-a", b"first\n")
+    small.end(first, RunState.FAILED)
+    told: list[str] = []
+
+    class Enough(Exception):
+        pass
+
+    def next_run() -> RunView:
+        if told:
+            raise Enough
+        told.append("asked")
+        second = small.begin(small.commits[1])
+        write_log(small, second, "main-b", b"second\n")
+        return choose_run(small.store, small.layout, small.topology, what="main", run_id=None)
+
+    run = choose_run(small.store, small.layout, small.topology, what="main", run_id=None)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), pytest.raises(Enough):
+        show_logs(small.store, small.layout, run, lines=9, follow=True, as_json=False, next_run=next_run)
+
+    assert re.findall("first|second", output.getvalue()) == ["first", "second"]
 
 
 def test_a_tail_goes_on_where_it_was_and_keeps_lines_whole(tmp_path: Path) -> None:
