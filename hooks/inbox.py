@@ -326,7 +326,7 @@ class Inbox:
 
     async def _ring_for_ever(self) -> None:
         """Ring after every commit. Rings that come while one is under way are one: a hint says nothing twice."""
-        while not self._is_closing:
+        while True:
             try:
                 async with redis.asyncio.Redis.from_url(
                     self._redis_url,
@@ -341,7 +341,9 @@ class Inbox:
                         self._rung.clear()
                         await bell.publish(BELL_CHANNEL, b"")
             except (redis.exceptions.RedisError, OSError, TimeoutError):
-                # Lost: the worker polls behind the bell. The pause keeps a Redis that is away from costing a core.
+                # The worker polls behind the bell; it is rung once Redis is back. The pause keeps one that is away from
+                # costing a core.
+                self._rung.set()
                 await asyncio.sleep(BELL_TIMEOUT_S)
 
 
