@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import FrameType
 
 from controller.effects.database import AppDatabases
@@ -142,6 +143,8 @@ class Worker:
             self.runtime.watch(bell.set)
             reports.start()
             self._stop_on_signals(bell)
+            if _machine_was_down(settings):
+                background.start(("verify", None), hands.verify_what_serves)
             log.info("worker: ready, epoch %s", store.epoch, extra={"action": "worker.ready"})
             try:
                 reconciler.run(self.stop)
@@ -188,6 +191,16 @@ class _one_per_host:  # noqa: N801 - reads as a statement
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
+
+
+def _machine_was_down(settings: Settings) -> bool:
+    """Say whether the machine was started anew since a worker last asked; this worker is the next one's last."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    path = settings.layout.root / "boot-id"
+    was_down = not path.exists() or path.read_text() != boot
+    if was_down:
+        write_private(path, boot)
+    return was_down
 
 
 def _when_reachable(attempt: Callable[[], object]) -> None:

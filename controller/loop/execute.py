@@ -32,7 +32,13 @@ from controller.effects.checkout import copy_for_build, seal_build, walk_build
 from controller.effects.database import AppDatabases
 from controller.effects.live import SlotLock, point_current, read_live, read_live_version, write_live
 from controller.effects.mirror import Mirror
-from controller.effects.publish import publish_release, remove_release
+from controller.effects.publish import (
+    changed_inodes,
+    prepare_spare,
+    publish_release,
+    remove_release,
+    repair_release,
+)
 from controller.effects.runtime import ProcessSpec, Runtime
 from controller.effects.stack_files import write_private
 from controller.effects.store import Store
@@ -41,7 +47,7 @@ from controller.loop.background import Background
 from controller.loop.gate_threads import GateOrder, GateThreads, Instance, StaticFile, WatchOrder
 from controller.loop.observe import Sight, last_log_line, recipe_at
 from controller.model import steps as s
-from controller.model.config import Recipe, Settings
+from controller.model.config import Recipe, Settings, TreeLimits
 from controller.model.deploy_toml import recipe_hash
 from controller.model.errors import Failed, OroborosError, Stalled
 from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, instance_unit, job_unit
@@ -275,6 +281,57 @@ class Hands:
 
         self.background.start(("checkout", step.slot), work)
 
+    def _prepare_spare(self, release: Sha) -> None:
+        try:
+            prepare_spare(self.layout, release)
+        except OroborosError as error:
+            log.info("spare: %s", error, extra={"action": "spare"})  # the next checkout is slower, nothing else
+
+    def _check_links(self, run: Run) -> None:
+        """Files are shared by links between releases: see that none of this one's was changed since it was published.
+
+        A changed one is mended, and this attempt ends: its instance may have read it. It is tried again by itself."""
+        try:
+            changed = changed_inodes(self.layout, run.release)
+            if not changed:
+                return
+            repair_release(self.open_mirror(), self.layout, run.release, limits=TreeLimits())
+        except OroborosError as error:
+            log.warning("release %s: %s", run.release[:7], error, extra={"action": "release.unreadable"})
+            return
+        message = (
+            f"{len(changed)} files of {run.release[:7]} had been changed on the disk, {changed[0]} for one; mended"
+        )
+        log.error("release %s: %s", run.release[:7], message, extra={"action": "release.damaged"})
+        self.gates.cancel(run.slot, run.generation)
+        self.side.record_verdict(
+            Verdict(
+                kind="gate",
+                slot=run.slot,
+                generation=run.generation,
+                release=run.release,
+                outcome=Outcome.FAIL,
+                reason="ReleaseDamaged",
+                message=message,
+                blames_release=False,
+            ),
+            now=self.clock(),
+        )
+
+    def verify_what_serves(self) -> None:
+        """After the machine went down: see that what production serves is git's bytes, and mend what is not."""
+        live = read_live(self.layout, MAIN)
+        if live is None or live.release is None:
+            return
+        try:
+            problems = repair_release(self.open_mirror(), self.layout, live.release, limits=TreeLimits())
+        except OroborosError as error:
+            log.error("boot: release %s not verified: %s", live.release[:7], error, extra={"action": "boot.verify"})
+            return
+        log.info(
+            "boot: release %s is whole, %d mended", live.release[:7], len(problems), extra={"action": "boot.verify"}
+        )
+
     def _record_failure(self, kind: str, slot: SlotName, generation: int, release: Sha, error: OroborosError) -> None:
         """A thread's refusal becomes a verdict. Only `Failed` and a wrong configuration are the release's own fault."""
         assert kind in ("checkout", "gate")
@@ -425,6 +482,8 @@ class Hands:
     def _start_gate(self, step: s.StartGate, slot: SlotObserved) -> None:
         run, recipe = _run_and_recipe(slot)
         instance = self._instance(run, recipe)
+        if recipe.build is None:
+            self.background.start(("links", step.slot), lambda: self._check_links(run))
         if instance is not None:
             self.gates.start_gate(
                 GateOrder(
