@@ -261,13 +261,17 @@ def _give(
         after=int(str(before[0]["newest"])),
     )
     with tables.Ticker(quiet=order.as_json) as ticker:
-        ticker.line(f"{kind} {tables.short(head.sha)} {head.title!r:.60} ordered by {by}")
-        if not rung:
-            ticker.line("Redis is away: the worker finds the order at its next poll")
-        if served_already or not order.wait:
-            end = End(state="live" if served_already else "ordered", reason="", message="", run=None, code=0)
-        else:
-            end = follow(followed, ticker)
+        try:
+            ticker.line(f"{kind} {tables.short(head.sha)} {head.title!r:.60} ordered by {by}")
+            if not rung:
+                ticker.line("Redis is away: the worker finds the order at its next poll")
+            if served_already or not order.wait:
+                end = End(state="live" if served_already else "ordered", reason="", message="", run=None, code=0)
+            else:
+                end = follow(followed, ticker)
+        except KeyboardInterrupt:
+            ticker.line("the order stands, only its telling ends here; `oroboros status` shows what becomes of it")
+            raise
         ticker.line(_closing_line(end, head, topology))
     if order.as_json:
         click.echo(json.dumps(_end_to_json(end, kind, head, topology), indent=2))

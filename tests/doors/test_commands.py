@@ -315,6 +315,25 @@ def test_ctrl_c_ends_with_130(small: Small) -> None:
     assert b"Traceback" not in errors
 
 
+def test_ctrl_c_while_an_order_is_followed_leaves_the_order(small: Small) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "controller.doors.cli", "--root", str(small.root), "deploy", small.commits[0].sha],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=bare_environment(),
+    )
+    assert process.stdout is not None
+    assert b"ordered by" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    assert b"the order stands" in output
+    assert b"Traceback" not in errors
+    assert [order.head.sha for order in small.store.load_history().overrides] == [small.commits[0].sha]
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(small: Small) -> None:
     everything_at_once(small)
     process = subprocess.Popen(
