@@ -2,27 +2,46 @@
 
 Before the switch: three passes in a row, 25 ms apart, within the start deadline; a process that ended, a stranger on
 the port, or a settled wrong answer fail at once. After it: three passes through surface and edge confirm, and a window
-of probes a second apart goes on watching. Flapping never ends in success, and no window passes on too few probes.
+of probes a second apart goes on watching. Flapping never ends in success; no window passes on too few probes or on a
+last probe that failed; and what is no fault of the release (our own doors away) counts neither way.
+
+Reasons: NeverBound, GateTimedOut, WrongStatus, WrongRelease, Flapping, NotOurs, InstanceExited, InstanceLost,
+WindowFailed, WindowUnproven; of single probes also NoAnswer, DoorAway and RuntimeAway.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from controller.model.config import Gate
 from controller.model.states import Outcome
 
 PASSES_IN_A_ROW = 3
 GATE_PAUSE_S = 0.025
+#: After so long without a listener, look less often.
+SLOW_START_S = 3.0
+SLOW_START_PAUSE_S = 0.1
 WINDOW_PAUSE_S = 1.0
+#: After a failed probe: look again soon, since users see it.
+WINDOW_RETRY_PAUSE_S = 0.25
 #: An answer that says "not yet".
 NOT_YET = frozenset({502, 503, 504})
 #: The same wrong answer for so long, from the very process, is its answer.
 SETTLED_S = 2.0
 SETTLED_PROBES_MIN = 20
-WINDOW_RATE_MAX = 0.3
-WINDOW_RATE_PROBES_MIN = 10
+#: Of the newest probes of a window, so many failures are too many, also when none follow each other. Of the newest and
+#: not of all: a release that turned bad late must not live on what it was before.
+WINDOW_RATE_PROBES = 10
+WINDOW_RATE_FAILURES = 3
+#: No window passes on fewer.
+WINDOW_PROBES_MIN = 5
+#: How long a window waits for doors of ours that are away, once its time is up.
+WINDOW_OVERTIME_S = 60.0
+LOG_LINE_CHARS_MAX = 300
+#: Nothing that comes after these can make the instance the one that was started.
+FINAL = frozenset({"InstanceExited", "InstanceLost", "NotOurs"})
 #: How many results a judgement needs to look back over.
 RESULTS_KEPT = 400
 
@@ -59,7 +78,7 @@ def judge_gate(results: Sequence[Result], gate: Gate, *, now_s: float) -> Judgem
     if _passes_at_the_end(results) >= PASSES_IN_A_ROW:
         return PASSED
     last = results[-1] if results else None
-    if last is not None and last.reason in ("NotOurs", "InstanceExited"):
+    if last is not None and last.reason in FINAL:
         return _failed(last)
     if last is not None and _is_settled(results):
         return _failed(last)
@@ -68,20 +87,25 @@ def judge_gate(results: Sequence[Result], gate: Gate, *, now_s: float) -> Judgem
     within = f"within {gate.start_timeout_s:g} s"
     if last is None:
         return Judgement(outcome=Outcome.FAIL, reason="GateTimedOut", message=f"no answer {within}")
-    if any(result.passed for result in results):
+    if last.passed:
+        message = f"began to pass too late: not {PASSES_IN_A_ROW} times in a row {within}"
+        reason = "Flapping" if _has_flapped(results) else "GateTimedOut"
+        return Judgement(outcome=Outcome.FAIL, reason=reason, message=message)
+    if _has_flapped(results):
         message = f"answered well and badly in turns {within}; last: {last.message}"
         return Judgement(outcome=Outcome.FAIL, reason="Flapping", message=message)
-    if last.reason in ("", "NoAnswer"):
-        message = f"no answer {within}: {last.message}"
-        return Judgement(
-            outcome=Outcome.FAIL, reason="GateTimedOut", message=message, blames_release=last.blames_release
-        )
-    return Judgement(
-        outcome=Outcome.FAIL,
-        reason=last.reason,
-        message=f"{last.message} {within}",
-        blames_release=last.blames_release,
-    )
+    if last.reason == "NoAnswer" or (last.reason == "NeverBound" and any(r.reason != "NeverBound" for r in results)):
+        return replace(_failed(last), reason="GateTimedOut", message=f"no answer {within}: {last.message}")
+    return replace(_failed(last), message=f"{last.message} {within}")
+
+
+def gate_pause_s(result: Result) -> float:
+    """Return how long to wait before the next probe of a gate: less often once an app takes long to listen."""
+    return SLOW_START_PAUSE_S if result.reason == "NeverBound" and result.at_s > SLOW_START_S else GATE_PAUSE_S
+
+
+def _has_flapped(results: Sequence[Result]) -> bool:
+    return any(earlier.passed and not later.passed for earlier, later in pairwise(results))
 
 
 def judge_confirmation(results: Sequence[Result]) -> Judgement:
@@ -89,29 +113,61 @@ def judge_confirmation(results: Sequence[Result]) -> Judgement:
     return PASSED if _passes_at_the_end(results) >= PASSES_IN_A_ROW else PENDING
 
 
-def judge_window(results: Sequence[Result], gate: Gate, *, confirmed: bool, over: bool) -> Judgement:
-    """Judge the window after a switch; `over` says that its time is up."""
+def judge_window(results: Sequence[Result], gate: Gate, *, confirmed: bool, over_by_s: float) -> Judgement:
+    """Judge the window after a switch. `over_by_s` is how long its time has been up; negative while it is not.
+
+    1. An instance that ended, or that is not the one that was started, fails at once.
+    2. So do failures in a row, and too many among the newest probes.
+    3. Until the time is up: pending. After it too, as long as the last probe failed or there were too few.
+    4. What we cannot see through our own doors, we wait for, but not for ever.
+    """
     last = results[-1] if results else None
-    if last is not None and last.reason == "InstanceExited":
+    if last is not None and last.reason in FINAL:
         return _failed(last)
-    failures = _failures_at_the_end(results)
-    if last is not None and failures >= gate.window_failures:
-        message = f"{failures} probes in a row failed after the switch; last: {last.message}"
-        return Judgement(
-            outcome=Outcome.FAIL, reason="WindowFailed", message=message, blames_release=last.blames_release
-        )
-    failed = [result for result in results if not result.passed]
-    if len(results) >= WINDOW_RATE_PROBES_MIN and len(failed) >= WINDOW_RATE_MAX * len(results):
-        message = f"{len(failed)} of {len(results)} probes failed after the switch; last: {failed[-1].message}"
-        return Judgement(
-            outcome=Outcome.FAIL, reason="WindowFailed", message=message, blames_release=failed[-1].blames_release
-        )
-    if not over:
-        return PENDING
-    if not confirmed:
-        message = "the window ended before three probes in a row passed" + (f"; last: {last.message}" if last else "")
+    ours = [result for result in results if result.passed or result.blames_release]
+    in_a_row = _failures_at_the_end(ours)
+    if in_a_row >= gate.window_failures:
+        message = f"{in_a_row} probes in a row failed after the switch; last: {ours[-1].message}"
         return Judgement(outcome=Outcome.FAIL, reason="WindowFailed", message=message)
-    return PASSED
+    newest = ours[-WINDOW_RATE_PROBES:]
+    failed = [result for result in newest if not result.passed]
+    if len(newest) == WINDOW_RATE_PROBES and len(failed) >= WINDOW_RATE_FAILURES:
+        message = f"{len(failed)} of the newest {len(newest)} probes failed; last: {failed[-1].message}"
+        return Judgement(outcome=Outcome.FAIL, reason="WindowFailed", message=message)
+    if over_by_s < 0:
+        return PENDING
+    if last is not None and last.passed and confirmed and len(ours) >= WINDOW_PROBES_MIN:
+        return PASSED
+    if over_by_s >= WINDOW_OVERTIME_S:
+        seen = f"; last: {last.message}" if last is not None and not last.passed else ""
+        message = f"the window ended without {PASSES_IN_A_ROW} probes in a row that passed{seen}"
+        blames = last is not None and last.blames_release
+        return Judgement(outcome=Outcome.FAIL, reason="WindowUnproven", message=message, blames_release=blames)
+    return PENDING
+
+
+def window_pause_s(result: Result, *, confirmed: bool, over_by_s: float) -> float:
+    """Return how long to wait before the next probe of a window: never past its end, shorter while in doubt."""
+    if not result.passed:
+        return WINDOW_RETRY_PAUSE_S
+    if not confirmed or over_by_s >= 0:
+        return GATE_PAUSE_S
+    return min(WINDOW_PAUSE_S, -over_by_s)
+
+
+def with_log_line(judgement: Judgement, line: str) -> Judgement:
+    """Add the app's last log line to a failure: it usually says why. The app wrote it, so it is made harmless."""
+    if judgement.outcome is not Outcome.FAIL or not line.strip():
+        return judgement
+    told = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line.strip())[:LOG_LINE_CHARS_MAX]
+    return replace(judgement, message=f"{judgement.message}; it logged: {told}")
+
+
+def excused(judgement: Judgement, part_away: str) -> Judgement:
+    """Take the blame off the release when a part that it needs (its database) was away while it failed."""
+    if judgement.outcome is not Outcome.FAIL or not part_away:
+        return judgement
+    return replace(judgement, message=f"{judgement.message}; meanwhile {part_away}", blames_release=False)
 
 
 def _failed(result: Result) -> Judgement:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,11 +71,9 @@ class EmbeddedRuntime:
 
     def limitations(self) -> tuple[str, ...]:
         """Return what plain processes of one user cannot be kept from."""
-        return (
-            "instances and jobs run as one user: a preview can read what that user can read",
-            "memory, processor and disk of a preview are not limited: use the systemd host for strangers' code",
-            "the network is not walled off: a preview can reach every port on loopback",
-        )
+        said = self._ask({"op": "limitations"})["limitations"]
+        assert isinstance(said, list)
+        return tuple(str(sentence) for sentence in said)
 
     def watch(self, ring: Callable[[], None]) -> None:
         """Ring whenever a unit ends, from a daemon thread."""
@@ -97,24 +96,27 @@ class EmbeddedRuntime:
             pause.wait(RECONNECT_PAUSE_S)
 
     def _ask(self, request: dict[str, object]) -> dict[str, object]:
+        deadline = time.monotonic() + TIMEOUT_S
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(TIMEOUT_S)
                 connection.connect(str(self._socket_path))
                 connection.sendall(json.dumps(request).encode() + b"\n")
-                data = b""
+                data = bytearray()
                 while not data.endswith(b"\n") and len(data) <= ANSWER_BYTES_MAX:
+                    connection.settimeout(max(0.001, deadline - time.monotonic()))
                     piece = connection.recv(1 << 20)
                     if not piece:
                         break
                     data += piece
             answer = json.loads(data)
         except (OSError, ValueError) as error:
-            raise Unavailable(
-                "RuntimeAway", f"the supervisor at {self._socket_path} does not answer: {error}"
-            ) from error
+            message = f"the supervisor at {self._socket_path} does not answer: {error}"
+            raise Unavailable("RuntimeAway", message) from error
         if not isinstance(answer, dict) or "error" in answer:
-            raise Unavailable("RuntimeRefused", f"the supervisor refused {request['op']}: {answer}")
+            told = answer if isinstance(answer, dict) else {}
+            message = f"the supervisor refused to {request['op']}: {told.get('error', 'no answer')}"
+            raise Unavailable(str(told.get("reason", "RuntimeRefused")), message)
         return answer
 
 

@@ -1,7 +1,9 @@
 """What does something answer, and whose is the socket that answered? One probe at a time, bounded in time and bytes.
 
 A probe has one deadline for all of it, follows no redirect, uses no proxy, and keeps at most a few KiB however much is
-sent. The owner of a listener is read from /proc/net and /proc/<pid>/fd (proc_pid_net(5), proc_pid_fd(5)).
+sent. Whose a port is, is read from /proc/net and /proc/<pid>/fd (proc_pid_net(5), proc_pid_fd(5)), before the question
+and after the answer. Whose a Unix socket is, the kernel tells of the very connection (SO_PEERCRED, unix(7)): the path
+proves nothing, since another socket can be moved over it.
 """
 
 from __future__ import annotations
@@ -10,17 +12,26 @@ import http.client
 import io
 import os
 import socket
+import string
+import struct
+import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 HEAD_BYTES_MAX = 32 << 10
+#: Answers like 103 that only announce the real one.
+INTERIM_MAX = 4
+CHUNK_LINE_BYTES_MAX = 4 << 10
 #: A page may be large; an endless one is not a page.
 BODY_BYTES_MAX = 4 << 20
 #: Of a body, for messages and for comparing small static files.
 BODY_KEPT_BYTES_MAX = 256 << 10
 RECEIVE_BYTES = 64 << 10
+#: Before a stranger is called one.
+STRANGER_LOOKS = 2
+STRANGER_PAUSE_S = 0.01
 LISTEN_STATE = "0A"
 UNIX_LISTEN_FLAG = 0x10000
 
@@ -31,29 +42,54 @@ class Answer:
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    #: The first bytes of the body as it was sent, without transfer encoding.
+    #: The first bytes of the body, without transfer encoding.
     body: bytes = b""
     problem: str = ""
     #: The connection was not accepted at all: nobody listens (yet).
     refused: bool = False
+    #: The process that listens on the Unix socket that was asked, as the kernel knows it.
+    listener: int | None = None
+    #: Of `ask_instance`: who else it was that answers at the address; "" when only the instance does.
+    stranger: str = ""
 
 
 def ask(address: str, path: str, *, host: str, timeout_s: float) -> Answer:
     """GET `path` at `127.0.0.1:port` or `unix//path`; return the answer or what was wrong with it. Never raises."""
+    if not path.startswith("/") or any(c <= " " or c == "\x7f" for c in path + host):
+        return Answer(problem=f"{path[:80]!r} is no path that could be asked for")
     deadline = time.monotonic() + timeout_s
+    listener = None
     try:
         with _connect(address, deadline) as connection:
+            listener = _listener_of(connection)
             request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: oroboros-gate\r\nAccept: */*\r\n"
             connection.sendall((request + "Connection: close\r\n\r\n").encode("ascii", "replace"))
-            return _read(connection, deadline)
+            return replace(_read(connection, deadline), listener=listener)
     except ConnectionRefusedError:
         return Answer(problem="nobody listens", refused=True)
     except FileNotFoundError:
         return Answer(problem="the socket is not there", refused=True)
     except TimeoutError:
-        return Answer(problem=f"no whole answer within {timeout_s:g} s")
+        return Answer(problem=f"no whole answer within {timeout_s:g} s", listener=listener)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return Answer(problem=f"{type(error).__name__}: {error}"[:160])
+        return Answer(problem=_visible(f"{type(error).__name__}: {error}")[:160], listener=listener)
+
+
+def ask_instance(
+    address: str, path: str, *, host: str, timeout_s: float, process_ids: Callable[[], frozenset[int]]
+) -> Answer:
+    """Ask as `ask` does, and say in `stranger` when it was not (only) these processes that could have answered."""
+    if address.startswith("unix/"):
+        answer = ask(address, path, host=host, timeout_s=timeout_s)
+        return answer if answer.refused else replace(answer, stranger=_stranger_behind(answer, address, process_ids))
+    stranger = strangers_at(address, process_ids)
+    if stranger is None:
+        return Answer(problem="nobody listens", refused=True)
+    if stranger:
+        return Answer(stranger=stranger)
+    answer = ask(address, path, host=host, timeout_s=timeout_s)
+    # Once more: a listener that came in between could have been the one that answered.
+    return replace(answer, stranger=strangers_at(address, process_ids) or "")
 
 
 def _connect(address: str, deadline: float) -> socket.socket:
@@ -73,6 +109,23 @@ def _connect(address: str, deadline: float) -> socket.socket:
     return connection
 
 
+def _listener_of(connection: socket.socket) -> int | None:
+    if connection.family != socket.AF_UNIX:
+        return None
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, _uid, _gid = struct.unpack("3i", credentials)
+    return int(pid)
+
+
+def _stranger_behind(answer: Answer, address: str, process_ids: Callable[[], frozenset[int]]) -> str:
+    if answer.listener in process_ids():
+        return ""
+    if answer.listener is not None and answer.listener > 0 and Path(f"/proc/{answer.listener}").exists():
+        return _named(answer.listener)
+    # Who called listen(2) has ended; who holds the socket now?
+    return strangers_at(address, process_ids) or ""
+
+
 def _left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
@@ -81,51 +134,64 @@ def _left(deadline: float) -> float:
 
 
 def _read(connection: socket.socket, deadline: float) -> Answer:
-    data = bytearray()
+    data = b""
+    for _ in range(1 + INTERIM_MAX):
+        head, data = _read_head(connection, deadline, data)
+        status_line, _, lines = head.partition(b"\r\n")
+        words = status_line.split(b" ", 2)
+        if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not (words[1].isdigit() and len(words[1]) == 3):
+            return Answer(problem=f"not HTTP: {status_line[:40]!r}")
+        status = int(words[1])
+        if not 100 <= status < 200:
+            break
+    else:
+        return Answer(problem="only answers that announce an answer")
+    headers: dict[str, str] = {}
+    for key, value in http.client.parse_headers(io.BytesIO(lines + b"\r\n\r\n")).items():
+        # Doubled headers are joined, so that a doubled proof equals nothing that is wanted.
+        headers[key.lower()] = f"{headers[key.lower()]}, {value}" if key.lower() in headers else str(value)
+    body, problem = _read_body(connection, deadline, data, headers, status)
+    return Answer(status=status, headers=headers, body=body, problem=problem)
+
+
+def _read_head(connection: socket.socket, deadline: float, rest: bytes) -> tuple[bytes, bytes]:
+    data = bytearray(rest)
     while b"\r\n\r\n" not in data:
         if len(data) > HEAD_BYTES_MAX:
-            return Answer(problem="the head of the answer is too long")
+            raise ValueError("the head of the answer is too long")
         piece = _receive(connection, deadline)
         if not piece:
-            return Answer(problem="the connection was closed before an answer" if not data else "half an answer")
+            raise ValueError("half an answer" if data else "the connection was closed before an answer")
         data += piece
-    head, _, rest = bytes(data).partition(b"\r\n\r\n")
-    status_line, _, lines = head.partition(b"\r\n")
-    words = status_line.split(b" ", 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
-        return Answer(problem=f"not HTTP: {status_line[:40]!r}")
-    message = http.client.parse_headers(io.BytesIO(lines + b"\r\n\r\n"))
-    headers = {key.lower(): str(value) for key, value in message.items()}
-    status = int(words[1])
-    body, problem = _read_body(connection, deadline, rest, headers, status)
-    return Answer(status=status, headers=headers, body=body, problem=problem)
+    head, _, after = bytes(data).partition(b"\r\n\r\n")
+    return head, after
 
 
 def _read_body(
     connection: socket.socket, deadline: float, rest: bytes, headers: dict[str, str], status: int
 ) -> tuple[bytes, str]:
-    chunked = "chunked" in headers.get("transfer-encoding", "").lower()
-    length = headers.get("content-length")
-    wanted = int(length) if length is not None and length.isdigit() and not chunked else None
     if status in (204, 304):
         return b"", ""
+    chunks = _Chunks() if "chunked" in headers.get("transfer-encoding", "").lower() else None
+    length = headers.get("content-length", "")
+    if length and not (length.isascii() and length.isdigit()) and chunks is None:
+        return b"", f"a length of {_visible(length)[:40]}"
+    wanted = int(length) if length and chunks is None else None
     if wanted is not None and wanted > BODY_BYTES_MAX:
-        return rest[:BODY_KEPT_BYTES_MAX], f"a body of {wanted} bytes is too long for a health answer"
-    kept, size = bytearray(rest[:BODY_KEPT_BYTES_MAX]), len(rest)
-    tail = rest[-5:]
-    while not (wanted is not None and size >= wanted) and not (chunked and tail.endswith(b"0\r\n\r\n")):
+        return b"", f"a body of {wanted} bytes is too long for a health answer"
+    kept, size, piece = bytearray(), 0, rest
+    while True:
+        size += len(piece)
+        body = chunks.feed(piece) if chunks is not None else piece
+        kept += body[: BODY_KEPT_BYTES_MAX - len(kept)]
+        if (wanted is not None and size >= wanted) or (chunks is not None and chunks.ended):
+            return bytes(kept if wanted is None else kept[:wanted]), ""
         if size > BODY_BYTES_MAX:
             return bytes(kept), "an endless body"
         piece = _receive(connection, deadline)
         if not piece:
-            if chunked or wanted is not None:
-                return bytes(kept), "the body was cut"
-            break
-        size += len(piece)
-        tail = (tail + piece)[-5:]
-        if len(kept) < BODY_KEPT_BYTES_MAX:
-            kept += piece[: BODY_KEPT_BYTES_MAX - len(kept)]
-    return (_unchunk(bytes(kept)) if chunked else bytes(kept)), ""
+            # Without a length, the end of the connection is the end of the body.
+            return bytes(kept), "" if chunks is None and wanted is None else "the body was cut"
 
 
 def _receive(connection: socket.socket, deadline: float) -> bytes:
@@ -133,30 +199,64 @@ def _receive(connection: socket.socket, deadline: float) -> bytes:
     return connection.recv(RECEIVE_BYTES)
 
 
-def _unchunk(data: bytes) -> bytes:
-    body = bytearray()
-    while data:
-        line, _, data = data.partition(b"\r\n")
-        try:
-            size = int(line.split(b";", 1)[0], 16)
-        except ValueError:
-            break
-        if size == 0:
-            break
-        body += data[:size]
-        data = data[size + 2 :]
-    return bytes(body)
+class _Chunks:
+    """Takes the chunked transfer encoding off a body, piece by piece (RFC 9112, 7.1)."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._left = 0
+        self._line = b""
+        self._expects = "size"
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what of the body is in the next bytes; ValueError when they are not chunks."""
+        body = bytearray()
+        at = 0
+        while at < len(data) and not self.ended:
+            if self._left:
+                piece = data[at : at + self._left]
+                body += piece
+                at, self._left = at + len(piece), self._left - len(piece)
+                continue
+            newline = data.find(b"\n", at)
+            end = newline + 1 if newline >= 0 else len(data)
+            self._line += data[at:end]
+            at = end
+            if len(self._line) > CHUNK_LINE_BYTES_MAX:
+                raise ValueError("a chunk's line is too long")
+            if newline >= 0:
+                line, self._line = self._line.rstrip(b"\r\n"), b""
+                self._take(line)
+        return bytes(body)
+
+    def _take(self, line: bytes) -> None:
+        if self._expects == "size":
+            size = line.split(b";", 1)[0].strip()
+            if not 0 < len(size) <= 16 or size.strip(string.hexdigits.encode()):
+                raise ValueError(f"not a chunk: {line[:40]!r}")
+            self._left = int(size, 16)
+            self._expects = "the end of the chunk" if self._left else "trailers"
+        elif self._expects == "trailers":
+            self.ended = not line
+        elif line:
+            raise ValueError("a chunk longer than it says")
+        else:
+            self._expects = "size"
 
 
-def strangers_at(address: str, process_ids: Iterable[int]) -> str | None:
+def strangers_at(address: str, process_ids: Callable[[], frozenset[int]]) -> str | None:
     """Return who else listens at the address, "" when only these processes do, None when nobody listens."""
-    inodes = _listening_inodes(address)
-    if not inodes:
-        return None
-    ours = _socket_inodes(process_ids)
-    if inodes <= ours:
-        return ""
-    return _owner_of(inodes - ours)
+    for _ in range(STRANGER_LOOKS):
+        inodes = _listening_inodes(address)
+        if not inodes:
+            return None
+        # Asked for after the listeners were read: a worker that the app forked in between is among them. One that
+        # ended in between is gone from the listeners at the second look.
+        inodes -= _socket_inodes(process_ids())
+        if not inodes:
+            return ""
+        time.sleep(STRANGER_PAUSE_S)
+    return _owner_of(inodes)
 
 
 def _listening_inodes(address: str) -> set[str]:
@@ -164,18 +264,26 @@ def _listening_inodes(address: str) -> set[str]:
         path = address.removeprefix("unix/")
         rows = [line.split() for line in _lines("/proc/net/unix")]
         return {row[6] for row in rows if len(row) == 8 and row[7] == path and int(row[3], 16) & UNIX_LISTEN_FLAG}
-    port = f"{int(address.rpartition(':')[2]):04X}"
+    host, _, port = address.rpartition(":")
+    locals_ = {f"{told}:{int(port):04X}" for told in _addresses_that_take(host)}
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for row in (line.split() for line in _lines(table)):
-            if len(row) > 9 and row[3] == LISTEN_STATE and row[1].endswith(f":{port}"):
+            if len(row) > 9 and row[3] == LISTEN_STATE and row[1] in locals_:
                 found.add(row[9])
     return found
 
 
+def _addresses_that_take(host: str) -> tuple[str, ...]:
+    """Return how /proc/net spells the local addresses that get a connection to `host`: its own, and the wildcards."""
+    own = f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}"
+    mapped = f"{0:08X}{0:08X}{int.from_bytes(bytes((0, 0, 255, 255)), sys.byteorder):08X}{own}"
+    return own, f"{0:08X}", f"{0:032X}", mapped
+
+
 def _lines(path: str) -> list[str]:
     try:
-        return Path(path).read_text().splitlines()[1:]
+        return Path(path).read_text(errors="replace").splitlines()[1:]
     except OSError:
         return []
 
@@ -200,9 +308,17 @@ def _socket_inodes(process_ids: Iterable[int]) -> set[str]:
 def _owner_of(inodes: set[str]) -> str:
     for name in os.listdir("/proc"):
         if name.isdigit() and _socket_inodes([int(name)]) & inodes:
-            try:
-                command = Path(f"/proc/{name}/comm").read_text().strip()
-            except OSError:
-                command = "?"
-            return f"process {name} ({''.join(c for c in command if c.isprintable())[:30]})"
+            return _named(int(name))
     return "a process that we cannot see"
+
+
+def _named(pid: int) -> str:
+    try:
+        command = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        command = "?"
+    return f"process {pid} ({_visible(command)[:30]})"
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -7,34 +7,38 @@ deadline, or when its run is cancelled.
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from controller.decisions.gates import (
-    GATE_PAUSE_S,
     RESULTS_KEPT,
-    WINDOW_PAUSE_S,
     Judgement,
     Result,
+    excused,
+    gate_pause_s,
     judge_confirmation,
     judge_gate,
     judge_window,
+    window_pause_s,
+    with_log_line,
 )
-from controller.effects.probe import Answer, ask, strangers_at
+from controller.decisions.plan import STOPPED_FROM_OUTSIDE
+from controller.effects.probe import Answer, ask, ask_instance, strangers_at
 from controller.model.config import Gate
+from controller.model.errors import OroborosError
 from controller.model.names import Sha, SlotName
 from controller.model.nouns import ProcessFact, Verdict
 from controller.model.states import Outcome, ProcessState
 
 THREADS_MAX = 32
-#: Of a failing window: look again soon, since users see it.
-WINDOW_RETRY_PAUSE_S = 0.25
 RELEASE_HEADER, NONCE_HEADER = "x-oroboros-release", "x-oroboros-nonce"
 
-log = logging.getLogger(__name__)
+
+def _nothing_away() -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,8 @@ class Instance:
     #: The unit as the runtime shows it now; None when it is gone.
     fact: Callable[[], ProcessFact | None]
     last_log_line: Callable[[], str]
+    #: Asked when it failed: which part that it needs is away ("its database does not answer: …"); "" for none.
+    part_away: Callable[[], str] = _nothing_away
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,18 +144,19 @@ class GateThreads:
         began = time.monotonic()
         results: list[Result] = []
         while not cancelled.is_set():
-            results.append(probe_instance(order, at_s=time.monotonic() - began))
+            result = probe_instance(order, at_s=time.monotonic() - began)
+            results.append(result)
             del results[:-RESULTS_KEPT]
             judgement = judge_gate(results, order.gate, now_s=time.monotonic() - began)
             if judgement.outcome is not Outcome.PENDING:
                 proof = order.gate.proof if judgement.outcome is Outcome.PASS else ""
-                self._tell("gate", order, _with_log(judgement, order.instance), proof)
+                self._tell("gate", order, _explained(judgement, order.instance), proof)
                 return
-            cancelled.wait(GATE_PAUSE_S)
+            cancelled.wait(gate_pause_s(result))
 
     def _run_watch(self, order: WatchOrder, cancelled: threading.Event) -> None:
-        until = time.monotonic() + order.window_left_s
         began = time.monotonic()
+        until = began + order.window_left_s
         results: list[Result] = []
         confirmed = False
         while not cancelled.is_set():
@@ -159,20 +166,22 @@ class GateThreads:
             if not confirmed and judge_confirmation(results).outcome is Outcome.PASS:
                 confirmed = True
                 self._tell("confirm", order, judge_confirmation(results), "")
-            over = time.monotonic() >= until
-            judgement = judge_window(results, order.gate, confirmed=confirmed, over=over)
+            over_by_s = time.monotonic() - until
+            judgement = judge_window(results, order.gate, confirmed=confirmed, over_by_s=over_by_s)
             if judgement.outcome is not Outcome.PENDING:
-                self._tell("watch", order, _with_log(judgement, order.instance), "")
+                self._tell("watch", order, _explained(judgement, order.instance), "")
                 return
-            if not confirmed:
-                pause_s = GATE_PAUSE_S if result.passed else WINDOW_RETRY_PAUSE_S
-            else:
-                pause_s = WINDOW_PAUSE_S if result.passed else WINDOW_RETRY_PAUSE_S
-            cancelled.wait(min(pause_s, max(0.0, until - time.monotonic()) + 0.001))
+            cancelled.wait(window_pause_s(result, confirmed=confirmed, over_by_s=over_by_s))
 
-    def _tell(self, kind: str, order: GateOrder | WatchOrder, judgement: Judgement, proof: str) -> None:
+    def _tell(
+        self,
+        kind: Literal["gate", "confirm", "watch"],
+        order: GateOrder | WatchOrder,
+        judgement: Judgement,
+        proof: str,
+    ) -> None:
         verdict = Verdict(
-            kind="gate" if kind == "gate" else "confirm" if kind == "confirm" else "watch",
+            kind=kind,
             slot=order.slot,
             generation=order.generation,
             release=order.release,
@@ -184,34 +193,36 @@ class GateThreads:
         self._record(verdict, proof)
 
 
-def _with_log(judgement: Judgement, instance: Instance | None) -> Judgement:
-    """Add the app's last log line to a failure: it usually says why."""
-    line = instance.last_log_line() if instance is not None and judgement.outcome is Outcome.FAIL else ""
-    if not line:
+def _explained(judgement: Judgement, instance: Instance | None) -> Judgement:
+    """Add to a failure what the app said last, and which part was away."""
+    if instance is None or judgement.outcome is not Outcome.FAIL:
         return judgement
-    return Judgement(
-        outcome=judgement.outcome,
-        reason=judgement.reason,
-        message=f"{judgement.message}; it logged: {line}",
-        blames_release=judgement.blames_release,
-    )
+    return excused(with_log_line(judgement, instance.last_log_line()), instance.part_away())
 
 
 def probe_instance(order: GateOrder, *, at_s: float) -> Result:
     """Ask the instance once, at its own address, and prove that it was the instance that answered."""
-    instance = order.instance
-    ended = _ended(instance)
-    if ended is not None:
-        return Result(at_s=at_s, passed=False, reason="InstanceExited", message=ended)
-    stranger = strangers_at(instance.address, instance.process_ids())
-    if stranger:
-        message = f"{instance.address} is held by {stranger}, not by this release"
-        return Result(at_s=at_s, passed=False, reason="NotOurs", message=message, blames_release=False)
-    if stranger is None:
-        return Result(at_s=at_s, passed=False, reason="NoAnswer", message=f"nobody listens at {instance.address}")
-    answer = ask(instance.address, order.gate.path, host="localhost", timeout_s=order.gate.probe_timeout_s)
-    result = _judge_answer(answer, order.gate, at_s=at_s)
-    if result.passed and order.gate.proof == "echo":
+    instance, gate = order.instance, order.gate
+    try:
+        ended = _ended(instance, at_s=at_s)
+        if ended is not None:
+            return ended
+        answer = ask_instance(
+            instance.address,
+            gate.path,
+            host="localhost",
+            timeout_s=gate.probe_timeout_s,
+            process_ids=instance.process_ids,
+        )
+    except OroborosError as error:
+        return _runtime_away(error, at_s=at_s)
+    if answer.refused:
+        message = f"nobody listens at {instance.address}"
+        return Result(at_s=at_s, passed=False, reason="NeverBound", message=message)
+    if answer.stranger:
+        return _not_ours(instance.address, answer.stranger, at_s=at_s)
+    result = _judge_answer(answer, gate, at_s=at_s)
+    if result.passed and gate.proof == "echo":
         return _judge_echo(answer, order.release, instance.nonce, at_s=at_s)
     return result
 
@@ -219,13 +230,17 @@ def probe_instance(order: GateOrder, *, at_s: float) -> Result:
 def probe_doors(order: WatchOrder, *, at_s: float) -> Result:
     """Ask every door once; the first that fails is the result."""
     if order.instance is not None:
-        ended = _ended(order.instance)
+        try:
+            ended = _ended(order.instance, at_s=at_s)
+        except OroborosError as error:
+            return _runtime_away(error, at_s=at_s)
         if ended is not None:
-            return Result(at_s=at_s, passed=False, reason="InstanceExited", message=ended)
-    passed = Result(at_s=at_s, passed=True)
+            return ended
     for address, host in order.doors:
         for file in order.static:
             answer = ask(address, file.url_path, host=host, timeout_s=order.gate.probe_timeout_s)
+            if answer.refused:
+                return _door_away(address, host, at_s=at_s)
             same = answer.status == 200 and hashlib.sha256(answer.body).hexdigest() == file.sha256
             if not same:
                 seen = answer.problem or f"status {answer.status}, other bytes"
@@ -234,26 +249,51 @@ def probe_doors(order: WatchOrder, *, at_s: float) -> Result:
         if order.instance is None:
             continue
         answer = ask(address, order.gate.path, host=host, timeout_s=order.gate.probe_timeout_s)
+        if answer.refused:
+            return _door_away(address, host, at_s=at_s)
         result = _judge_answer(answer, order.gate, at_s=at_s)
         if result.passed and order.gate.proof == "echo":
             result = _judge_echo(answer, order.release, order.instance.nonce, at_s=at_s)
         if not result.passed:
             return result
-    return passed
+    return Result(at_s=at_s, passed=True)
 
 
-def _ended(instance: Instance) -> str | None:
+def _ended(instance: Instance, *, at_s: float) -> Result | None:
+    """Say how the instance ended; None while it runs."""
     fact = instance.fact()
     if fact is None:
-        return "the process is gone"
+        message = "the host lost the instance: neither running nor ended"
+        return Result(at_s=at_s, passed=False, reason="InstanceLost", message=message, blames_release=False)
     if fact.state is ProcessState.RUNNING:
         return None
     code = fact.exit_code
-    return (
-        f"the process was killed by signal {-code}"
-        if code is not None and code < 0
-        else f"the process exited with {code}"
+    how = f"was killed by signal {-code}" if code is not None and code < 0 else f"exited with {code}"
+    stranger = strangers_at(instance.address, frozenset) if not instance.address.startswith("unix/") else None
+    if stranger:
+        # Most likely it ended because it could not have its address.
+        return _not_ours(instance.address, f"{stranger}; the instance {how}", at_s=at_s)
+    return Result(
+        at_s=at_s,
+        passed=False,
+        reason="InstanceExited",
+        message=f"the instance {how}",
+        blames_release=code not in STOPPED_FROM_OUTSIDE,
     )
+
+
+def _not_ours(address: str, stranger: str, *, at_s: float) -> Result:
+    message = f"{address} is held by {stranger}, not by this release"
+    return Result(at_s=at_s, passed=False, reason="NotOurs", message=message, blames_release=False)
+
+
+def _door_away(address: str, host: str, *, at_s: float) -> Result:
+    message = f"our own door for {host} at {address} is away: nobody listens"
+    return Result(at_s=at_s, passed=False, reason="DoorAway", message=message, blames_release=False)
+
+
+def _runtime_away(error: OroborosError, *, at_s: float) -> Result:
+    return Result(at_s=at_s, passed=False, reason="RuntimeAway", message=error.message, blames_release=False)
 
 
 def _judge_answer(answer: Answer, gate: Gate, *, at_s: float) -> Result:
