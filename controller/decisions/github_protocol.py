@@ -160,7 +160,7 @@ def read_pulls_page(reply: Reply, *, page: int, now: datetime) -> PullsPage:
     what = "list the pull requests"
     _raise_unless(200, reply, what=what, permission="pull requests: read", now=now)
     pulls = tuple(_pull(_object(one, what), what) for one in _list(_json(reply, what), what))
-    return PullsPage(pulls=pulls, next_page=_next_page(reply, page=page, what=what))
+    return PullsPage(pulls=pulls, next_page=_next_page(reply, page=page, is_full=len(pulls) >= PAGE_SIZE, what=what))
 
 
 def read_created_status(reply: Reply, *, now: datetime) -> None:
@@ -240,13 +240,16 @@ def _retry_after(reply: Reply, *, now: datetime) -> datetime | None:
     return now + timedelta(seconds=int(text)) if _SECONDS.match(text) else None
 
 
-def _next_page(reply: Reply, *, page: int, what: str) -> int | None:
-    """Return the number of the next page. Only its number is taken from the link: we build our own addresses."""
+def _next_page(reply: Reply, *, page: int, is_full: bool, what: str) -> int | None:
+    """Return the number of the next page. Only its number is taken from the link: we build our own addresses.
+
+    A full page may have lost its link to a proxy. To ask for one page more, which is empty, costs less than a preview.
+    """
     match = _NEXT_LINK.search(reply.headers.get("link", ""))
-    if match is None:
+    if match is None and not is_full:
         return None
     try:
-        numbers = parse_qs(urlsplit(match[1]).query).get("page", [])
+        numbers = [str(page + 1)] if match is None else parse_qs(urlsplit(match[1]).query).get("page", [])
     except ValueError:
         numbers = []
     if numbers != [str(page + 1)]:

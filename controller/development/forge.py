@@ -5,8 +5,8 @@
   by itself; it can be sent again by hand.
 - Whoever knows the token may do everything; who does not gets 401. /health and the page at / are open.
 - All state is under one folder, so a forge that was killed starts again where it was.
-- Under /_development there are knobs for what goes wrong at the real one: webhooks that are never sent, outages, limits
-  and pull requests from forks.
+- Under /_development there are knobs for what goes wrong at the real one: webhooks that come late or never, outages,
+  slow answers, limits, and pull requests from forks. `forge_doors` lists them.
 
 It listens on loopback only. It is for development and tests, and holds no secrets worth stealing.
 """

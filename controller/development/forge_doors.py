@@ -1,7 +1,12 @@
 """What does each address of the development forge answer? git over smart HTTP, the API, the knobs, and a page.
 
-Whoever knows the token may do everything; who does not gets 401. /health and the page at / are open. Under
-/_development are knobs for what goes wrong at the real one: webhooks never sent, outages, limits, and forks.
+Whoever knows the token may do everything; who does not gets 401. /health and the page at / are open.
+
+Knobs for what goes wrong at the real one, each a POST with a JSON object to /_development/<name>:
+- drop {count}: the next webhooks are never made. pause {paused}: webhooks wait, and come in order once it is false.
+- outage {seconds}: the API answers 503. slow {seconds}: each of its answers comes so much later, until set to 0.
+- limit {shape: "retry-after" | "reset" | "secondary", status: 403 | 429, seconds}: the API is limited.
+- fork_pull {title, head_sha_branch, null_repo}: a pull request from a fork, or from one that was deleted.
 """
 
 from __future__ import annotations
@@ -28,8 +33,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from controller.development.forge_events import Forge, Limit, Problem, invalid, read_first_line, utc_text
+from controller.development.forge_events import Forge, Knobs, Limit, Problem, invalid, read_first_line, utc_text
 from controller.development.forge_git import BodyMalformed, BodyTooLarge, Service
 from controller.development.forge_records import closed
 from controller.development.forge_shapes import DEFAULT_BRANCH, HOOK_ID, Delivery, Json, Object, Pull, Status
@@ -59,6 +65,7 @@ def build_app(forge: Forge) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        forge.note_missed_moves()
         sender = asyncio.create_task(forge.send_forever())
         try:
             yield
@@ -90,17 +97,35 @@ def build_app(forge: Forge) -> Starlette:
             route(api + "/hooks/{hook:int}/deliveries/{number:int}", doors.delivery),
             route(api + "/hooks/{hook:int}/deliveries/{number:int}/attempts", doors.redeliver, "POST"),
             route("/_development/drop", doors.drop, "POST"),
+            route("/_development/pause", doors.pause, "POST"),
             route("/_development/fork_pull", doors.fork_pull, "POST"),
             route("/_development/outage", doors.outage, "POST"),
+            route("/_development/slow", doors.slow, "POST"),
             route("/_development/limit", doors.limit, "POST"),
             route(git + "/info/refs", doors.info_refs),
             route(git + "/git-upload-pack", doors.upload_pack, "POST"),
             route(git + "/git-receive-pack", doors.receive_pack, "POST"),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
+            Middleware(SlowApi, knobs=forge.knobs),
+        ],
         exception_handlers={Problem: _answer_problem, HTTPException: _answer_http_problem},
         lifespan=lifespan,
     )
+
+
+class SlowApi:
+    """Makes the API as slow as its knob says."""
+
+    def __init__(self, app: ASGIApp, *, knobs: Knobs) -> None:
+        self._app = app
+        self._knobs = knobs
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/api/"):
+            await asyncio.sleep(self._knobs.slow_s)
+        await self._app(scope, receive, send)
 
 
 class Doors:
@@ -374,6 +399,16 @@ class Doors:
         self.forge.knobs.drop_count = int(_knob(count, "count"))
         return JSONResponse({"drop": self.forge.knobs.drop_count})
 
+    async def pause(self, request: Request) -> Response:
+        """Keep webhooks back, or send those that were kept back."""
+        self._admit(request)
+        paused = (await _read_object(request)).get("paused", True)
+        if not isinstance(paused, bool):
+            raise Problem(422, "paused is true or false")
+        self.forge.knobs.paused = paused
+        self.forge.has_unsent.set()
+        return JSONResponse({"paused": paused})
+
     async def fork_pull(self, request: Request) -> Response:
         """Open a pull request from a fork whose head is that of a branch; with `null_repo` the fork is gone."""
         self._admit(request)
@@ -395,6 +430,12 @@ class Doors:
         seconds = _knob((await _read_object(request)).get("seconds", 10), "seconds")
         self.forge.knobs.outage_ends_at_s = time.monotonic() + seconds
         return JSONResponse({"outage": seconds})
+
+    async def slow(self, request: Request) -> Response:
+        """Answer everything under /api/v3 `seconds` later."""
+        self._admit(request)
+        self.forge.knobs.slow_s = _knob((await _read_object(request)).get("seconds", 1), "seconds")
+        return JSONResponse({"slow": self.forge.knobs.slow_s})
 
     async def limit(self, request: Request) -> Response:
         """Limit everything under /api/v3 for `seconds`, in one of the three documented shapes."""

@@ -71,7 +71,11 @@ class Knobs:
     """What a test or a demo asked to go wrong."""
 
     drop_count: int = 0
+    #: Webhooks are queued and not sent.
+    paused: bool = False
     outage_ends_at_s: float = 0.0
+    #: How much later each answer of the API comes.
+    slow_s: float = 0.0
     limit: Limit | None = None
 
 
@@ -173,6 +177,14 @@ class Forge:
             elif pull.base_branch == branch and new is not None and self.git.contains(new, pull.head_sha):
                 self.change_pull(closed(pull, now=now, merge_commit_sha=new), "closed")
 
+    def note_missed_moves(self) -> None:
+        """Let open pull requests follow branches that moved just before the forge was killed."""
+        recorded = {pull.head_branch: pull.head_sha for pull in self.records.load_open_pulls() if pull.origin == "own"}
+        for branch, sha in recorded.items():
+            head = self.git.branch_head(branch)
+            if head != sha:
+                self._note_branch(branch, sha, head)
+
     def change_pull(self, pull: Pull, action: str, **more: str) -> None:
         """Record what a pull request has become, and tell of it."""
         self.records.replace_pull(pull)
@@ -208,7 +220,7 @@ class Forge:
         async with httpx.AsyncClient(timeout=DELIVERY_TIMEOUT_S, trust_env=False, follow_redirects=False) as client:
             while True:
                 self.has_unsent.clear()
-                while (delivery := self.records.load_unsent()) is not None:
+                while not self.knobs.paused and (delivery := self.records.load_unsent()) is not None:
                     await self._send(client, delivery)
                 await self.has_unsent.wait()
 

@@ -6,30 +6,18 @@ import hashlib
 import hmac
 import http.server
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from controller.development.forge_client import clone_for_author
-from controller.development.parts import Part, PartSpec
-from controller.effects.github_http import Forge
 from controller.model.names import Ports
+from tests.forge_fixture import SECRET, ForgeUnderTest, run_forge
 
-REPOSITORY = "acme/shop"
-#: Nothing may ever show it: no log, no error, no clone.
-CANARY = "ghs_canary." + "Tk0" * 170
-SECRET = "w3bh00k-s3cret-of-the-tests"
 PATIENCE_S = 10.0
 
 
@@ -120,112 +108,8 @@ def receiver() -> Iterator[Receiver]:
     server.server_close()
 
 
-@dataclass(slots=True)
-class Clone:
-    """A working clone of an author."""
-
-    path: Path
-
-    def git(self, *words: str, fails: bool = False) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=self.path, capture_output=True, text=True, timeout=30, check=False, env=QUIET
-        )
-        assert (done.returncode != 0) == fails, done.stderr
-        return (done.stderr if fails else done.stdout).strip()
-
-    def commit(self, title: str, **files: str) -> str:
-        for name, content in files.items():
-            (self.path / name).write_text(content)
-        self.git("add", "-A")
-        self.git("commit", "-q", "--allow-empty", "-m", title)
-        return self.git("rev-parse", "HEAD")
-
-    def push(self, branch: str = "main", *, force: bool = False) -> None:
-        self.git("push", "-q", *(["--force"] if force else []), "origin", f"HEAD:refs/heads/{branch}")
-
-
-QUIET = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
-
-
-@dataclass(slots=True)
-class ForgeUnderTest:
-    """A development forge in its own process."""
-
-    folder: Path
-    url: str
-    part: Part
-    api: httpx.Client
-    knobs: httpx.Client
-    client: Forge
-    token_file: Path
-    log_file: Path
-
-    def clone(self, name: str = "work") -> Clone:
-        clone_for_author(self.url, REPOSITORY, self.token_file, self.folder / name)
-        return Clone(self.folder / name)
-
-    def open_pull(self, branch: str, title: str = "A title") -> dict[str, Any]:
-        answer = self.api.post("/pulls", json={"title": title, "head": branch, "base": "main"})
-        assert answer.status_code == 201, answer.text
-        content = answer.json()
-        assert isinstance(content, dict)
-        return content
-
-    def knob(self, name: str, **content: object) -> dict[str, Any]:
-        answer = self.knobs.post(f"/_development/{name}", json=content)
-        assert answer.status_code in (200, 201), answer.text
-        found = answer.json()
-        assert isinstance(found, dict)
-        return found
-
-
 @pytest.fixture
 def forge(short_dir: Path, receiver: Receiver, free_port_offset: int) -> Iterator[ForgeUnderTest]:
     """An empty forge whose webhook points at `receiver`."""
-    token_file, secret_file, log_file = short_dir / "token", short_dir / "secret", short_dir / "forge.log"
-    token_file.write_text(CANARY + "\n")
-    secret_file.write_text(SECRET + "\n")
-    port = Ports(offset=free_port_offset).forge
-    url = f"http://127.0.0.1:{port}"
-    spec = PartSpec(
-        name="forge",
-        argv=(
-            *("setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "controller.development.forge"),
-            *("--root", str(short_dir / "forge"), "--port", str(port), "--repository", REPOSITORY),
-            *("--webhook-url", receiver.url, "--webhook-secret-file", str(secret_file)),
-            *("--token-file", str(token_file)),
-        ),
-        log_file=log_file,
-        is_ready=lambda: answers(url + "/health"),
-        environment={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-    )
-    authorization = {"Authorization": f"Bearer {CANARY}"}
-    with (
-        Part(spec) as part,
-        httpx.Client(base_url=f"{url}/api/v3/repos/{REPOSITORY}", headers=authorization, trust_env=False) as api,
-        httpx.Client(base_url=url, headers=authorization, trust_env=False) as knobs,
-        Forge(url, REPOSITORY, token_file) as client,
-    ):
-        yield ForgeUnderTest(
-            folder=short_dir,
-            url=url,
-            part=part,
-            api=api,
-            knobs=knobs,
-            client=client,
-            token_file=token_file,
-            log_file=log_file,
-        )
-    log = log_file.read_text()
-    assert CANARY not in log
-    assert SECRET not in log
-    assert "Traceback" not in log, log[-3000:]
-
-
-def answers(url: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=1.0) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
+    with run_forge(short_dir, webhook_url=receiver.url, port=Ports(offset=free_port_offset).forge) as running:
+        yield running

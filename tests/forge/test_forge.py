@@ -10,10 +10,13 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from controller.development.forge_records import Records
+from controller.model.errors import Stalled
 from controller.model.names import parse_sha
 from controller.model.nouns import WantedReport
 from controller.model.states import StatusState
-from tests.forge.conftest import CANARY, REPOSITORY, Clone, ForgeUnderTest, Receiver, await_true
+from tests.forge.conftest import Receiver, await_true
+from tests.forge_fixture import CANARY, REPOSITORY, Clone, ForgeUnderTest
 
 
 def started(forge: ForgeUnderTest, receiver: Receiver) -> Clone:
@@ -24,6 +27,11 @@ def started(forge: ForgeUnderTest, receiver: Receiver) -> Clone:
     receiver.await_count(1)
     receiver.received.clear()
     return clone
+
+
+def await_recorded(forge: ForgeUnderTest) -> None:
+    """Wait until the answer to the newest delivery is on the disk; else a forge that is killed sends it once more."""
+    await_true(lambda: forge.api.get("/hooks/1/deliveries").json()[0]["status_code"] == 202, lambda: "a record")
 
 
 def test_push_makes_exactly_one_signed_delivery(forge: ForgeUnderTest, receiver: Receiver) -> None:
@@ -281,11 +289,10 @@ def test_state_survives_a_kill(forge: ForgeUnderTest, receiver: Receiver) -> Non
     sha = parse_sha(clone.git("rev-parse", "HEAD"))
     forge.api.post(f"/statuses/{sha}", json={"state": "pending"})
     receiver.await_count(2)
+    await_recorded(forge)
     deliveries = forge.api.get("/hooks/1/deliveries").json()
-    assert forge.part.pid is not None
-    forge.part.stop()
-    forge.part.launch()
-    forge.part.await_ready()
+    forge.part.kill()
+    forge.part.start()
     assert [pull.title for pull in forge.client.open_pulls()] == ["Kept"]
     assert len(forge.client.statuses(sha)) == 1
     assert forge.api.get("/hooks/1/deliveries").json() == deliveries
@@ -293,6 +300,63 @@ def test_state_survives_a_kill(forge: ForgeUnderTest, receiver: Receiver) -> Non
     clone.push("topic")
     receiver.await_count(4)
     assert receiver.whats()[-1] == "pull_request synchronize #1"
+
+
+def test_pull_request_follows_a_branch_that_moved_just_before_a_kill(forge: ForgeUnderTest, receiver: Receiver) -> None:
+    clone = started(forge, receiver)
+    first = clone.commit("Change", page="two")
+    clone.push("topic")
+    forge.open_pull("topic")
+    second = clone.commit("Change more", page="three")
+    clone.push("other")
+    receiver.await_count(3)
+    await_recorded(forge)
+    forge.part.kill()
+    bare = forge.folder / "forge" / "shop.git"
+    clone.git("--git-dir", str(bare), "update-ref", "refs/heads/topic", second)
+    forge.part.start()
+    told = receiver.await_count(4)[3]
+    assert told.what == "pull_request synchronize #1"
+    assert (told.payload["before"], told.payload["after"]) == (first, second)
+    assert [pull.head_sha for pull in forge.client.open_pulls()] == [second]
+    assert clone.git("ls-remote", "origin", "refs/pull/1/head").split()[0] == second
+
+
+def test_paused_webhooks_come_later_and_in_order(forge: ForgeUnderTest, receiver: Receiver) -> None:
+    clone = started(forge, receiver)
+    forge.knob("pause")
+    for branch in ("one", "two", "three"):
+        clone.push(branch)
+    assert [one["status"] for one in forge.api.get("/hooks/1/deliveries").json()[:3]] == ["pending"] * 3
+    assert receiver.whats() == []
+    forge.knob("pause", paused=False)
+    receiver.await_count(3)
+    assert receiver.whats() == [f"push refs/heads/{branch}" for branch in ("one", "two", "three")]
+
+
+def test_status_number_1001_of_a_commit_and_context_is_refused_for_good(
+    forge: ForgeUnderTest, receiver: Receiver
+) -> None:
+    sha = started(forge, receiver).git("rev-parse", "HEAD")
+    records = Records(forge.folder / "forge" / "forge.sqlite")
+    for number in range(1000):
+        records.add_status(
+            sha, state="pending", context="full", description=str(number), target_url=None, now="2026-01-01T00:00:00Z"
+        )
+    records.close()
+    assert forge.api.post(f"/statuses/{sha}", json={"state": "success", "context": "full"}).status_code == 422
+    assert forge.api.post(f"/statuses/{sha}", json={"state": "success", "context": "other"}).status_code == 201
+    with pytest.raises(Stalled, match="maximum number of statuses"):
+        forge.client.post_status(
+            WantedReport(
+                sha=parse_sha(sha),
+                context="full",
+                state=StatusState.SUCCESS,
+                description="live",
+                target_url=None,
+                generation=1,
+            )
+        )
 
 
 def test_failed_delivery_is_recorded_never_retried_and_sent_again_by_hand(

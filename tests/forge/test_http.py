@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import logging
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -18,8 +19,8 @@ import pytest
 from controller.effects import github_http
 from controller.effects.github_http import Forge
 from controller.model.errors import OroborosError, Unavailable
-from tests.forge.conftest import CANARY, ForgeUnderTest
 from tests.forge.test_protocol import NOW, pull, report
+from tests.forge_fixture import CANARY, ForgeUnderTest
 
 Answer = Callable[[httpx.Request], httpx.Response]
 
@@ -178,5 +179,10 @@ def test_limits_and_outages_of_a_forge_are_understood_and_pass(forge: ForgeUnder
     with pytest.raises(Unavailable, match="ForgeDown"):
         forge.client.repository()
     forge.knob("outage", seconds=0)
+    forge.knob("slow", seconds=0.3)
+    began_s = time.monotonic()
+    forge.client.repository()
+    assert time.monotonic() - began_s >= 0.3
+    forge.knob("slow", seconds=0)
     found = forge.client.repository()
     assert (found.full_name, found.default_branch) == ("acme/shop", "main")

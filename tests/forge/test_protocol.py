@@ -165,6 +165,14 @@ def test_list_that_does_not_go_on_in_order_is_nothing(page: str) -> None:
         read_pulls(reply(200, [pull()], link=f'<https://x/?page={page}>; rel="next"'))
 
 
+def test_full_page_without_a_link_is_not_believed_to_be_the_last() -> None:
+    full = [pull(number=number) for number in range(1, protocol.PAGE_SIZE + 1)]
+    assert read_pulls(reply(200, full)).next_page == 2
+    assert read_pulls(reply(200, full[1:])).next_page is None
+    with pytest.raises(Unavailable, match="more than"):
+        read_pulls(reply(200, full), page=protocol.PAGES_MAX)
+
+
 def test_endless_list_ends() -> None:
     last = protocol.PAGES_MAX
     with pytest.raises(Unavailable, match="more than"):

@@ -14,7 +14,8 @@ from controller.effects.github_http import Forge
 from controller.model.names import parse_sha
 from controller.model.nouns import WantedReport
 from controller.model.states import StatusState
-from tests.forge.conftest import REPOSITORY, ForgeUnderTest, Receiver
+from tests.forge.conftest import Receiver
+from tests.forge_fixture import REPOSITORY, ForgeUnderTest
 
 SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
 REST: dict[str, Any] = json.loads((SCHEMAS / "rest.json").read_text())
