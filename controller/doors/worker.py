@@ -90,7 +90,10 @@ class Worker:
 
             def record(verdict: Verdict, proof: str = "") -> None:
                 try:
-                    side.record_verdict(verdict, proof=proof, now=self.clock())
+                    now = self.clock()
+                    side.record_verdict(verdict, proof=proof, now=now)
+                    if verdict.kind == "gate":
+                        side.record_step(verdict.generation, "gate", began_at=now, ended_at=now)
                 except LostEpoch:
                     return  # another worker judges now
                 except Unavailable as error:

@@ -233,20 +233,24 @@ class Store:
             raise LostEpoch("LostEpoch", f"another worker has taken over host {self._host}; this one ends")
 
     def _id(self) -> int:
+        """Return the repository's row id; Unavailable while no worker has registered it."""
         if self._repository_id is None:
             with self._lock:
-                row = (
-                    self._connect()
-                    .execute("SELECT id FROM repositories WHERE full_name = %s", [self._repository])
-                    .fetchone()
-                )
+                try:
+                    row = (
+                        self._connect()
+                        .execute("SELECT id FROM repositories WHERE full_name = %s", [self._repository])
+                        .fetchone()
+                    )
+                except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                    self.close()
+                    raise _away(error) from error
             if row is None:
                 raise Unavailable(
                     "RepositoryUnknown",
                     f"{self._repository} is not registered yet; the worker does that when it starts",
                 )
-            self._repository_id = row["id"]
-        assert self._repository_id is not None
+            self._repository_id = int(row["id"])
         return self._repository_id
 
     # -- worker -----------------------------------------------------------------------------------------------------
@@ -491,7 +495,10 @@ class Store:
                     " WHERE repository_id = %s AND number = %s",
                     [reason, message, repository_id, number],
                 )
-            connection.execute("UPDATE repositories SET fetched_at = %s WHERE id = %s", [began_at, repository_id])
+            connection.execute(
+                "UPDATE repositories SET fetched_at = %s, fetch_ended_at = clock_timestamp() WHERE id = %s",
+                [began_at, repository_id],
+            )
             if production is not None:
                 # The first look at a branch misses nothing: there was nobody to tell before.
                 connection.execute(
@@ -643,12 +650,14 @@ class Store:
             generation = int(row["generation"])
             times = connection.execute(
                 "SELECT (SELECT max(received_at) FROM deliveries WHERE sha = %s) AS accepted,"
-                " (SELECT fetched_at FROM repositories WHERE id = %s) AS fetched",
+                " fetched_at, fetch_ended_at FROM repositories WHERE id = %s",
                 [head.sha, self._id()],
             ).fetchone()
             assert times is not None
             if times["accepted"] is not None:
                 self._step(connection, generation, "accepted", times["accepted"], times["accepted"])
+                if times["fetched_at"] is not None and times["fetched_at"] >= times["accepted"]:
+                    self._step(connection, generation, "fetched", times["fetched_at"], times["fetch_ended_at"])
             self._step(connection, generation, "begun", now, now)
             return generation
 

@@ -11,7 +11,8 @@ CREATE TABLE repositories (
     policy_sha  text,                           -- the commit it came from
     policy_problems text[],                     -- what is wrong with the newest one, if it is invalid
     listed_at   timestamptz,                    -- last complete listing of open pull requests
-    fetched_at  timestamptz,
+    fetched_at  timestamptz,                    -- when the last good fetch began, and ended
+    fetch_ended_at timestamptz,
     receiver_started_at timestamptz,            -- deliveries before it may have found nobody: look again
     created_at  timestamptz NOT NULL DEFAULT now()
 );
