@@ -321,7 +321,7 @@ def _build_of(folder: _Folder) -> str | None:
     if not _installs(folder):
         return None
     what = "-r requirements.txt" if folder.has("requirements.txt") else "."
-    return _command(f"python3 -m venv .venv && .venv/bin/python -m pip install {what}")
+    return _command(f"python3 -m venv --copies .venv && .venv/bin/python -m pip install {what}")
 
 
 def _module_above(folder: _Folder, name: str) -> str | None:
