@@ -8,6 +8,7 @@ at once with its key path.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,6 +156,9 @@ class Policy:
     limits: TreeLimits = field(default_factory=TreeLimits)
 
 
+#: Without user and password: the address is in error messages and in git's argv.
+_FORGE_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[A-Za-z0-9._~/-]*)?\Z")
+
 #: Every hint is repeated this often, whether or not a delivery came.
 RESYNC_DEFAULT_S = 300.0
 
@@ -217,6 +221,11 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             return default
         return value
 
+    forge_url = environ.get("OROBOROS_FORGE_URL", "").strip() or "https://github.com"
+    if not _FORGE_URL.match(forge_url):
+        # It may hold a password, so it is not repeated here.
+        problems.append("OROBOROS_FORGE_URL: is not http(s)://host; a token belongs in OROBOROS_FORGE_TOKEN_FILE")
+
     admin = environ.get("OROBOROS_APP_DATABASE_ADMIN_URL", "").strip()
     settings = Settings(
         # SQLAlchemy's spelling is in the host contract; libpq refuses it, so it is cut here and nowhere else.
@@ -225,7 +234,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         layout=layout,
         host=environ.get("OROBOROS_HOST", "").strip() or "host-1",
         repository=repository,
-        forge_url=environ.get("OROBOROS_FORGE_URL", "").strip() or "https://github.com",
+        forge_url=forge_url,
         forge_token_file=optional_path("OROBOROS_FORGE_TOKEN_FILE"),
         webhook_secrets_file=optional_path("OROBOROS_WEBHOOK_SECRETS_FILE"),
         production_branch=environ.get("OROBOROS_BRANCH", "").strip() or None,
