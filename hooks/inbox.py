@@ -2,7 +2,7 @@
 
 Group commit: what queues while one commit runs is the next batch, so nothing lingers and many deliveries share one
 fsync. One batch is one INSERT and one deadline; after its commit the bell is rung once, and never waited for. Why so:
-docs/decisions/0002-group-commit.md.
+docs/decisions/0008-group-commit.md.
 
 Rules. (1) One row per delivery id. (2) The same id again, not done: armed again. (3) The same signed bytes under
 another id: counted, rung, not stored twice, since id and event name are not covered by the signature. Bytes that were

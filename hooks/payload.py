@@ -16,8 +16,11 @@ TEXT_CHARS_MAX = 500
 _SHA = re.compile(r"[0-9a-f]{40}\Z")
 #: git allows no control character in a ref, and a terminal should not meet one.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-#: What a body must hold before one of its texts can hold a NUL or a lone surrogate.
-_SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+#: What a body must hold before one of its texts can hold a NUL or a lone surrogate: half of a pair without its other.
+_SUSPECT = re.compile(
+    r"\\u(?:0000|[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F]))"
+    r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
+)
 ZERO_SHA = "0" * 40
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
@@ -122,13 +125,7 @@ def _short(text: str) -> str:
 def _parse(body: bytes) -> Json:
     try:
         text = body.decode("utf-8")
-        value: Json = json.loads(
-            text,
-            object_pairs_hook=_without_doubles,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            parse_int=_small,
-        )
+        value: Json = _DECODER.decode(text)
     except UnicodeDecodeError as error:
         raise _Odd("not UTF-8") from error
     except _Odd:
@@ -136,6 +133,7 @@ def _parse(body: bytes) -> Json:
     except RecursionError as error:
         raise _Odd("nested too deep") from error
     except ValueError as error:
+        # Python itself refuses integers of some thousand digits: reading one costs the square of its length.
         raise _Odd("not JSON") from error
     if _SUSPECT.search(text):
         _refuse_unstorable(value)
@@ -160,10 +158,8 @@ def _finite(text: str) -> float:
     return value
 
 
-def _small(text: str) -> int:
-    if len(text) > 30:
-        raise _Odd("a number too long")
-    return int(text)
+# Made once: making one costs as much as reading a small body.
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles, parse_constant=_no_constant, parse_float=_finite)
 
 
 def _refuse_unstorable(value: Json) -> None:
