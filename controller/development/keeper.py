@@ -32,7 +32,7 @@ FAST_LOOK_S, LOOK_EVERY_S = 0.01, 0.25
 #: Of what an app left behind, from TERM to KILL.
 LEFTOVER_GRACE_S = 1.0
 #: Of a job that ran into its limit.
-LIMIT_GRACE_S = 5.0
+LIMIT_GRACE_S = 3.0
 STRAY_LOOK_S = 0.02
 #: From <sys/prctl.h>, <linux/sched.h>, <linux/ioprio.h>.
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38

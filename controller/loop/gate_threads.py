@@ -206,7 +206,9 @@ def probe_instance(order: GateOrder, *, at_s: float) -> Result:
     try:
         ended = _ended(instance, at_s=at_s)
         if ended is not None:
-            return ended
+            # Most likely it ended because it could not have its address, if somebody else has it.
+            squatter = _squatter(instance.address) if ended.reason == "InstanceExited" else ""
+            return _not_ours(instance.address, f"{squatter}: {ended.message}", at_s=at_s) if squatter else ended
         answer = ask_instance(
             instance.address,
             gate.path,
@@ -269,10 +271,6 @@ def _ended(instance: Instance, *, at_s: float) -> Result | None:
         return None
     code = fact.exit_code
     how = f"was killed by signal {-code}" if code is not None and code < 0 else f"exited with {code}"
-    stranger = strangers_at(instance.address, frozenset) if not instance.address.startswith("unix/") else None
-    if stranger:
-        # Most likely it ended because it could not have its address.
-        return _not_ours(instance.address, f"{stranger}; the instance {how}", at_s=at_s)
     return Result(
         at_s=at_s,
         passed=False,
@@ -282,8 +280,12 @@ def _ended(instance: Instance, *, at_s: float) -> Result | None:
     )
 
 
+def _squatter(address: str) -> str:
+    return "" if address.startswith("unix/") else strangers_at(address, lambda: frozenset()) or ""
+
+
 def _not_ours(address: str, stranger: str, *, at_s: float) -> Result:
-    message = f"{address} is held by {stranger}, not by this release"
+    message = f"{address} is not held by this release, but by {stranger}"
     return Result(at_s=at_s, passed=False, reason="NotOurs", message=message, blames_release=False)
 
 

@@ -1,4 +1,4 @@
-"""Backends that answer badly on purpose: `python servers.py KIND PORT`."""
+"""Backends that answer badly on purpose: `python servers.py KIND PORT`, or a path instead of the port."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 
-kind, port = sys.argv[1], int(sys.argv[2])
+kind, where = sys.argv[1], sys.argv[2]
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Oroboros-Release: %s\r\nX-Oroboros-Nonce: %s\r\n\r\nok"
 
 
@@ -16,9 +16,15 @@ def good() -> bytes:
 
 if kind == "never-binds":
     time.sleep(60)
-listener = socket.socket()
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-listener.bind(("127.0.0.1", port))
+if where.startswith("/"):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(where)
+else:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if kind == "shared":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(("127.0.0.1", int(where)))
 listener.listen(64)
 print("listening", flush=True)
 if kind == "binds-then-exits":
@@ -31,7 +37,7 @@ while True:
     count += 1
     with contextlib.suppress(OSError), connection:
         connection.recv(65536)
-        if kind == "good" or (kind == "flapping" and count % 3):
+        if kind in ("good", "shared") or (kind == "flapping" and count % 3):
             connection.sendall(good())
         elif kind == "flapping":
             connection.sendall(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")
@@ -55,6 +61,33 @@ while True:
             while True:
                 connection.sendall(b"x")
                 time.sleep(0.05)
+        elif kind == "drip-head":
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while True:
+                connection.sendall(b"x")
+                time.sleep(0.02)
+        elif kind == "endless-head":
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while True:
+                connection.sendall(b"X: " + b"x" * 60000 + b"\r\n")
+        elif kind == "announced":
+            connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n" + good())
+        elif kind == "only-announced":
+            connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 20)
+        elif kind == "chunked":
+            head, _, _ = (
+                good().replace(b"Content-Length: 2\r\n", b"Transfer-Encoding: chunked\r\n").partition(b"\r\n\r\n")
+            )
+            connection.sendall(head + b"\r\n\r\n7;x=y\r\n0\r\n\r\nab\r\n")
+            time.sleep(0.02)
+            connection.sendall(b"3\r\ncde\r\n0\r\nX-Trailer: t\r\n\r\n")
+            time.sleep(0.1)  # the connection stays open: the end is in the bytes
+        elif kind == "cut":
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")
+        elif kind == "doubled":
+            connection.sendall(
+                good().replace(b"\r\nX-Oroboros-Nonce", b"\r\nX-Oroboros-Release: f\r\nX-Oroboros-Nonce")
+            )
         elif kind == "not-http":
             connection.sendall(b"hello there\r\n\r\n")
         elif kind == "old":

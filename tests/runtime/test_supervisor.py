@@ -6,11 +6,15 @@ import contextlib
 import os
 import secrets
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,15 +37,24 @@ class Host:
         self.runtime = EmbeddedRuntime(folder / "s")
         self.process: subprocess.Popen[bytes] | None = None
 
+    def command(self, *more: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "controller.development.supervisor"),
+            *("--socket", str(self.folder / "s"), "--state", str(self.folder / "state"), *more),
+        ]
+
     def start_supervisor(self) -> None:
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "controller.development.supervisor"),
-                *("--socket", str(self.folder / "s"), "--state", str(self.folder / "state")),
-            ],
-            cwd=CHECKOUT,
-        )
+        with (self.folder / "supervisor.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command(), cwd=CHECKOUT, stderr=log)
         self.wait(self.answers)
+
+    def kill_supervisor(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def wait_for_line(self, unit: str, text: str) -> None:
+        self.wait(lambda: self.log(unit).exists() and text in self.log(unit).read_text())
 
     def answers(self) -> bool:
         with contextlib.suppress(Unavailable):
@@ -261,3 +274,256 @@ def test_an_app_has_no_powers_and_nothing_of_our_environment(host: Host) -> None
 def test_a_supervisor_that_is_away_is_named(short_dir: Path) -> None:
     with pytest.raises(Unavailable, match="RuntimeAway"):
         EmbeddedRuntime(short_dir / "nobody").observe()
+
+
+def running(command_line: str) -> list[int]:
+    """Return the processes whose command line holds this: for those that dropped every mark."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ")
+                if command_line.encode() in words and int(name) != os.getpid():
+                    found.append(int(name))
+    return found
+
+
+def test_a_stray_without_any_mark_ends_with_its_unit(host: Host) -> None:
+    stray = f"sleep 9{secrets.randbelow(10**8):08d}"
+    script = (
+        f"(setsid env -i sh -c 'trap \"\" TERM; exec {stray}' </dev/null >/dev/null 2>&1 &); echo up; exec sleep 60"
+    )
+    host.runtime.start(host.spec("main-a", 1, script))
+    host.wait(lambda: bool(running(stray)))
+    host.runtime.stop("main-a", 1, grace_s=0.2)
+    host.wait(lambda: host.fact("main-a") is None)
+
+    assert running(stray) == []
+
+
+def test_a_stray_without_any_mark_ends_also_when_its_keeper_is_killed(host: Host) -> None:
+    stray = f"sleep 9{secrets.randbelow(10**8):08d}"
+    script = (
+        f"(setsid env -i sh -c 'trap \"\" TERM; exec {stray}' </dev/null >/dev/null 2>&1 &); echo up; exec sleep 60"
+    )
+    host.runtime.start(host.spec("main-a", 1, script))
+    host.wait(lambda: bool(running(stray)))
+    fact = host.fact("main-a")
+    assert fact is not None
+    assert fact.pid is not None
+    os.kill(fact.pid, signal.SIGKILL)
+    host.wait(lambda: host.has_ended("main-a"))
+
+    assert running(stray) == []
+
+
+def test_a_keeper_killed_while_no_supervisor_runs_leaves_nothing_behind(host: Host) -> None:
+    host.runtime.start(host.spec("main-a", 1, STRAY + "echo up; sleep 60"))
+    host.wait_for_line("main-a", "up")
+    fact = host.fact("main-a")
+    assert fact is not None
+    assert fact.pid is not None
+    host.kill_supervisor()
+    os.kill(fact.pid, signal.SIGKILL)
+    host.start_supervisor()
+    host.wait(lambda: host.has_ended("main-a"))
+
+    assert host.marked() == []
+
+
+def test_a_limit_holds_while_no_supervisor_runs(host: Host) -> None:
+    host.runtime.start(host.spec("build-main", 1, "echo up; sleep 60", limit_s=0.4))
+    host.wait_for_line("build-main", "up")
+    host.kill_supervisor()
+    host.wait(lambda: host.marked() == [])
+    host.start_supervisor()
+    host.wait(lambda: host.has_ended("build-main"))
+
+    fact = host.fact("build-main")
+    assert fact is not None
+    assert fact.timed_out
+
+
+def test_a_unit_that_was_never_begun_is_not_adopted_and_can_be_started(host: Host) -> None:
+    host.kill_supervisor()
+    folder = host.folder / "state" / "main-a.1.abc"
+    folder.mkdir()
+    (folder / "unit.json").write_text('{"unit": "main-a", "generation": 1, "mark": "m", "started_at": 1.0}')
+    host.start_supervisor()
+
+    assert host.fact("main-a") is None
+    host.runtime.start(host.spec("main-a", 1, "echo up; sleep 60"))
+    host.wait_for_line("main-a", "up")
+
+
+def test_a_start_of_an_older_generation_is_refused(host: Host) -> None:
+    host.runtime.start(host.spec("main-a", 5, "sleep 60"))
+    with pytest.raises(Unavailable, match="StaleGeneration"):
+        host.runtime.start(host.spec("main-a", 4, "sleep 60"))
+
+    assert [fact.generation for fact in host.runtime.observe()] == [5]
+
+
+def test_a_newer_generation_begins_when_nothing_of_the_older_is_left(host: Host) -> None:
+    """Both have the same address: side by side, the newer could not have it."""
+    host.runtime.start(host.spec("main-a", 1, STRAY + "mkdir held; echo up; while :; do sleep 0.05; done"))
+    host.wait_for_line("main-a", "up")
+    older = set(host.marked())
+    assert len(older) >= 2
+    script = f"for p in {' '.join(map(str, older))}; do [ -d /proc/$p ] && echo alive; done; echo newer; sleep 60"
+    host.runtime.start(host.spec("main-a", 2, script))
+    host.wait_for_line("main-a", "newer")
+
+    assert "alive" not in host.log("main-a").read_text()
+    assert [fact.generation for fact in host.runtime.observe()] == [2]
+
+
+def test_a_second_supervisor_of_the_same_state_refuses(host: Host) -> None:
+    second = subprocess.run(host.command(), cwd=CHECKOUT, capture_output=True, text=True, timeout=20, check=False)
+
+    assert second.returncode == 1
+    assert "another supervisor" in second.stderr
+    assert host.answers()
+
+
+def test_a_client_that_says_nothing_keeps_nobody_waiting(host: Host) -> None:
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(80)]
+    try:
+        for one in silent:
+            one.connect(str(host.folder / "s"))
+        silent[0].sendall(b'{"op": "obs')
+        began = time.monotonic()
+        host.runtime.observe()
+        assert time.monotonic() - began < 1.5  # the client itself would give up at 2
+    finally:
+        for one in silent:
+            one.close()
+
+
+@pytest.mark.parametrize(
+    "request_", [b"", b"[]\n", b"nonsense\n", b'{"op": "start"}\n', b'{"op": "stop"}\n', b"[" * 100_000 + b"\n"]
+)
+def test_nonsense_is_answered_with_an_error_or_not_at_all(host: Host, request_: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.settimeout(5)
+        one.connect(str(host.folder / "s"))
+        one.sendall(request_)
+        one.shutdown(socket.SHUT_WR)
+        answer = one.recv(65_536)
+
+    assert answer == b"" or b'"error"' in answer
+    assert host.answers()
+
+
+@pytest.mark.parametrize("unit", ["../x", "a/b", "", "-x", "a" * 65, "A"])
+def test_a_unit_that_would_leave_the_state_folder_is_refused(host: Host, unit: str) -> None:
+    with pytest.raises(Unavailable, match="BadOrder"):
+        host.runtime.start(replace(host.spec("main-a", 1, "exit 0"), unit=unit))
+
+
+def test_the_socket_is_for_us_alone(host: Host) -> None:
+    assert stat.S_IMODE((host.folder / "s").stat().st_mode) == 0o600
+
+
+def test_a_process_of_a_unit_is_not_answered(host: Host) -> None:
+    script = (
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect('" + str(host.folder / "s") + "');"
+        's.sendall(b\'{"op": "observe"}\\n\'); print(s.recv(1000).decode())'
+    )
+    (host.folder / "ask.py").write_text(script)
+    host.runtime.start(host.spec("preview-1-a", 1, f"{sys.executable} ask.py"))
+    host.wait(lambda: host.has_ended("preview-1-a"))
+
+    assert "NotForUnits" in host.log("preview-1-a").read_text()
+
+
+def test_an_end_rings_also_when_somebody_else_saw_it_first(host: Host) -> None:
+    rung = threading.Event()
+    host.runtime.watch(rung.set)
+    host.wait(rung.is_set)
+    for generation in range(1, 6):
+        rung.clear()
+        host.runtime.start(host.spec("build-main", generation, "exit 0"))
+        host.wait(partial(host.has_ended, "build-main", generation))
+        assert rung.wait(5)
+
+
+def test_a_log_that_never_ends_is_bounded_and_its_end_kept(host: Host) -> None:
+    host.runtime.start(host.spec("build-main", 1, "yes | head -c 60000000; echo; echo the end"))
+    host.wait(lambda: host.has_ended("build-main"))
+
+    text = host.log("build-main").read_bytes()
+    assert len(text) <= (8 << 20) + 100
+    assert text.startswith(b"oroboros: older lines were cut\ny\n")
+    assert text.endswith(b"the end\n")
+
+
+def test_values_of_the_environment_arrive_byte_for_byte_and_expand_only_once(host: Host) -> None:
+    spec = host.spec("build-main", 1, '(printf "%s|" "$1"; printenv ODD EMPTY) | od -An -v -tx1')
+    value = b"a=b \"'$HOME `id`\r\t\xff\xc3\xa4 #"
+    with spec.environment_file.open("ab") as file:
+        file.write(b"ODD=" + value + b"\nEMPTY=\nnot a pair\n")
+    host.runtime.start(replace(spec, argv=(*spec.argv[:-1], "${ODD}${NOT_THERE}")))
+    host.wait(lambda: host.has_ended("build-main"))
+
+    told = bytes.fromhex(host.log("build-main").read_text())
+    assert told == value + b"${NOT_THERE}|" + value + b"\n\n"
+
+
+def test_an_app_has_no_capability_no_file_of_ours_and_no_core(host: Host) -> None:
+    script = "grep CapEff /proc/self/status; ls -l /proc/self/fd; ulimit -c; cut -d' ' -f19 /proc/self/stat; echo $HOME"
+    host.runtime.start(host.spec("build-preview-1", 1, script))
+    host.wait(lambda: host.has_ended("build-preview-1"))
+
+    lines = host.log("build-preview-1").read_text().splitlines()
+    assert lines[0].split() == ["CapEff:", "0000000000000000"]
+    targets = [line.split(" -> ")[1] for line in lines if " -> " in line]
+    assert targets[:3] == ["/dev/null", str(host.log("build-preview-1")), str(host.log("build-preview-1"))]
+    assert len([t for t in targets if not t.startswith("/proc/")]) == 3
+    assert lines[-3] == "0"
+    assert int(lines[-2]) >= 10
+    assert lines[-1] == str(host.folder)
+
+
+def test_a_home_is_the_slots_data_and_not_the_release(host: Host) -> None:
+    spec = host.spec("build-main", 1, "echo $HOME")
+    (host.folder / "data").mkdir()
+    with spec.environment_file.open("a") as file:
+        file.write(f"OROBOROS_DATA={host.folder}/data\n")
+    host.runtime.start(spec)
+    host.wait(lambda: host.has_ended("build-main"))
+
+    assert host.log("build-main").read_text() == f"{host.folder}/data\n"
+
+
+def test_an_app_that_kills_its_group_ends_alone(host: Host) -> None:
+    host.runtime.start(host.spec("main-a", 1, "kill -9 0"))
+    host.wait(lambda: host.has_ended("main-a"))
+
+    fact = host.fact("main-a")
+    assert fact is not None
+    assert fact.exit_code == -9
+    assert "was killed" not in (host.folder / "supervisor.log").read_text()  # the keeper lived on
+
+
+def test_the_walls_that_are_missing_are_told(host: Host) -> None:
+    told = " ".join(host.runtime.limitations())
+
+    assert all(word in told for word in ("memory", "network", "one user"))
+    assert ("root" in told) == (os.geteuid() == 0)
+
+
+def test_everything_ends_with_the_parent_that_was_named(short_dir: Path) -> None:
+    host = Host(short_dir)
+    with (
+        subprocess.Popen(["sleep", "60"]) as parent,
+        subprocess.Popen(host.command("--parent-pid", str(parent.pid)), cwd=CHECKOUT) as supervisor,
+    ):
+        host.wait(host.answers)
+        host.runtime.start(host.spec("main-a", 1, STRAY + "echo up; exec sleep 60"))
+        host.wait_for_line("main-a", "up")
+        parent.kill()
+        parent.wait()
+        assert supervisor.wait(20) == 0
+
+    assert host.marked() == []
