@@ -79,9 +79,11 @@ show_progress() {
     total=$(grep -c '==' "$root/requirements.lock")
     while IFS= read -r line; do
         case $line in
-            Collecting\ *)
+            Collecting\ * | Processing\ *)
+                # "Collecting name==1" from an index, "Processing ./name.whl" from a folder.
                 count=$((count + 1))
-                line=${line#Collecting }
+                line=${line#* }
+                line=${line##*/}
                 if [ -t 2 ]; then
                     printf '\r\033[K  %d of at most %d: %s' "$count" "$total" "${line%% *}" >&2
                 elif [ $((count % 10)) -eq 0 ]; then
@@ -90,7 +92,7 @@ show_progress() {
                 ;;
             Installing\ collected*)
                 if [ -t 2 ]; then printf '\r\033[K' >&2; fi
-                printf '  %d downloaded, unpacking\n' "$count" >&2
+                printf '  %d collected, unpacking\n' "$count" >&2
                 ;;
         esac
     done

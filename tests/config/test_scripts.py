@@ -29,7 +29,7 @@ case "$*" in
     "-m pip --version"*) exit 0 ;;
     "-m pip install"*)
         printf 'pip\\n' >>"{log}"; sleep 0.3
-        printf 'Collecting one==1\\nInstalling collected packages: one\\n'
+        printf 'Collecting one==1\\nProcessing ./two.whl\\nInstalling collected packages: one\\n'
         [ {pip_fails} = 0 ] || {{ printf 'ERROR: no network\\n' >&2; exit 1; }} ;;
     *) printf 'ran %s\\n' "$*" ;;
 esac
@@ -87,7 +87,7 @@ def test_installs_once_and_then_runs_at_once(machine: Machine) -> None:
     first, second = machine.run("--exit"), machine.run("--exit")
 
     assert (first[0], first[1]) == (0, "ran -P -m controller.doors.cli demo --exit\n")
-    assert "1 downloaded" in first[2]
+    assert "2 collected" in first[2]
     assert (0, first[1], "") == second
     assert machine.asked() == ["venv", "pip"]
 
