@@ -391,7 +391,7 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(host: Host) -> None:
     try:
         for one in silent:
             one.connect(str(host.folder / "s"))
-        silent[0].sendall(b'{"op": "obs')
+        silent[-1].sendall(b'{"op": "obs')
         began = time.monotonic()
         host.runtime.observe()
         assert time.monotonic() - began < 1.5  # the client itself would give up at 2
