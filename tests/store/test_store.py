@@ -78,9 +78,7 @@ def test_migrations_apply_once_even_when_two_begin_together(empty_postgres_url: 
     assert max(applied, key=len)[0] == "0001_control_plane.sql"
 
 
-def test_a_migration_that_was_changed_after_it_was_applied_is_refused(
-    empty_postgres_url: str, tmp_path: Path
-) -> None:
+def test_a_migration_that_was_changed_after_it_was_applied_is_refused(empty_postgres_url: str, tmp_path: Path) -> None:
     folder = tmp_path
     (folder / "0001_x.sql").write_text("CREATE TABLE x ()")
     migrate(empty_postgres_url, folder=folder)
