@@ -473,7 +473,7 @@ class _Manifest:
             self.places.update({folder: place for place, folder in enumerate(self.order)})
         for place in range(self.places[path], len(self.order)):
             folder = self.order[place]
-            if folder != path and not folder.startswith(path + b"/"):
+            if folder != path and not folder.startswith(_inside(path)):
                 return
             yield folder, *self.folders[folder]
 
@@ -711,12 +711,12 @@ class _Writer:
             return
         old = self._known.trees[tree]
         for folder, own, lines in self._known.below(old):
-            here = path + folder[len(old) :]
+            here = _moved_path(folder, old, path)
             moved = [own, *lines] if path == old else [_moved(line, old, path) for line in (own, *lines)]
             made = self._open_folder(here, moved[0])
             made += moved[1:]
-            source, target = self._neighbour + folder + b"/", self._top + here + b"/"
-            cut = len(folder) + 1
+            source, target = self._neighbour + _inside(folder), self._top + _inside(here)
+            cut = len(_inside(folder))
             for at, line in enumerate(lines):
                 name = line.split(b" ", 5)[5][cut:]
                 self._links.append(_Link(source + name, target + name, line, made, at))
@@ -812,7 +812,17 @@ def _folder_line(tree: bytes, total: Total, path: bytes) -> bytes:
 def _moved(line: bytes, old: bytes, new: bytes) -> bytes:
     """Return a manifest line of something below `old` as one of the same thing below `new`."""
     *fields, path = line.split(b" ", 5)
-    return b" ".join([*fields, new + path[len(old) :]])
+    return b" ".join([*fields, _moved_path(path, old, new)])
+
+
+def _moved_path(path: bytes, old: bytes, new: bytes) -> bytes:
+    """Return where a path at or below `old` is, once `old` is at `new`; either may be b"", the top."""
+    return new if path == old else _inside(new) + path[len(_inside(old)) :]
+
+
+def _inside(folder: bytes) -> bytes:
+    """Return what the paths of everything in a folder begin with."""
+    return folder + b"/" if folder else b""
 
 
 def _commits_metadata_in_order(path: bytes) -> bool:

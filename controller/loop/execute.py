@@ -57,6 +57,8 @@ from controller.model.world import Observed, SlotObserved
 
 NONCE_BYTES = 16
 STATIC_SAMPLES_MAX = 3
+#: The least that a window looks, when it is begun again after its time.
+WINDOW_AGAIN_S = 3.0
 STATIC_SAMPLE_BYTES_MAX = 64 << 10
 STOP_GRACE_S = 10.0
 JOB_STOP_GRACE_S = 2.0
@@ -523,7 +525,8 @@ class Hands:
                 instance=instance,
                 static=self._static_files(run, recipe) if instance is None else (),
                 doors=((f"127.0.0.1:{ports.web(step.slot)}", host), (f"127.0.0.1:{ports.edge}", host)),
-                window_left_s=max(0.0, (until - now).total_seconds()),
+                # A worker that died meanwhile has looked at nothing: whatever is left, a window is begun and confirmed.
+                window_left_s=max((until - now).total_seconds(), min(recipe.gate.window_s, WINDOW_AGAIN_S)),
             )
         )
 

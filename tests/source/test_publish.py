@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from controller import failpoints
@@ -240,6 +240,21 @@ def without_clashes(files: Files) -> Files:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     trees=st.lists(TREES.map(without_clashes), min_size=2, max_size=4), with_link=st.booleans(), spares=st.booleans()
+)
+# The whole of a release moves into a folder, and out of it again: its top is a folder like any other.
+@example(
+    trees=[
+        {b"c.txt": (FILE, b""), b"d/e.txt": (FILE, b"e")},
+        {b"a/c.txt": (FILE, b""), b"a/d/e.txt": (FILE, b"e")},
+        {b"c.txt": (FILE, b""), b"d/e.txt": (FILE, b"e")},
+    ],
+    with_link=False,
+    spares=False,
+)
+@example(
+    trees=[{b"c.txt": (FILE, b"")}, {b"a/c.txt": (FILE, b""), b"b/c.txt": (FILE, b"")}, {b"c.txt": (FILE, b"")}],
+    with_link=False,
+    spares=True,
 )
 def test_any_sequence_of_trees_round_trips_byte_for_byte(
     tmp_path: Path, trees: list[Files], with_link: bool, spares: bool
