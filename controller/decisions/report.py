@@ -244,8 +244,14 @@ def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator
     for pull in observed.pulls:
         if pull.number in queued or pull.head_sha in heads_held or not observed.policy.previews.enabled:
             continue
-        text = ACCEPTED if pull.same_repository else NEEDS_APPROVAL
         generation = _newest_generation(observed, pull.head_sha, preview)
+        if pull.refused_reason:
+            text = describe(f"{pull.refused_reason}: {pull.refused_message}")
+            yield _report(pull.head_sha, preview, StatusState.FAILURE, text, generation=generation)
+            continue
+        if not pull.same_repository and observed.policy.permissions.forks == "never":
+            continue
+        text = ACCEPTED if pull.same_repository else NEEDS_APPROVAL
         yield _report(pull.head_sha, preview, StatusState.PENDING, text, generation=generation)
 
 

@@ -37,8 +37,9 @@ class SlotPlan:
 
 
 def may_preview(pull: PullRequest, observed: Observed) -> bool:
-    """Say whether this pull request's code may run at all: never a fork's, nor one whose head repository is gone."""
-    return observed.policy.previews.enabled and pull.same_repository
+    """Say whether this pull request's code may run at all: never a fork's, nor one whose head repository is gone, nor
+    one whose objects git would not take."""
+    return observed.policy.previews.enabled and pull.same_repository and not pull.refused_reason
 
 
 def is_clean(slot: SlotObserved) -> bool:

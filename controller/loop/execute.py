@@ -138,8 +138,7 @@ class Hands:
             case s.StartInstance():
                 self._start_instance(step, observed.slot(step.slot), now)
             case s.StopUnit():
-                grace_s = STOP_GRACE_S if step.unit.startswith(step.slot) else JOB_STOP_GRACE_S
-                self.runtime.stop(step.unit, step.generation, grace_s=grace_s)
+                self.runtime.stop(step.unit, step.generation, grace_s=self._grace_s(step, observed))
             case s.StartGate():
                 self._start_gate(step, observed.slot(step.slot))
             case s.Switch():
@@ -161,6 +160,16 @@ class Hands:
             case _:
                 assert_never(step)
         failpoint(f"step.after.{type(step).__name__}")
+
+    def _grace_s(self, step: s.StopUnit, observed: Observed) -> float:
+        """Return how long the unit may take to end by itself: what its own release's recipe says, for an instance."""
+        if not step.unit.startswith(step.slot):
+            return JOB_STOP_GRACE_S
+        slot = observed.slot(step.slot)
+        known = (slot.run, slot.live_run, slot.fallback_run, *slot.recent_runs)
+        run = next((run for run in known if run is not None and run.generation == step.generation), None)
+        recipe = recipe_at(self.sight, run.release).recipe if run is not None else None
+        return recipe.api.stop_timeout_s if recipe is not None and recipe.api is not None else STOP_GRACE_S
 
     # -- leases and slots -------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import pytest
 
 from controller.decisions.report import DESCRIPTION_CHARS_MAX, describe, project
 from controller.decisions.slots import QueuePlace
+from controller.model.config import Permissions, Policy
 from controller.model.names import MAIN, Topology, pull_request_domain
 from controller.model.nouns import Override, Run, WantedReport
 from controller.model.states import RUN_TERMINAL, Cause, RunState, StatusState
@@ -207,6 +208,16 @@ class TestPreviews:
         seen = observed(self.HELD, pulls=(pull(12), pull(13, same_repository=False)))
         text = "needs approval: a fork's code does not run by itself"
         assert of(seen, 113, context=PREVIEW) == ("pending", text)
+
+    def test_a_fork_is_told_nothing_where_forks_never_preview(self) -> None:
+        policy = Policy(permissions=Permissions(forks="never"))
+        seen = replace(observed(self.HELD, pulls=(pull(12), pull(13, same_repository=False))), policy=policy)
+        assert (sha(113), PREVIEW) not in reports(seen)
+
+    def test_a_pull_request_that_git_refuses_says_why(self) -> None:
+        refused = replace(pull(13), head=None, refused_reason="ObjectsRefused", refused_message="a tree holds .git")
+        seen = observed(self.HELD, pulls=(pull(12), refused))
+        assert of(seen, 113, context=PREVIEW) == ("failure", "ObjectsRefused: a tree holds .git")
 
     def test_a_closed_pull_request_ends_what_was_pending(self) -> None:
         gone = run(7, 101, RunState.SUPERSEDED, slot=PREVIEW_1, fence=40, reason="LeaseEnded", message="ended")

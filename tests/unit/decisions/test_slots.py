@@ -51,6 +51,13 @@ def test_an_update_never_waits() -> None:
     assert assign_slots(observed(held(PREVIEW_1, 1), pulls=(pull(1, 999),)), now=NOW).queue == ()
 
 
+def test_a_pull_request_that_git_refuses_gets_no_slot_and_loses_the_one_it_had() -> None:
+    refused = replace(pull(1), head=None, refused_reason="ObjectsRefused", refused_message="a tree holds .git")
+    assert assign_slots(observed(FREE_1, pulls=(refused,)), now=NOW).steps == ()
+    ended = EndLease(slot=PREVIEW_1, fence=50, reason="no longer eligible")
+    assert assign_slots(observed(held(PREVIEW_1, 1), pulls=(refused,)), now=NOW).steps == (ended,)
+
+
 def test_a_fork_gets_no_slot_and_no_place_in_the_queue() -> None:
     plan = assign_slots(observed(FREE_1, pulls=(pull(1, same_repository=False),)), now=NOW)
     assert (plan.steps, plan.queue) == ((), ())
