@@ -482,7 +482,18 @@ class Hands:
             process_ids=lambda: runtime.process_ids(unit, generation),
             fact=fact,
             last_log_line=lambda: last_log_line(layout, unit, generation),
+            part_away=self._database_away if recipe.database is not None else lambda: "",
         )
+
+    def _database_away(self) -> str:
+        """Say that the apps' database server is away, if it is: no release is to blame for that."""
+        if self.databases is None:
+            return ""
+        try:
+            self.databases.observe()
+        except OroborosError as error:
+            return error.message
+        return ""
 
     def _static_files(self, run: Run, recipe: Recipe) -> tuple[StaticFile, ...]:
         """Return some files of a static release and what their URLs must answer."""
