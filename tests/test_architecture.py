@@ -36,6 +36,8 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 #: Doors that know more: the one process that has the receiver and the API, and the checks of the receiver's secrets.
 KNOW_HOOKS = frozenset({"controller.doors.api_server", "controller.doors.doctor", "controller.doors.doctor_host"})
+#: Doors that start or ask a stack of one machine, and import what that takes inside a function.
+KNOW_DEVELOPMENT = re.compile(r"controller\.doors\.(?:(?:cli|doctor)(?:_\w+)?|stacks)\Z")
 
 #: All that model and decisions import beside each other. None of these reads a clock, a disk, a network or dice.
 PURE = frozenset(
@@ -56,7 +58,8 @@ PURE = frozenset(
     }
 )
 PURE_IN = {"controller.model.deploy_toml": frozenset({"pydantic"})}
-IMPURE_CALLS = frozenset({"open", "print", "input", "eval", "exec", "__import__", "breakpoint"})
+#: `hash` and `id` differ from one process to the next.
+IMPURE_CALLS = frozenset({"open", "print", "input", "eval", "exec", "__import__", "breakpoint", "hash", "id"})
 IMPURE_METHODS = frozenset(
     {
         *("now", "utcnow", "today"),  # of datetime and date
@@ -137,7 +140,7 @@ def keeps_the_floors(module: Module) -> Iterator[str]:
             yield f"{module.name}:{line} imports {imported}: a relative import hides where it goes"
         if not is_below(imported, ("controller", "hooks")) or is_below(imported, (*allowed, module.name)):
             continue
-        if is_below(module.name, (DOORS,)) and is_below(imported, (DEVELOPMENT,)) and line in lazy:
+        if KNOW_DEVELOPMENT.match(module.name) and is_below(imported, (DEVELOPMENT,)) and line in lazy:
             continue
         if module.name in KNOW_HOOKS and is_below(imported, ("hooks",)):
             continue
@@ -158,6 +161,15 @@ def is_pure(module: Module) -> Iterator[str]:
                 yield f"{module.name}:{node.lineno} calls {called(node)}"
 
 
+def imports_by_name_only(module: Module) -> Iterator[str]:
+    """A module that is named by a text escapes the floors."""
+    if not module.is_production:
+        return
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call) and called(node).rpartition(".")[2] in ("import_module", "__import__"):
+            yield f"{module.name}:{node.lineno} calls {called(node)}"
+
+
 def runs_no_shell(module: Module) -> Iterator[str]:
     for node in ast.walk(module.tree):
         if not isinstance(node, ast.Call):
@@ -170,23 +182,35 @@ def runs_no_shell(module: Module) -> Iterator[str]:
                 isinstance(keyword.value, ast.Constant) and keyword.value.value is False
             ):
                 yield f"{module.name}:{node.lineno} passes shell"
-        is_run = re.fullmatch(r"subprocess\.(run|Popen|call|check_call|check_output)", name)
-        if is_run and node.args and isinstance(node.args[0], ast.JoinedStr | ast.Constant | ast.BinOp):
-            argv = node.args[0]
-            if not isinstance(argv, ast.BinOp) or not isinstance(argv.left, ast.List):
+        if re.fullmatch(r"subprocess\.(run|Popen|call|check_call|check_output)", name) and node.args:
+            argv = node.args[0].left if isinstance(node.args[0], ast.BinOp) else node.args[0]
+            if isinstance(argv, ast.JoinedStr | ast.Constant | ast.BinOp):
                 yield f"{module.name}:{node.lineno} runs a text, not a list of words"
+            words = argv.elts if isinstance(argv, ast.List | ast.Tuple) else []
+            said = [word.value if isinstance(word, ast.Constant) else "" for word in words]
+            if module.is_production and said[1:2] == ["-c"] and str(said[0]).endswith("sh"):
+                yield f"{module.name}:{node.lineno} runs a shell"
+
+
+#: What whoever guesses must not learn byte by byte.
+SECRETS = re.compile(r"(?:^|_)(?:signature|signatures|hmac|mac|token|secret)$")
+#: In the receiver digests are secrets too; elsewhere they name contents.
+SECRETS_OF_HOOKS = re.compile(r"(?:signature|digest|hmac|secret)(?!\w*_header$)", re.IGNORECASE)
 
 
 def compares_signatures_in_constant_time(module: Module) -> Iterator[str]:
     if not module.is_production:
         return
-    secret = re.compile(r"(?:^|_)(?:signature|signatures|hmac|mac|token|secret)$")
+    secret = SECRETS_OF_HOOKS if is_below(module.name, ("hooks",)) else SECRETS
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops):
             for side in (node.left, *node.comparators):
-                name = side.attr if isinstance(side, ast.Attribute) else getattr(side, "id", "")
-                if secret.search(name):
-                    yield f"{module.name}:{node.lineno} compares {name} with =="
+                if isinstance(side, ast.Call) and called(side) == "len":
+                    continue
+                for part in ast.walk(side):
+                    name = part.attr if isinstance(part, ast.Attribute) else getattr(part, "id", "")
+                    if secret.search(name):
+                        yield f"{module.name}:{node.lineno} compares {name} with =="
 
 
 def unpacks_no_archives(module: Module) -> Iterator[str]:
@@ -198,22 +222,14 @@ def unpacks_no_archives(module: Module) -> Iterator[str]:
             yield f"{module.name}:{node.lineno} unpacks an archive"
 
 
-def patches_nothing_of_ours(module: Module) -> Iterator[str]:
-    ours = set()
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            origin = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-            for alias in node.names:
-                if is_below(origin or alias.name, ("controller", "hooks")):
-                    ours.add((alias.asname or alias.name).partition(".")[0])
+def patches_nothing(module: Module) -> Iterator[str]:
+    """Environment and folder of a test may be set; a module stays as it is."""
     for imported, line in imports_of(module.tree):
         if is_below(imported, ("unittest.mock", "mock", "pytest_mock")):
             yield f"{module.name}:{line} imports {imported}"
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Call) and called(node).endswith("monkeypatch.setattr") and node.args:
-            target = ast.unparse(node.args[0]).strip("'\"").partition(".")[0]
-            if target in ours or target in ("controller", "hooks"):
-                yield f"{module.name}:{node.lineno} patches {ast.unparse(node.args[0])}"
+        if isinstance(node, ast.Attribute) and node.attr in ("setattr", "delattr"):
+            yield f"{module.name}:{node.lineno} patches by {ast.unparse(node)}"
 
 
 def says_what_it_is_for(module: Module) -> Iterator[str]:
@@ -260,10 +276,11 @@ Rule = Callable[[Module], Iterator[str]]
 RULES: tuple[Rule, ...] = (
     keeps_the_floors,
     is_pure,
+    imports_by_name_only,
     runs_no_shell,
     compares_signatures_in_constant_time,
     unpacks_no_archives,
-    patches_nothing_of_ours,
+    patches_nothing,
     says_what_it_is_for,
     is_named_for_what_it_is,
     catches_what_it_names,
@@ -286,6 +303,7 @@ BAD: list[tuple[Rule, str, str]] = [
     (keeps_the_floors, "controller.loop.observe", "import hooks.inbox"),
     (keeps_the_floors, "controller.loop.observe", "def f():\n    from controller.development import up"),
     (keeps_the_floors, "controller.doors.cli", "from controller.development.up import main_up"),
+    (keeps_the_floors, "controller.doors.worker", "def f():\n    from controller.development import up"),
     (keeps_the_floors, "controller.doors.worker", "from hooks.inbox import Inbox"),
     (keeps_the_floors, "controller.disk", "from controller.effects.live import read_live"),
     (keeps_the_floors, "controller.loop.observe", "from . import execute"),
@@ -304,16 +322,21 @@ BAD: list[tuple[Rule, str, str]] = [
     (runs_no_shell, "controller.x", "subprocess.run('ls')"),
     (runs_no_shell, "controller.x", "subprocess.Popen(f'ls {branch}')"),
     (runs_no_shell, "controller.x", "subprocess.Popen('ls ' + branch)"),
+    (runs_no_shell, "controller.x", "subprocess.run(['/bin/sh', '-c', line])"),
+    (imports_by_name_only, "controller.x", "importlib.import_module('controller.development.up')"),
     (runs_no_shell, "hooks.x", "asyncio.create_subprocess_shell('ls')"),
     (compares_signatures_in_constant_time, "hooks.signature", "if wanted == signature: pass"),
     (compares_signatures_in_constant_time, "hooks.signature", "if self.given_signature != wanted: pass"),
+    (compares_signatures_in_constant_time, "hooks.signature", "ok = mac.hexdigest() == given"),
+    (compares_signatures_in_constant_time, "controller.x", "if given != self.token: pass"),
     (unpacks_no_archives, "tests.x", "import tarfile"),
     (unpacks_no_archives, "controller.x", "from zipfile import ZipFile"),
     (unpacks_no_archives, "controller.x", "import shutil\nshutil.unpack_archive(a)"),
-    (patches_nothing_of_ours, "tests.x", "from unittest.mock import patch"),
-    (patches_nothing_of_ours, "tests.x", "from unittest import mock"),
-    (patches_nothing_of_ours, "tests.x", "from controller.effects import live\nmonkeypatch.setattr(live, 'x', 1)"),
-    (patches_nothing_of_ours, "tests.x", "monkeypatch.setattr('controller.effects.live.x', 1)"),
+    (patches_nothing, "tests.x", "from unittest.mock import patch"),
+    (patches_nothing, "tests.x", "from unittest import mock"),
+    (patches_nothing, "tests.x", "from controller.effects import live\nmonkeypatch.setattr(live, 'x', 1)"),
+    (patches_nothing, "tests.x", "monkeypatch.setattr('controller.effects.live.x', 1)"),
+    (patches_nothing, "tests.x", "import os\nmonkeypatch.setattr(os, 'umask', 1)"),
     (says_what_it_is_for, "controller.x", "x = 1"),
     (says_what_it_is_for, "controller.x", '"""Things"""'),
     (says_what_it_is_for, "controller.x", '"""What?\n' + "\n" * 30 + '."""'),
@@ -339,7 +362,8 @@ GOOD: list[tuple[Rule, str, str]] = [
     (runs_no_shell, "controller.x", "subprocess.run(['git', *words])"),
     (runs_no_shell, "controller.x", "subprocess.run(['git'] + words)"),
     (compares_signatures_in_constant_time, "hooks.signature", "hmac.compare_digest(a, signature)"),
-    (patches_nothing_of_ours, "tests.x", "monkeypatch.setattr(os, 'umask', 1)"),
+    (compares_signatures_in_constant_time, "hooks.signature", "if len(signature) != 64: pass"),
+    (patches_nothing, "tests.x", "monkeypatch.setenv('HOME', str(folder))"),
     (catches_what_it_names, "controller.x", "try:\n    f()\nexcept BaseException:\n    g()\n    raise"),
 ]
 

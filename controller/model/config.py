@@ -102,7 +102,7 @@ class Production:
 
     host: str | None = None
     backend_port: int | None = None
-    #: How long the old instance is kept after the window, for requests that are still running.
+    #: How long after a switch an old instance is kept at least, for requests that are still running.
     drain_s: float = 5.0
 
 

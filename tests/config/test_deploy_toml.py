@@ -372,7 +372,8 @@ def test_our_own_deploy_toml_is_valid() -> None:
 
     assert recipe.web is not None
     assert (CHECKOUT / recipe.web.static / "index.html").is_file()
-    assert recipe.api is not None
+    # It could not start in a slot yet; the file says why.
+    assert recipe.api is None
     assert policy.production.backend_port == 8000
 
 
