@@ -1,7 +1,8 @@
 """The entry point of `up` for api and worker: the same commands, with a failpoint armed if a test asked for one.
 
 A test writes `<run>/failpoint.json` with a name; the next start takes the file away and dies by SIGKILL when that place
-is reached for the first time. Started again, it goes on unharmed. Nothing of production imports this module.
+is reached for the first time. Started again, it goes on unharmed, unless the file asked for more `times`. Nothing of
+production imports this module.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ def arm_from(run: Path, *, command: str) -> None:
         return
     if wanted.get("command") != command:
         return
-    path.unlink(missing_ok=True)
+    times = int(wanted.get("times", 1)) - 1
+    if times > 0:
+        path.write_text(json.dumps({**wanted, "times": times}))
+    else:
+        path.unlink(missing_ok=True)
     failpoints.arm(str(wanted["name"]), lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from controller.decisions.refresh import Hint, Looks, is_answered
 from controller.effects.checkout import is_sealed
@@ -27,6 +28,8 @@ from controller.model.states import ProcessState
 from controller.model.world import Activity, DeliveryHint, Observed, SlotObserved
 
 DEPLOY_TOML = b"deploy.toml"
+#: The background's keys that a plan knows of, by their spelling.
+ACTIVITIES: dict[str, Activity] = {name: name for name in get_args(Activity)}
 DEPLOY_TOML_BYTES_MAX = 64 << 10
 LOG_TAIL_BYTES = 4096
 LOG_LINE_CHARS_MAX = 200
@@ -242,8 +245,8 @@ def _fallback_live(layout: Layout, slot: SlotName, fallback: Run | None, on_disk
 def _activities(sight: Sight, slot: SlotName, run: Run | None) -> frozenset[Activity]:
     names: set[Activity] = set()
     for activity, of_slot in sight.background.running():
-        if of_slot == slot and activity in ("checkout", "database", "seal", "gate", "watch", "wipe"):
-            names.add(activity)  # type: ignore[arg-type]
+        if of_slot == slot and activity in ACTIVITIES:
+            names.add(ACTIVITIES[activity])
     for kind, of_slot, generation in sight.gate_activities():
         if of_slot == slot and run is not None and generation == run.generation and kind in ("gate", "watch"):
             names.add("gate" if kind == "gate" else "watch")
