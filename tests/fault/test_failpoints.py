@@ -206,10 +206,13 @@ def test_a_commit_that_kills_the_worker_again_and_again_stalls_and_the_rest_goes
     world.author.await_status(next_one, "success", says="live since")
 
 
-async def deliver(world: World, count: int) -> set[str]:
+def deliver(world: World, count: int) -> set[str]:
     """Send signed deliveries, 32 at a time; return the ids of those that were answered with 202."""
     secret = Path(str(world.stack["webhook_secret_file"])).read_text().strip().encode()
-    head = world.author.git("rev-parse", "HEAD")
+    return asyncio.run(deliver_all(world, count, secret=secret, head=world.author.git("rev-parse", "HEAD")))
+
+
+async def deliver_all(world: World, count: int, *, secret: bytes, head: str) -> set[str]:
     accepted: set[str] = set()
     async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
         gate = asyncio.Semaphore(32)
@@ -261,7 +264,7 @@ def test_no_accepted_delivery_is_lost_when_the_receiver_is_killed_again_and_agai
     killer.start()
     accepted: set[str] = set()
     while killer.is_alive():
-        accepted |= asyncio.run(deliver(world, 200))
+        accepted |= deliver(world, 200)
     killer.join()
 
     assert accepted
@@ -282,7 +285,7 @@ def test_2000_accepted_deliveries_survive_a_kill_of_everything(world: World) -> 
     """`kill -9` of worker, receiver, Redis and Postgres at once, with the inbox full."""
     serving = world.serves()
     os.kill(world.pids()["worker"], signal.SIGSTOP)  # nothing is looked at meanwhile
-    accepted = asyncio.run(deliver(world, 2000))
+    accepted = deliver(world, 2000)
     pids = world.pids()
     for part in ("worker", "api", "redis", "postgres"):
         os.kill(pids[part], signal.SIGKILL)
