@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 
+import click
 import pytest
 
 from controller.doors import cli
 from controller.model import config, states
 from controller.model.config import Policy, Recipe
 from controller.model.deploy_toml import POLICY_TABLES, RECIPE_TABLES, parse_deploy_toml
+from controller.model.errors import ConfigInvalid
 from controller.model.steps import STEPS
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -174,6 +177,71 @@ def test_every_key_of_deploy_toml_is_described(table: str, key: str) -> None:
     assert f"| `{key}` |" in rows_of((DOCS / "deploy-toml.md").read_text(), f"## `[{table}]`")
 
 
+SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+BOUNDS = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?) to (\d+)|at least (\d+)")
+
+
+def told_of(table: str, key: str) -> tuple[object, str]:
+    """Return the default and the meaning that deploy-toml.md tells of a key."""
+    rows = rows_of((DOCS / "deploy-toml.md").read_text(), f"## `[{table}]`")
+    (row,) = re.findall(rf"^\| `{key}` \| (.+?) \| (.+) \|$", rows, re.MULTILINE)
+    default, meaning = row
+    if default == "required":
+        return MISSING, meaning
+    if default == "none":
+        return None, meaning
+    number, _, unit = default.strip("`").partition(" ")
+    return (int(number) * SIZES[unit] if unit in SIZES else json.loads(default.strip("`"))), meaning
+
+
+def in_code() -> Iterator[tuple[str, str, object, str]]:
+    """Yield (table, key, default, type) of every key."""
+    for kind in (Recipe, Policy):
+        for table in fields(kind):
+            inner = getattr(config, str(table.type).partition(" |")[0])
+            for key in fields(inner):
+                yield table.name, key.name, key.default, str(key.type)
+
+
+@pytest.mark.parametrize(("table", "key", "default", "_kind"), list(in_code()))
+def test_every_default_is_the_one_that_is_told(table: str, key: str, default: object, _kind: str) -> None:
+    told, _ = told_of(table, key)
+
+    assert (tuple(told) if isinstance(told, list) else told) == default
+
+
+def with_value(table: str, key: str, value: float) -> bytes:
+    """Write a deploy.toml that is right but, perhaps, for this number."""
+    tables: dict[str, dict[str, object]] = {"api": {"command": "./server"}}
+    if table == "build":
+        tables["build"] = {"command": "make"}
+    tables.setdefault(table, {})[key] = value
+    return "\n".join(
+        f"[{name}]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items())
+        for name, values in tables.items()
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "kind"), [(t, k, kind) for t, k, _, kind in in_code() if kind.startswith(("int", "float"))]
+)
+def test_every_bound_is_the_one_that_is_told(table: str, key: str, kind: str) -> None:
+    found = BOUNDS.search(told_of(table, key)[1])
+    assert found, f"docs/deploy-toml.md says no bounds of {table}.{key}"
+    number, step = (float, 0.001) if kind.startswith("float") else (int, 1)
+    low, high = number(found[1] or found[3]), number(found[2]) if found[2] else None
+
+    parse_deploy_toml(with_value(table, key, low))
+    with pytest.raises(ConfigInvalid, match=key):
+        parse_deploy_toml(with_value(table, key, low - step))
+    if high is not None:
+        parse_deploy_toml(with_value(table, key, high))
+        with pytest.raises(ConfigInvalid, match=key):
+            parse_deploy_toml(with_value(table, key, high + step))
+    else:
+        parse_deploy_toml(with_value(table, key, 1 << 60))
+
+
 def test_no_key_is_described_that_does_not_exist() -> None:
     text = (DOCS / "deploy-toml.md").read_text()
     known = {*keys_of(Recipe, tables=RECIPE_TABLES), *keys_of(Policy, tables=POLICY_TABLES)}
@@ -232,6 +300,48 @@ def test_every_command_is_in_the_readme_and_says_what_it_is_for() -> None:
         if not command.hidden:
             assert f"`oroboros {name}" in readme, f"README.md does not name `oroboros {name}`"
             assert command.help, f"`oroboros {name}` has no help"
+
+
+def options_told(text: str) -> dict[str, set[str]]:
+    """Return the options that commands.md tells of each command; commands that share a heading share a table."""
+    told: dict[str, set[str]] = {}
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        heading, _, rest = section.partition("\n")
+        options = {
+            option
+            for row in re.findall(r"^\| (`-[^|]+) \|", rest, re.MULTILINE)
+            for option in re.findall(r"`(-[\w-]+)`", row)
+        }
+        for name in re.findall(r"`oroboros ([a-z]+)", heading):
+            told[name] = options
+    return told
+
+
+def options_of(command: click.Command) -> set[str]:
+    """Return every option of a command that its help shows."""
+    shown = (option for option in command.params if isinstance(option, click.Option) and not option.hidden)
+    return {name for option in shown for name in (*option.opts, *option.secondary_opts)}
+
+
+def test_every_option_of_every_command_is_told_and_no_other() -> None:
+    told = options_told((DOCS / "commands.md").read_text())
+    in_code = {name: options_of(command) for name, command in cli.main.commands.items() if not command.hidden}
+    # Two commands under one heading: the table holds what either has.
+    together = in_code["api"] | in_code["worker"]
+
+    assert told == {**in_code, "api": together, "worker": together}
+
+
+def test_finds_the_options_of_each_command() -> None:
+    text = "# x\n## `oroboros a`, `oroboros b [C]`\n| `--one`, `-o` | x `--not` |\n## `oroboros c`\n"
+
+    assert options_told(text) == {"a": {"--one", "-o"}, "b": {"--one", "-o"}, "c": set()}
+
+
+def test_the_exit_codes_are_those_of_the_commands() -> None:
+    told = set(map(int, re.findall(r"^\| (\d+) \|", (DOCS / "commands.md").read_text(), re.MULTILINE)))
+
+    assert told == {cli.DONE, cli.FAILED, cli.USAGE, cli.REFUSED, cli.UNREACHABLE, cli.INTERRUPTED}
 
 
 def test_no_command_is_told_of_that_does_not_exist() -> None:
