@@ -114,7 +114,9 @@ class Author:
                 return str(status["state"]), str(status["description"])
         return "", ""
 
-    def await_status(self, sha: str, *states: str, slot: str = MAIN, says: str = "") -> str:
+    def await_status(
+        self, sha: str, *states: str, slot: str = MAIN, says: str = "", timeout_s: float = PATIENCE_S
+    ) -> str:
         """Wait until the commit's status is one of `states` and says something; return the description."""
         seen = ("", "")
 
@@ -123,7 +125,8 @@ class Author:
             seen = self.status(sha, slot)
             return seen[0] in states and says in seen[1]
 
-        self.wait(there, lambda: f"{sha[:7]} is to be {'/'.join(states)} {says!r}, the forge says {seen}")
+        what = f"{sha[:7]} is to be {'/'.join(states)} {says!r}"
+        self.wait(there, lambda: f"{what}, the forge says {seen}", timeout_s=timeout_s)
         return seen[1]
 
     def wait(self, there: Callable[[], bool], what: Callable[[], str], *, timeout_s: float = PATIENCE_S) -> None:
