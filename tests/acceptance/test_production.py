@@ -57,7 +57,7 @@ def test_a_release_that_turns_bad_inside_its_window_is_rolled_back_once(world: W
     world.author.push()
     world.await_serving(good)
     world.author.await_status(good, "success", says="live since")
-    bad = world.release("bad-after:1", "Turns bad", window_s=10)
+    bad = world.release("bad-after:3", "Turns bad", window_s=10)
     world.author.push()
     world.await_serving(bad)
 
@@ -69,7 +69,7 @@ def test_a_release_that_turns_bad_inside_its_window_is_rolled_back_once(world: W
 
 def test_a_release_that_crashes_inside_its_window_is_rolled_back(world: World) -> None:
     good = world.serves()
-    bad = world.release("exit-after:1", "Crashes a little later", window_s=10)
+    bad = world.release("exit-after:3", "Crashes a little later", window_s=10)
     world.author.push()
     world.await_serving(bad)
 

@@ -176,7 +176,8 @@ def test_a_rollback_survives_a_worker_that_dies_at(world: World, name: str) -> N
     world.await_serving(serving)
     world.author.await_status(serving, "success", says="live since")
     before = armed_pid(world, name)
-    bad = world.release("bad-after:1", f"{name} {time.monotonic_ns()}", window_s=10)
+    # Long enough for the gate on a slow machine, well inside the window.
+    bad = world.release("bad-after:3", f"{name} {time.monotonic_ns()}", window_s=10)
     world.author.push()
     await_death(world, before)
 
