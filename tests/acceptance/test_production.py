@@ -68,7 +68,10 @@ def test_a_release_that_turns_bad_inside_its_window_is_rolled_back_once(world: W
 
 
 def test_a_release_that_crashes_inside_its_window_is_rolled_back(world: World) -> None:
-    good = world.serves()
+    good = world.release("ok", "Good before the crash")
+    world.author.push()
+    world.await_serving(good)
+    world.author.await_status(good, "success", says="live since")
     bad = world.release("exit-after:3", "Crashes a little later", window_s=10)
     world.author.push()
     world.await_serving(bad)
