@@ -1,7 +1,8 @@
 """What runs beside the ticks? Work that is longer than a blink: fetch, listing, checkout, seal, databases, wipes.
 
 One bounded thread per (activity, slot). A thread leaves its outcome on the host or in the store, never in memory, and
-rings the bell when it ends. An unexpected error is a bug: it is kept, and the next tick raises it, so that the worker
+rings the bell when it ends. An expected error ends it and is logged: what it did not do is seen, and begun again by a
+later tick. Any other is a bug, and a lost epoch is the end: it is kept, and the next tick raises it, so that the worker
 ends, is started again and observes.
 """
 
@@ -11,6 +12,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from controller.effects.store import LostEpoch
+from controller.model.errors import OroborosError
 from controller.model.names import SlotName
 
 #: Enough for every slot's checkout and database at once with the default slots; more wait for the next tick.
@@ -62,6 +65,10 @@ class Background:
     def _run(self, key: Key, work: Callable[[], None]) -> None:
         try:
             work()
+        except OroborosError as error:
+            log.warning("background: %s: %s", key, error, extra={"action": "background.failed"})
+            if isinstance(error, LostEpoch):
+                self._bug = error
         except BaseException as error:  # kept, and raised again by the next tick
             log.exception("background: %s ended by a bug", key, extra={"action": "background.bug"})
             self._bug = error

@@ -50,7 +50,7 @@ from controller.model import steps as s
 from controller.model.config import Recipe, Settings, TreeLimits
 from controller.model.deploy_toml import recipe_hash
 from controller.model.errors import Failed, OroborosError, Stalled
-from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, instance_unit, job_unit
+from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, instance_unit, job_unit, slot_of_unit
 from controller.model.nouns import ProcessFact, Run, Verdict
 from controller.model.states import Outcome, RunState
 from controller.model.world import Observed, SlotObserved
@@ -191,8 +191,9 @@ class Hands:
         shutil.rmtree(self.layout.slot_data(step.slot), ignore_errors=True)
         current = self.layout.slot_current(step.slot)
         current.unlink(missing_ok=True)
-        for unit in self.layout.environment_file("x").parent.glob(f"*{step.slot}*"):
-            unit.unlink(missing_ok=True)
+        for file in self.layout.environment_file("x").parent.glob("*.env"):
+            if slot_of_unit(file.stem) == step.slot:
+                file.unlink(missing_ok=True)
         for domain in self.side.domains_of_lease(step.fence):
             shutil.rmtree(self.layout.builds / domain, ignore_errors=True)
         self.side.record_wiped(step.slot, step.fence)
@@ -247,6 +248,12 @@ class Hands:
             proven=step.proven,
             now=now,
         )
+        if step.proven and step.slot == MAIN:
+            # The next push most likely changes little of what serves now: have its unchanged files linked already.
+            live = read_live(self.layout, MAIN)
+            if live is not None and live.release is not None:
+                release = live.release
+                self.background.start(("spare", None), lambda: self._prepare_spare(release))
         level = (
             logging.WARNING if step.state in (RunState.FAILED, RunState.STALLED, RunState.ROLLED_BACK) else logging.INFO
         )
