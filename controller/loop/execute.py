@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -28,6 +27,7 @@ from controller.decisions.surroundings import (
     parse_environment,
     release_base,
 )
+from controller.disk import remove_tree
 from controller.effects.checkout import copy_for_build, seal_build, walk_build
 from controller.effects.database import AppDatabases
 from controller.effects.live import SlotLock, point_current, read_live, read_live_version, write_live
@@ -49,7 +49,7 @@ from controller.loop.observe import Sight, last_log_line, recipe_at
 from controller.model import steps as s
 from controller.model.config import Recipe, Settings, TreeLimits
 from controller.model.deploy_toml import recipe_hash
-from controller.model.errors import Failed, OroborosError, Stalled
+from controller.model.errors import Failed, OroborosError, Stalled, Unavailable
 from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, instance_unit, job_unit, slot_of_unit
 from controller.model.nouns import ProcessFact, Run, Verdict
 from controller.model.states import Outcome, RunState
@@ -179,8 +179,7 @@ class Hands:
     def _provision(self, step: s.ProvisionSlot) -> None:
         """Wiped on entry as well: the last tenant's wipe may have been cut short."""
         data = self.layout.slot_data(step.slot)
-        if data.exists():
-            shutil.rmtree(data)
+        remove_folder(data)
         data.mkdir(parents=True, mode=0o700)
         self.store.record_provisioned(step.slot, step.fence)
 
@@ -188,14 +187,14 @@ class Hands:
         """Leave nothing of the lease: database and role, data, `current`, environment files, what was built for it."""
         if self.databases is not None:
             self.databases.drop(step.slot)
-        shutil.rmtree(self.layout.slot_data(step.slot), ignore_errors=True)
+        remove_folder(self.layout.slot_data(step.slot))
         current = self.layout.slot_current(step.slot)
         current.unlink(missing_ok=True)
         for file in self.layout.environment_file("x").parent.glob("*.env"):
             if slot_of_unit(file.stem) == step.slot:
                 file.unlink(missing_ok=True)
         for domain in self.side.domains_of_lease(step.fence):
-            shutil.rmtree(self.layout.builds / domain, ignore_errors=True)
+            remove_folder(self.layout.builds / domain)
         self.side.record_wiped(step.slot, step.fence)
 
     def _free(self, step: s.FreeSlot) -> None:
@@ -616,6 +615,14 @@ def _run_and_recipe(slot: SlotObserved) -> tuple[Run, Recipe]:
 
 def _lease_end(observed: Observed, now: datetime) -> datetime:
     return now + timedelta(seconds=observed.policy.previews.lease_ttl_s)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder that an app or a build wrote, however deep; Unavailable when something of it stays."""
+    try:
+        remove_tree(os.fsencode(path))
+    except OSError as error:
+        raise Unavailable("SlotNotWiped", f"{path} could not be removed: {error.strerror or error}") from error
 
 
 def sample_static_files(root: Path) -> tuple[StaticFile, ...]:
