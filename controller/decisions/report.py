@@ -40,7 +40,6 @@ DESCRIPTION_CHARS_MAX = 140
 #: What follows the message (who ordered it, that resync found it) gets at most this much of it.
 TAIL_CHARS_MAX = 70
 PRODUCTION_CONTEXT = status_context(MAIN)
-PREVIEW_CONTEXT = status_context(SlotName("preview-1"))
 FOUND_BY_RESYNC = " (found by resync: no webhook came)"
 ACCEPTED = "accepted"
 NEEDS_APPROVAL = "needs approval: a fork's code does not run by itself"

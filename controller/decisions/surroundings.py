@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from controller.model.config import Recipe
-from controller.model.names import MAIN, Colour, Layout, Sha, SlotName, Topology
+from controller.model.names import Colour, Layout, Sha, SlotName, Topology
 from controller.model.nouns import Live, Run
 
 #: Set by us, so that an app's own file cannot change what the gate relies on.
@@ -107,18 +107,8 @@ def app_environment_file(config_dir: Path, slot: SlotName) -> Path:
     return config_dir / f"app-{slot}.env"
 
 
-def database_url_file(config_dir: Path, slot: SlotName) -> Path:
-    """Return where the slot's database URL lies, password included: 0600, made anew with each lease."""
-    return config_dir / f"database-{slot}.env"
-
-
 def release_base(layout: Layout, run: Run, recipe: Recipe, *, recipe_hash: str) -> Path:
     """Return the resolved folder that instances of this run work in: the release, or what its build made."""
     if recipe.build is None:
         return layout.release(Sha(run.release))
     return layout.build(run.domain, run.head.tree, recipe_hash)
-
-
-def is_production(slot: SlotName) -> bool:
-    """Say whether the slot serves production."""
-    return slot == MAIN

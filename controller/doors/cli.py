@@ -29,7 +29,7 @@ from controller.effects.stack_files import read_topology
 from controller.effects.store import Store
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Stalled, Unavailable, Waiting
-from controller.model.names import SlotName, Topology, parse_slot
+from controller.model.names import Topology
 
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 CHECKOUT_ROOT = Path(__file__).resolve().parents[2]
@@ -177,15 +177,6 @@ def stack_of(context: click.Context) -> Stack:
 def print_json(value: object) -> None:
     """Print a view as JSON."""
     click.echo(json.dumps(views.to_json(value), indent=2))
-
-
-def _slot_argument(_context: click.Context, parameter: click.Parameter, value: str | None) -> SlotName | None:
-    if value is None:
-        return None
-    try:
-        return parse_slot(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param=parameter) from error
 
 
 def _open(context: click.Context) -> tuple[Stack, Settings, Store, Topology]:

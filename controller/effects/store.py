@@ -42,9 +42,8 @@ from controller.model.world import RECENT_RUNS_MAX
 CONNECT_TIMEOUT_S = 3
 STATEMENT_TIMEOUT_MS = 10_000
 LOCK_TIMEOUT_MS = 5_000
-#: Advisory lock classes, so that ours never meet an app's.
+#: The advisory lock under which migrations are applied.
 MIGRATION_LOCK = 0x0B0B_0001
-WORKER_LOCK_CLASS = 0x0B0B
 SQL_FOLDER = Path(__file__).resolve().parents[2] / "infra" / "sql"
 #: Deliveries that one tick looks at; the rest waits for the next.
 PENDING_MAX = 500
@@ -893,14 +892,6 @@ class Store:
                     [now, list(done)],
                 )
         return changed
-
-    def ignore_deliveries(self, seqs: Sequence[int], *, reason: str) -> None:
-        """These deliveries name nothing of ours."""
-        with self._transaction(fenced=True) as connection:
-            connection.execute(
-                "UPDATE deliveries SET state = 'ignored', reason = %s WHERE seq = ANY(%s) AND state = 'pending'",
-                [reason, list(seqs)],
-            )
 
     def load_unsent_reports(self, *, now: datetime, at_most: int = 50) -> tuple[UnsentReport, ...]:
         """Return reports to send, oldest change first; those that wait for a retry come when it is due."""

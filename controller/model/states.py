@@ -5,20 +5,6 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class DeliveryState(StrEnum):
-    PENDING = "pending"  # stored; no tick that began after it has looked at its target yet
-    DONE = "done"
-    IGNORED = "ignored"  # signed, but nothing of ours: the reason is kept
-    DUPLICATE = "duplicate"  # the same signed bytes were seen before under another id
-    DEAD = "dead"  # looked at too often without an end
-
-
-class ReleaseState(StrEnum):
-    PUBLISHING = "publishing"
-    PUBLISHED = "published"
-    REMOVING = "removing"
-
-
 class RunState(StrEnum):
     PLANNED = "planned"
     BUILDING = "building"
@@ -35,15 +21,6 @@ class RunState(StrEnum):
 
 
 RUN_TERMINAL = frozenset({RunState.LIVE, RunState.FAILED, RunState.ROLLED_BACK, RunState.SUPERSEDED, RunState.STALLED})
-
-
-class SlotState(StrEnum):
-    FREE = "free"
-    CLAIMED = "claimed"
-    WIPING = "wiping"
-    LIVE = "live"
-    DRAINING = "draining"
-    QUARANTINED = "quarantined"
 
 
 class ProcessState(StrEnum):

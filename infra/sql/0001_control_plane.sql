@@ -84,9 +84,6 @@ CREATE TABLE slots (
     host        text NOT NULL,
     name        text NOT NULL CHECK (name ~ '^(main|preview-[1-9][0-9]{0,2})$'),
     repository_id bigint NOT NULL REFERENCES repositories,
-    state       text NOT NULL DEFAULT 'free'
-                CHECK (state IN ('free', 'claimed', 'wiping', 'live', 'draining', 'quarantined')),
-    reason      text NOT NULL DEFAULT '',
     wiped_fence bigint NOT NULL DEFAULT 0,      -- the last lease of which nothing is left
     provisioned_fence bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (host, name)
