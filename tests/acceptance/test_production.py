@@ -20,6 +20,18 @@ def test_a_push_goes_live_and_says_so_on_the_commit(world: World) -> None:
     assert os.readlink(str(world.stack["current"])).endswith(sha)
 
 
+def test_the_links_of_the_next_checkout_are_made_once_a_release_is_proven(world: World) -> None:
+    sha = world.release("ok", "Proven")
+    world.author.push()
+    world.author.await_status(sha, "success", says="live since")
+
+    releases = str(world.stack["releases"])
+    world.author.wait(
+        lambda: any(name.startswith(".spare-") and sha in name for name in os.listdir(releases)),
+        lambda: f"a spare of {sha[:7]} is to be made: {os.listdir(releases)}",
+    )
+
+
 def test_a_release_that_answers_500_never_serves_and_is_named_on_its_commit(world: World) -> None:
     good = world.release("ok", "Good before bad")
     world.author.push()
