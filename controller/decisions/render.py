@@ -63,11 +63,6 @@ _ROUTE_FIELDS = (
 )
 
 
-def surface_socket(layout: Layout, slot: SlotName) -> Path:
-    """Return the Unix socket of the surface's responder: what a slot's address names when no instance runs."""
-    return layout.run / f"surface-{unit_instance(slot)}.sock"
-
-
 def surface_listens(
     layout: Layout, topology: Topology, slot: SlotName, *, backend_port: int | None = None
 ) -> tuple[tuple[str, int], tuple[str, int], Path]:
@@ -75,7 +70,7 @@ def surface_listens(
     return (
         ("127.0.0.1", topology.ports.web(slot)),
         ("127.0.0.1", backend_port or topology.ports.backend(slot)),
-        surface_socket(layout, slot),
+        layout.surface_socket(slot),
     )
 
 
@@ -86,7 +81,7 @@ def edge_listens(topology: Topology) -> tuple[tuple[str, int], ...]:
 
 def render_addresses(layout: Layout, live: Live) -> dict[str, str]:
     """Return the content of each file that a surface dials by, under its name."""
-    responder = f"unix/{surface_socket(layout, live.slot)}"
+    responder = f"unix/{layout.surface_socket(live.slot)}"
     address = live.address if live.state == "live" and live.address is not None else responder
     check_route_value("address", address)
     has_files = live.static_root is not None

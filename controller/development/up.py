@@ -45,7 +45,7 @@ from controller.development.parts import (
 )
 from controller.effects.stack_files import write_private, write_stack, write_topology
 from controller.model.errors import ConfigInvalid, Unavailable
-from controller.model.names import Layout, Ports, SlotName, Topology, unit_instance
+from controller.model.names import COLOURS, Layout, Ports, SlotName, Topology, unit_instance
 
 STACK_VERSION = 1
 CONTROL_DATABASE = "builder_control"
@@ -206,6 +206,8 @@ def _bring_up(
         )
     )
     for slot in topology.slots:
+        for socket_path in (layout.surface_socket(slot), layout.instance_socket(slot, COLOURS[0])):
+            _folder(socket_path.parent)
         launch(_surface(layout, topology, slot, logs))
     launch(_edge(layout, topology, logs))
     parts["postgres"].await_ready()

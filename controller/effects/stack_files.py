@@ -35,6 +35,11 @@ def write_topology(layout: Layout, topology: Topology) -> None:
         "base_host": topology.base_host,
         "scheme": topology.scheme,
         "public_port": topology.public_port,
+        "production_host": topology.production_host,
+        "preview_host": topology.preview_host,
+        "production_backend_port": topology.production_backend_port,
+        "isolated_previews": topology.isolated_previews,
+        "control_plane": topology.control_plane,
     }
     write_private(layout.topology, json.dumps(value, indent=2) + "\n")
 
@@ -46,16 +51,25 @@ def read_topology(layout: Layout) -> Topology:
         scheme = value["scheme"]
         if scheme not in ("http", "https"):
             raise ValueError(f"scheme {scheme!r}")
-        public_port = value["public_port"]
+        public_port, backend_port = value["public_port"], value.get("production_backend_port")
         return Topology(
             previews=int(str(value["previews"])),
             ports=Ports(offset=int(str(value["port_offset"]))),
             base_host=str(value["base_host"]),
             scheme="https" if scheme == "https" else "http",
             public_port=None if public_port is None else int(str(public_port)),
+            production_host=_text_or_none(value.get("production_host")),
+            preview_host=_text_or_none(value.get("preview_host")),
+            production_backend_port=None if backend_port is None else int(str(backend_port)),
+            isolated_previews=value.get("isolated_previews") is True,
+            control_plane="current" if value.get("control_plane") == "current" else "installed",
         )
     except (KeyError, ValueError) as error:
         raise ConfigInvalid("TopologyInvalid", f"{layout.topology}: {error!r}; install again") from error
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def write_stack(layout: Layout, stack: Mapping[str, object]) -> None:

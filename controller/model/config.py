@@ -184,8 +184,12 @@ class Settings:
     app_database_admin_url: str | None
     #: Folder of `app-<slot>.env` files.
     config_dir: Path
+    #: Who runs instances and jobs: the supervisor of `oroboros up`, or a host's systemd.
+    runtime: Literal["embedded", "systemd"]
     #: Path of the supervisor's socket.
     runtime_socket: Path
+    #: Who makes the roles of the apps' databases: we do, with passwords, or install did, with peer authentication.
+    app_database_roles: Literal["ours", "installed"]
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -196,6 +200,12 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         value = environ.get(key, "").strip()
         if not value:
             problems.append(f"{key}: is not set")
+        return value
+
+    def choice(key: str, allowed: tuple[str, ...]) -> str:
+        value = environ.get(key, "").strip() or allowed[0]
+        if value not in allowed:
+            problems.append(f"{key}: {value!r:.40} is none of {', '.join(allowed)}")
         return value
 
     def optional_path(key: str) -> Path | None:
@@ -242,6 +252,10 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         resync_s=seconds("OROBOROS_RESYNC_SECONDS", RESYNC_DEFAULT_S),
         app_database_admin_url=admin.replace("postgresql+psycopg://", "postgresql://", 1) or None,
         config_dir=optional_path("OROBOROS_CONFIG_DIR") or Path("/etc/oroboros"),
+        runtime="systemd" if choice("OROBOROS_RUNTIME", ("embedded", "systemd")) == "systemd" else "embedded",
+        app_database_roles=(
+            "installed" if choice("OROBOROS_APP_DATABASE_ROLES", ("ours", "installed")) == "installed" else "ours"
+        ),
         runtime_socket=optional_path("OROBOROS_RUNTIME_SOCKET") or layout.run / "runtime.sock",
     )
     if problems:

@@ -24,6 +24,18 @@ PRODUCTION = Domain("production")
 BELL_CHANNEL = "oro:bell"
 COLOURS: tuple[Colour, Colour] = ("a", "b")
 
+#: Kinds of jobs; "wipe" leaves nothing in what a slot's own user wrote.
+JobKind = Literal["build", "migrate", "seed", "wipe"]
+#: Users of a host: who serves and receives, who controls, who faces the network. `slot_user` names the others.
+SERVING_USER = "oroboros"
+WORKER_USER = "oroboros-worker"
+EDGE_USER = "caddy"
+
+_SLOT_PATTERN = r"main|preview-[1-9][0-9]{0,2}"
+_UNIT = re.compile(rf"(?:(?P<kind>build|migrate|seed|wipe)-)?(?P<slot>{_SLOT_PATTERN})(?:-(?P<colour>[ab]))?")
+_SYSTEMD_UNIT = re.compile(
+    r"ouroboros-(?P<kind>instance|build|migrate|seed|wipe)@(?P<slot>main|preview[1-9][0-9]{0,2})(?:-(?P<colour>[ab]))?\.service"
+)
 _SHA = re.compile(r"[0-9a-f]{40}\Z")
 _SLOT = re.compile(r"(?:preview-?)?([1-9][0-9]{0,2})\Z")
 REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}/[A-Za-z0-9._-]{1,100}\Z")
@@ -86,15 +98,44 @@ def instance_unit(slot: SlotName, colour: Colour) -> str:
     return f"{slot}-{colour}"
 
 
-def job_unit(kind: Literal["build", "migrate", "seed"], slot: SlotName) -> str:
+def job_unit(kind: JobKind, slot: SlotName) -> str:
     """Return the runtime's name of a slot's job, also its profile: `build-preview-2`."""
     return f"{kind}-{slot}"
 
 
+def slot_user(slot: SlotName) -> str:
+    """Return the host's user that the slot's instances and jobs run as: `oroboros-main`, `oroboros-preview-2`."""
+    return f"oroboros-{slot}"
+
+
+def systemd_unit(unit: str) -> str:
+    """Return systemd's name of a unit of ours: `ouroboros-instance@preview2-b.service`, `ouroboros-build@main.service`.
+
+    Raises ValueError for a name that is neither of `instance_unit` nor of `job_unit`."""
+    match = _UNIT.fullmatch(unit)
+    if match is None or (match["kind"] is None) is (match["colour"] is None):
+        raise ValueError(f"not a unit of ours: {unit!r:.60}")
+    instance = unit_instance(SlotName(match["slot"]))
+    if match["colour"] is not None:
+        return f"ouroboros-instance@{instance}-{match['colour']}.service"
+    return f"ouroboros-{match['kind']}@{instance}.service"
+
+
+def unit_of_systemd(name: str) -> str | None:
+    """Return our name of a systemd unit that `systemd_unit` spells; None for any other."""
+    match = _SYSTEMD_UNIT.fullmatch(name)
+    if match is None:
+        return None
+    slot = parse_slot(match["slot"])
+    if match["kind"] == "instance":
+        return f"{slot}-{match['colour']}" if match["colour"] is not None else None
+    return f"{match['kind']}-{slot}" if match["colour"] is None else None
+
+
 def slot_of_unit(unit: str) -> SlotName | None:
     """Return the slot that a unit of `instance_unit` or `job_unit` belongs to; None for any other name."""
-    match = re.fullmatch(r"(?:(?:build|migrate|seed)-)?(main|preview-[1-9][0-9]{0,2})(?:-[ab])?", unit)
-    return None if match is None else SlotName(match[1])
+    match = _UNIT.fullmatch(unit)
+    return None if match is None else SlotName(match["slot"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +197,16 @@ class Topology:
     scheme: Literal["http", "https"] = "http"
     #: The port that users see in a URL; None when it is the scheme's own.
     public_port: int | None = 8088
+    #: Host names where they are not `app.<base>` and `preview<n>.<base>`; `{n}` is the slot's number.
+    production_host: str | None = None
+    preview_host: str | None = None
+    #: Stable port of production's backend; None: `ports.backend(MAIN)`. The api's own port: the api is that backend.
+    production_backend_port: int | None = None
+    #: Each preview instance has a network of its own, and is reached through a socket that systemd holds for it.
+    isolated_previews: bool = False
+    #: "installed": api and worker run what was installed. "current": what production serves, so that merging to the
+    #: production branch replaces them.
+    control_plane: Literal["installed", "current"] = "installed"
 
     @property
     def slots(self) -> tuple[SlotName, ...]:
@@ -165,8 +216,18 @@ class Topology:
     def preview_slots(self) -> tuple[SlotName, ...]:
         return tuple(preview_slot(k) for k in range(1, self.previews + 1))
 
+    def backend_port(self, slot: SlotName) -> int:
+        """Return the stable port of a slot's backend."""
+        if slot == MAIN and self.production_backend_port is not None:
+            return self.production_backend_port
+        return self.ports.backend(slot)
+
     def host(self, slot: SlotName) -> str:
         """Return the public host name of a slot: `app.<base>` or `preview1.<base>`."""
+        if slot == MAIN and self.production_host is not None:
+            return self.production_host
+        if slot != MAIN and self.preview_host is not None:
+            return self.preview_host.replace("{n}", str(slot_index(slot)))
         label = "app" if slot == MAIN else unit_instance(slot)
         return f"{label}.{self.base_host}"
 
@@ -243,8 +304,21 @@ class Layout:
         """Sockets, pid files and secrets of running processes; nothing here outlives a stop."""
         return self.short_run or self.root / "run"
 
+    def surface_socket(self, slot: SlotName) -> Path:
+        """The responder of a slot's surface: what the slot's address names when no instance runs."""
+        return self.run / "surfaces" / f"{unit_instance(slot)}.sock"
+
     def instance_socket(self, slot: SlotName, colour: Colour) -> Path:
-        return self.run / f"{instance_unit(slot, colour)}.sock"
+        """Where an instance binds that listens on a Unix socket."""
+        return self.run / "slots" / slot / f"{colour}.sock"
+
+    def forwarding_socket(self, slot: SlotName, colour: Colour) -> Path:
+        """Where the service manager listens for an instance that has a network of its own."""
+        return self.run / "forwards" / f"{instance_unit(slot, colour)}.sock"
+
+    def order_file(self, unit: str) -> Path:
+        """What a unit is to run, for the launcher of a host: JSON, 0600. It outlives a reboot, as what serves does."""
+        return self.root / "orders" / f"{unit}.json"
 
     def environment_file(self, unit: str) -> Path:
         """What an instance or job gets as environment, 0600, written before each start."""

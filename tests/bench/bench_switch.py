@@ -70,7 +70,7 @@ def free_ports() -> Ports:
 
 def make_host(folder: Path, name: str) -> Host:
     layout = Layout(folder / name, folder / name / "run")
-    for path in (layout.run, folder / name / "logs"):
+    for path in (layout.run / "surfaces", folder / name / "logs"):
         path.mkdir(parents=True)
     return Host(folder=folder / name, layout=layout, topology=Topology(previews=0, ports=free_ports()))
 

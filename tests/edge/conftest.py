@@ -15,7 +15,7 @@ from .host import Host
 @pytest.fixture
 def host(short_dir: Path, free_port_offset: int) -> Iterator[Host]:
     layout = Layout(short_dir / "root", short_dir / "run")
-    for folder in (layout.run, short_dir / "logs"):
+    for folder in (layout.run / "surfaces", short_dir / "logs"):
         folder.mkdir(parents=True)
     made = Host(folder=short_dir, layout=layout, topology=Topology(previews=1, ports=Ports(offset=free_port_offset)))
     with made.closing:

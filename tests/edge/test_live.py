@@ -79,7 +79,7 @@ def test_what_was_written_is_read_back(layout: Layout, live: Live) -> None:
 def test_the_address_of_a_free_slot_names_the_responder(layout: Layout) -> None:
     write(layout, Live(slot=MAIN, state="free", generation=3))
 
-    assert (layout.live(MAIN) / "address").read_text() == f"unix/{layout.run}/surface-main.sock\n"
+    assert (layout.live(MAIN) / "address").read_text() == f"unix/{layout.run}/surfaces/main.sock\n"
 
 
 def test_live_survives_that_the_root_is_moved(layout: Layout, tmp_path: Path) -> None:
