@@ -53,6 +53,7 @@ ACCESS: Mapping[str, Access] = {
     "deliveries": Access.READS,
     "deploy": Access.ORDERS,
     "doctor": Access.READS,
+    "health": Access.READS,
     "init": Access.WRITES_FOLDER,
     "logs": Access.READS,
     "plan": Access.READS,
@@ -443,6 +444,27 @@ def doctor(context: click.Context, as_json: bool) -> int:
     else:
         print_findings(tables.open_console(), findings)
     return FAILED if failed else DONE
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.option(
+    "--wait", "wait_s", type=click.FloatRange(0, 3600), default=0.0, metavar="SECONDS", help="Ask until all are well."
+)
+@click.pass_context
+def health(context: click.Context, as_json: bool, wait_s: float) -> int:
+    """Ask every endpoint of this host how it is: surfaces, backends, api, worker, Postgres, Redis."""
+    from controller.doors.cli_health import print_health, read_health
+
+    with tables.progress("asking every endpoint"):
+        found = read_health(lambda: stack_of(context), wait_s=wait_s)
+    ok = all(one.ok for one in found)
+    if as_json:
+        print_json({"ok": ok, "services": found})
+    else:
+        print_health(tables.open_console(), found)
+    return DONE if ok else FAILED
 
 
 @main.command()

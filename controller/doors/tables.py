@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from controller.decisions.health import ServiceHealth
 from controller.doors.views import (
     DeliveryView,
     ReleaseView,
@@ -282,6 +283,17 @@ def deliveries_table(deliveries: Sequence[DeliveryView], *, now: datetime) -> Ta
                 name,
             ],
         )
+    return table
+
+
+def health_table(found: Sequence[ServiceHealth]) -> Table:
+    """Return how each service of the host is."""
+    table = _table("service", "", "unit and address", "ms", "said", flexible="said")
+    for one in found:
+        unit = Text(plain(one.unit))
+        unit.append("\n" + plain(one.address), style=_DIM)
+        state = _cell("ok", style=_GOOD) if one.ok else _cell("failed", style=_BAD)
+        _row(table, [one.service, state, unit, str(one.took_ms), one.said])
     return table
 
 

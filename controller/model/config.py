@@ -159,6 +159,7 @@ class Policy:
 #: Without user and password: the address is in error messages and in git's argv.
 _FORGE_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[A-Za-z0-9._~/-]*)?\Z")
 
+REDIS_URL_DEFAULT = "redis://127.0.0.1:6379/0"
 #: Every hint is repeated this often, whether or not a delivery came.
 RESYNC_DEFAULT_S = 300.0
 
@@ -190,6 +191,11 @@ class Settings:
     runtime_socket: Path
     #: Who makes the roles of the apps' databases: we do, with passwords, or install did, with peer authentication.
     app_database_roles: Literal["ours", "installed"]
+
+
+def libpq_url(url: str) -> str:
+    """Return a database's address as libpq reads it: SQLAlchemy's spelling, the contract's, is refused there."""
+    return url.replace("postgresql+psycopg://", "postgresql://", 1)
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -238,9 +244,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
     admin = environ.get("OROBOROS_APP_DATABASE_ADMIN_URL", "").strip()
     settings = Settings(
-        # SQLAlchemy's spelling is in the host contract; libpq refuses it, so it is cut here and nowhere else.
-        database_url=need("DATABASE_URL").replace("postgresql+psycopg://", "postgresql://", 1),
-        redis_url=environ.get("REDIS_URL", "").strip() or "redis://127.0.0.1:6379/0",
+        database_url=libpq_url(need("DATABASE_URL")),
+        redis_url=environ.get("REDIS_URL", "").strip() or REDIS_URL_DEFAULT,
         layout=layout,
         host=environ.get("OROBOROS_HOST", "").strip() or "host-1",
         repository=repository,
@@ -250,7 +255,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         production_branch=environ.get("OROBOROS_BRANCH", "").strip() or None,
         poll_interval_s=seconds("WORKER_POLL_INTERVAL_SECONDS", 5.0),
         resync_s=seconds("OROBOROS_RESYNC_SECONDS", RESYNC_DEFAULT_S),
-        app_database_admin_url=admin.replace("postgresql+psycopg://", "postgresql://", 1) or None,
+        app_database_admin_url=libpq_url(admin) or None,
         config_dir=optional_path("OROBOROS_CONFIG_DIR") or Path("/etc/oroboros"),
         runtime="systemd" if choice("OROBOROS_RUNTIME", ("embedded", "systemd")) == "systemd" else "embedded",
         app_database_roles=(

@@ -121,7 +121,7 @@ def test_only_commands_that_order_write_anything(small: Small) -> None:
     assert fingerprint() == before
 
 
-@pytest.mark.parametrize("name", [name for name in READING if name not in ("doctor", "plan", "logs")])
+@pytest.mark.parametrize("name", [name for name in READING if name not in ("doctor", "health", "plan", "logs")])
 def test_every_reading_command_prints_json(small: Small, name: str) -> None:
     everything_at_once(small)
 
@@ -140,6 +140,9 @@ def test_errors_are_json_too_when_json_is_asked_for(name: str, tmp_path: Path) -
     value = json.loads(result.stdout)
     if name == "doctor":
         assert (value["ok"], result.exit_code) == (False, 1)
+    elif name == "health":
+        assert (value["error"], value["exit_code"], result.exit_code) == ("NoStack", 4, 4)
+        assert "--root" in value["message"]
     else:
         assert (value["error"], value["exit_code"], result.exit_code) == ("EnvironmentInvalid", 2, 2)
         assert "--root" in value["message"]
