@@ -394,7 +394,10 @@ def texts() -> Iterator[tuple[str, str]]:
         folders[:] = sorted(name for name in ours if not name.endswith(".egg-info"))
         for name in sorted(files):
             path = Path(folder) / name
-            if path.is_file() and path.stat().st_size <= TEXT_BYTES_MAX and not name.startswith(".venv"):
+            # Of a work tree, `.git` is a file that names its machine.
+            if name == ".git" or name.startswith(".venv"):
+                continue
+            if path.is_file() and path.stat().st_size <= TEXT_BYTES_MAX:
                 yield str(path.relative_to(CHECKOUT)), path.read_bytes().decode("utf-8", "replace")
 
 
