@@ -9,10 +9,15 @@ import contextlib
 import ctypes
 import errno
 import functools
+import operator
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final
+
+from controller.model.errors import Unavailable
 
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SYNC_THREADS: Final = 8
@@ -124,6 +129,55 @@ def remove_tree(path: str | bytes) -> None:
         os.close(top)
     with contextlib.suppress(FileNotFoundError):
         os.rmdir(path)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder that an app or a build wrote, however deep; Unavailable when something of it stays."""
+    try:
+        remove_tree(os.fsencode(path))
+    except OSError as error:
+        raise Unavailable("SlotNotWiped", f"{path} could not be removed: {error.strerror or error}") from error
+
+
+#: acl(5) as the kernel keeps it in `system.posix_acl_access`: a version, then (tag, permissions, id) for each entry.
+_ACL_VERSION: Final = 2
+_ACL_USER_OBJ, _ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP, _ACL_MASK, _ACL_OTHER = 1, 2, 4, 8, 16, 32
+_ACL_NO_ID: Final = 0xFFFF_FFFF
+READ_AND_ENTER, READ_WRITE_AND_ENTER = 5, 7
+
+
+def allow_user(path: Path, uid: int, permissions: int, *, inherited: bool = False) -> None:
+    """Add a user to the access list of a folder; with `inherited`, to the list that what is made in it begins with.
+
+    What the list says of others stays. Safe to repeat. Unavailable where the file system has no access lists."""
+    name = "system.posix_acl_default" if inherited else "system.posix_acl_access"
+    try:
+        entries = _read_acl(path, name)
+        if entries.get((_ACL_USER, uid)) == permissions:
+            return
+        entries[(_ACL_USER, uid)] = permissions
+        named = [bits for (tag, _), bits in entries.items() if tag in (_ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP)]
+        entries[(_ACL_MASK, _ACL_NO_ID)] = functools.reduce(operator.or_, named)
+        packed = [struct.pack("<HHI", tag, bits, who) for (tag, who), bits in sorted(entries.items())]
+        os.setxattr(path, name, struct.pack("<I", _ACL_VERSION) + b"".join(packed))
+    except OSError as error:
+        message = f"{path} could not be opened to user {uid}: {error.strerror}; does the file system keep access lists?"
+        raise Unavailable("AccessListRefused", message) from error
+
+
+def _read_acl(path: Path, name: str) -> dict[tuple[int, int], int]:
+    try:
+        packed = os.getxattr(path, name)[struct.calcsize("<I") :]
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+        mode = os.stat(path).st_mode
+        return {
+            (_ACL_USER_OBJ, _ACL_NO_ID): mode >> 6 & 7,
+            (_ACL_GROUP_OBJ, _ACL_NO_ID): mode >> 3 & 7,
+            (_ACL_OTHER, _ACL_NO_ID): mode & 7,
+        }
+    return {(tag, who): bits for tag, bits, who in struct.iter_unpack("<HHI", packed)}
 
 
 def _move_up(child: str, *, source: int, top: int, number: int) -> int:

@@ -32,6 +32,8 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (LOOP, (MODEL, DECISIONS, EFFECTS, LOOP, *LEAVES)),
     (DOORS, (MODEL, DECISIONS, EFFECTS, LOOP, DOORS, *LEAVES)),
     (DEVELOPMENT, (MODEL, DECISIONS, EFFECTS, LOOP, DOORS, DEVELOPMENT, "hooks", *LEAVES)),
+    # Inside a slot's walls on a host: root's own, with the standard library alone.
+    ("controller.launcher", (MODEL, DECISIONS, "controller.effects.checkout", *LEAVES)),
     *((leaf, (MODEL,)) for leaf in LEAVES),
 )
 #: Doors that know more: the one process that has the receiver and the API, and the checks of the receiver's secrets.

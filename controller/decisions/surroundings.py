@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from controller.model.config import Recipe
-from controller.model.names import Colour, Layout, Sha, SlotName, Topology
+from controller.model.names import MAIN, Colour, Layout, Sha, SlotName, Topology
 from controller.model.nouns import Live, Run
 
-#: Set by us, so that an app's own file cannot change what the gate relies on.
-RESERVED = frozenset({"PORT", "HOST", "OROBOROS_SOCKET", "OROBOROS_RELEASE", "OROBOROS_NONCE", "OROBOROS_SLOT"})
 
-
-def instance_address(
+def listening_address(
     recipe: Recipe, *, layout: Layout, topology: Topology, slot: SlotName, colour: Colour
 ) -> str | None:
-    """Return where the instance listens, in Caddy's spelling of a dial address; None for a static release."""
+    """Return where the instance itself listens, in Caddy's spelling of a dial address; None for a static release."""
     if recipe.api is None:
         return None
     if recipe.api.listen == "socket":
@@ -24,11 +21,21 @@ def instance_address(
     return f"127.0.0.1:{topology.ports.instance(slot, colour)}"
 
 
+def instance_address(
+    recipe: Recipe, *, layout: Layout, topology: Topology, slot: SlotName, colour: Colour
+) -> str | None:
+    """Return where the instance is reached: where it listens, or at the socket that leads into its own network."""
+    is_forwarded = topology.isolated_previews and slot != MAIN
+    if is_forwarded and recipe.api is not None and recipe.api.listen == "port":
+        return f"unix/{layout.forwarding_socket(slot, colour)}"
+    return listening_address(recipe, layout=layout, topology=topology, slot=slot, colour=colour)
+
+
 def environment(
     *,
     run: Run,
     slot: SlotName,
-    address: str | None,
+    listens_at: str | None,
     nonce: str,
     url: str,
     database_url: str | None,
@@ -36,7 +43,7 @@ def environment(
     app_values: Mapping[str, str],
 ) -> dict[str, str]:
     """Return the environment of an instance or a job: the app's own values, then ours over them."""
-    values = {key: value for key, value in app_values.items() if key not in RESERVED}
+    values = dict(app_values)
     values["OROBOROS_SLOT"] = slot
     values["OROBOROS_RELEASE"] = run.release
     values["OROBOROS_URL"] = url
@@ -47,20 +54,10 @@ def environment(
         values["OROBOROS_PULL_REQUEST"] = run.domain.removeprefix("pr-")
     if database_url is not None:
         values["DATABASE_URL"] = database_url
-    if address is not None and address.startswith("unix/"):
-        values["OROBOROS_SOCKET"] = address.removeprefix("unix/")
-    elif address is not None:
-        values["HOST"], values["PORT"] = address.rsplit(":", 1)
-    return values
-
-
-def parse_environment(text: str) -> dict[str, str]:
-    """Read `KEY=VALUE` lines; blank lines and lines that begin with `#` are skipped, others without `=` are too."""
-    values: dict[str, str] = {}
-    for line in text.splitlines():
-        key, equals, value = line.partition("=")
-        if equals and key.strip() and not key.lstrip().startswith("#"):
-            values[key.strip()] = value
+    if listens_at is not None and listens_at.startswith("unix/"):
+        values["OROBOROS_SOCKET"] = listens_at.removeprefix("unix/")
+    elif listens_at is not None:
+        values["HOST"], values["PORT"] = listens_at.rsplit(":", 1)
     return values
 
 

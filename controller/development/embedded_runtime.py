@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from controller.decisions.log_lines import LOG_TAIL_BYTES, last_visible_line
+from controller.disk import remove_folder
+from controller.effects.checkout import copy_for_build
+from controller.effects.probe import strangers_at
 from controller.effects.runtime import ProcessSpec
+from controller.effects.stack_files import write_private
+from controller.model.command import parse_environment
 from controller.model.errors import Unavailable
+from controller.model.names import Layout, SlotName, slot_of_unit
 from controller.model.nouns import ProcessFact
 from controller.model.states import ProcessState
 
@@ -23,11 +31,17 @@ RECONNECT_PAUSE_S = 0.2
 class EmbeddedRuntime:
     """A client of one supervisor. Safe to use from several threads: each call is a connection of its own."""
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, layout: Layout) -> None:
         self._socket_path = socket_path
+        self._layout = layout
 
     def start(self, spec: ProcessSpec) -> None:
         """Start a unit. Safe to repeat: see `Runtime.start`."""
+        if spec.copy_of is not None:
+            copy_for_build(spec.copy_of, spec.working_directory)
+        environment_file = self._layout.environment_file(spec.unit)
+        write_private(environment_file, "".join(f"{key}={value}\n" for key, value in sorted(spec.environment.items())))
+        spec.log_file.parent.mkdir(parents=True, exist_ok=True)
         self._ask(
             {
                 "op": "start",
@@ -35,7 +49,7 @@ class EmbeddedRuntime:
                 "generation": spec.generation,
                 "argv": list(spec.argv),
                 "working_directory": str(spec.working_directory),
-                "environment_file": str(spec.environment_file),
+                "environment_file": str(environment_file),
                 "log_file": str(spec.log_file),
                 "time_limit_s": spec.time_limit_s,
             }
@@ -68,6 +82,48 @@ class EmbeddedRuntime:
         pids = self._ask({"op": "pids", "unit": unit, "generation": generation})["pids"]
         assert isinstance(pids, list)
         return frozenset(int(pid) for pid in pids)
+
+    def environment(self, unit: str) -> Mapping[str, str]:
+        """Return the environment that was last ordered."""
+        try:
+            return parse_environment(self._layout.environment_file(unit).read_text(errors="surrogateescape"))
+        except FileNotFoundError:
+            return {}
+
+    def strangers_at(self, unit: str, generation: int, address: str) -> str | None:
+        """Return who else listens at the address."""
+        return strangers_at(address, lambda: self.process_ids(unit, generation))
+
+    def has_own_network(self, unit: str) -> bool:  # noqa: ARG002 - of the interface
+        """Return False: plain processes share the network."""
+        return False
+
+    def last_log_line(self, unit: str, generation: int) -> str:
+        """Return the last line of the unit's log file."""
+        try:
+            with self._layout.log_file(unit, generation).open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+                return last_visible_line(file.read(LOG_TAIL_BYTES))
+        except OSError:
+            return ""
+
+    def provision(self, slot: SlotName) -> None:
+        """Make the slot's data folder anew."""
+        data = self._layout.slot_data(slot)
+        remove_folder(data)
+        data.mkdir(parents=True, mode=0o700)
+
+    def wipe(self, slot: SlotName, folders: Sequence[Path]) -> None:
+        """Remove the folders, the slot's data and its environment files."""
+        for folder in (self._layout.slot_data(slot), *folders):
+            remove_folder(folder)
+        for file in self._layout.environment_file("x").parent.glob("*.env"):
+            if slot_of_unit(file.stem) == slot:
+                file.unlink(missing_ok=True)
+
+    def open_to_surface(self, folder: Path) -> None:
+        """Do nothing: surfaces run as the same user."""
 
     def limitations(self) -> tuple[str, ...]:
         """Return what plain processes of one user cannot be kept from."""

@@ -13,15 +13,15 @@ import ctypes
 import json
 import os
 import platform
-import re
 import resource
 import secrets
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from controller.model.command import expand, parse_environment, process_environment
 from controller.model.profiles import Profile, profile_of
 
 LOG_BYTES_MAX = 8 << 20
@@ -40,10 +40,7 @@ CLONE_NEWUSER = 0x1000_0000
 IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 IOPRIO_WHO_PROCESS, IOPRIO_LOWEST = 1, (2 << 13) | 7
 MARK = "OROBOROS_UNIT_MARK"
-SANE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 EXIT_NOT_STARTED = 127
-
-_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -75,21 +72,6 @@ def start_ticks(pid: int) -> int | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] == "Z" else int(fields[19])
-
-
-def expand(word: str, values: Mapping[str, str]) -> str:
-    """Replace `$NAME` and `${NAME}` by values; names that are not there stay as they are. No shell."""
-    return _VARIABLE.sub(lambda m: values.get(m[1] or m[2], m[0]), word)
-
-
-def read_environment(path: str) -> dict[str, str]:
-    """Read KEY=VALUE lines. A value may hold anything but newline and NUL."""
-    values: dict[str, str] = {}
-    for line in Path(path).read_bytes().split(b"\n"):
-        key, equals, value = line.partition(b"=")
-        if equals and key:
-            values[os.fsdecode(key)] = os.fsdecode(value)
-    return values
 
 
 def marked_processes(mark: str) -> set[int]:
@@ -201,18 +183,13 @@ def become(order: Order, mark: str, log_fd: int) -> None:
 
 def environment_of(order: Order, mark: str) -> dict[str, str]:
     """Return the app's environment: its file's values over a few sane ones, and the mark."""
-    values = read_environment(order.environment_file)
+    values = parse_environment(os.fsdecode(Path(order.environment_file).read_bytes()))
     data = values.get("OROBOROS_DATA", "")
-    return {
-        "PATH": SANE_PATH,
-        # Not the release's folder if there is another: what apps cache at home would be files that git does not have.
-        "HOME": data if data and os.path.isdir(data) else order.working_directory,
-        "LANG": "C.UTF-8",
-        "TMPDIR": "/tmp",  # noqa: S108 - the usual one, said
-        "PYTHONDONTWRITEBYTECODE": "1",
-        **values,
-        MARK: mark,
-    }
+    has_data = bool(data) and os.path.isdir(data)
+    environment = process_environment(
+        values, working_directory=order.working_directory, data_folder=data if has_data else ""
+    )
+    return {**environment, MARK: mark}
 
 
 def drop_powers(profile: Profile) -> None:

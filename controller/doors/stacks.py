@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from controller.effects.runtime import Runtime
+from controller.effects.stack_files import read_topology
 from controller.effects.store import Store
 from controller.model.config import Settings, read_settings
 from controller.model.errors import ConfigInvalid, Unavailable
-from controller.model.names import Layout
+from controller.model.names import HOST_ROOT, Layout
 
 ENVIRONMENT_FILE = "environment.json"
-HOST_ROOT = Path("/srv/oroboros")
 LOCAL_ROOT = ".oroboros"
 ENVIRONMENT_BYTES_MAX = 64 << 10
 
@@ -85,10 +85,14 @@ def utc_now() -> datetime:
 
 
 def open_runtime(settings: Settings) -> Runtime:
-    """Return the runtime of this host: today the embedded supervisor, asked for here so that nothing else knows."""
+    """Return the runtime of this stack, asked for here so that nothing else knows which it is."""
+    if settings.runtime == "systemd":
+        from controller.effects.systemd import SystemdRuntime
+
+        return SystemdRuntime(settings.layout, read_topology(settings.layout))
     from controller.development.embedded_runtime import EmbeddedRuntime
 
-    return EmbeddedRuntime(settings.runtime_socket)
+    return EmbeddedRuntime(settings.runtime_socket, settings.layout)
 
 
 def _read_environment(file: Path) -> dict[str, str]:

@@ -26,7 +26,6 @@ from controller.decisions.tree_rules import visible
 from controller.disk import opened_folder, remove_tree, sync_files, sync_folder
 from controller.failpoints import failpoint
 from controller.model.errors import Failed, Unavailable
-from controller.model.names import Layout, Sha
 
 #: What one build may leave; more is a mistake, and would be ours to sync and remove.
 ENTRIES_MAX: Final = 1_000_000
@@ -64,20 +63,28 @@ def is_sealed(path: Path) -> bool:
     return marker(path).is_file() and path.is_dir()
 
 
-def copy_for_build(layout: Layout, sha: Sha, destination: Path) -> None:
-    """Make `destination` a private, writable copy of `releases/<sha>`; a sealed one is left as it is.
+def copy_for_build(release: Path, destination: Path) -> None:
+    """Make `destination` a private, writable copy of a release; a sealed one is left as it is.
 
     Safe to repeat: what an earlier, unfinished build left there is removed first. Unavailable when the disk refuses.
     """
     if is_sealed(destination):
         return
-    source = os.fsencode(layout.release(sha))
     target = os.fsencode(destination)
     try:
         remove_build(destination)
         os.makedirs(destination.parent, exist_ok=True)
         os.mkdir(target)
         os.chmod(target, _FOLDER_MODE)
+    except OSError as error:
+        raise _disk_at_fault(error, f"{destination} could not be made") from error
+    fill_for_build(release, destination)
+
+
+def fill_for_build(release: Path, destination: Path) -> None:
+    """Copy a release, writable, into an empty folder. Unavailable when the disk refuses."""
+    source, target = os.fsencode(release), os.fsencode(destination)
+    try:
         for thing in _walk(source):
             here = target + b"/" + thing.path
             mode = thing.status.st_mode

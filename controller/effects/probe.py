@@ -32,6 +32,7 @@ RECEIVE_BYTES = 64 << 10
 #: Before a stranger is called one.
 STRANGER_LOOKS = 2
 STRANGER_PAUSE_S = 0.01
+CLOSED_EARLY = "the connection was closed before an answer"
 LISTEN_STATE = "0A"
 UNIX_LISTEN_FLAG = 0x10000
 
@@ -76,20 +77,44 @@ def ask(address: str, path: str, *, host: str, timeout_s: float) -> Answer:
 
 
 def ask_instance(
-    address: str, path: str, *, host: str, timeout_s: float, process_ids: Callable[[], frozenset[int]]
+    address: str,
+    path: str,
+    *,
+    host: str,
+    timeout_s: float,
+    process_ids: Callable[[], frozenset[int]],
+    strangers: Callable[[], str | None],
 ) -> Answer:
-    """Ask as `ask` does, and say in `stranger` when it was not (only) these processes that could have answered."""
+    """Ask as `ask` does, and say in `stranger` when it was not (only) these processes that could have answered.
+
+    `strangers` says who else listens at the address, "" for nobody else, None when nobody does."""
     if address.startswith("unix/"):
         answer = ask(address, path, host=host, timeout_s=timeout_s)
-        return answer if answer.refused else replace(answer, stranger=_stranger_behind(answer, address, process_ids))
-    stranger = strangers_at(address, process_ids)
+        if answer.refused or answer.listener in process_ids():
+            return answer
+        if answer.listener is not None and answer.listener > 0 and Path(f"/proc/{answer.listener}").exists():
+            return replace(answer, stranger=_named(answer.listener))
+        # Who called listen(2) has ended; who holds the socket now?
+        return replace(answer, stranger=strangers() or "")
+    stranger = strangers()
     if stranger is None:
         return Answer(problem="nobody listens", refused=True)
     if stranger:
         return Answer(stranger=stranger)
     answer = ask(address, path, host=host, timeout_s=timeout_s)
     # Once more: a listener that came in between could have been the one that answered.
-    return replace(answer, stranger=strangers_at(address, process_ids) or "")
+    return replace(answer, stranger=strangers() or "")
+
+
+def ask_forwarded(address: str, path: str, *, host: str, timeout_s: float) -> Answer:
+    """Ask behind a socket whose holder accepts in any case and forwards to the instance alone.
+
+    A connection that ends before a byte of an answer means that nobody listens there."""
+    answer = ask(address, path, host=host, timeout_s=timeout_s)
+    nobody = answer.status is None and (
+        answer.problem.endswith(CLOSED_EARLY) or answer.problem.startswith(ConnectionResetError.__name__)
+    )
+    return Answer(problem="nobody listens", refused=True) if nobody else answer
 
 
 def _connect(address: str, deadline: float) -> socket.socket:
@@ -115,15 +140,6 @@ def _listener_of(connection: socket.socket) -> int | None:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, _uid, _gid = struct.unpack("3i", credentials)
     return int(pid)
-
-
-def _stranger_behind(answer: Answer, address: str, process_ids: Callable[[], frozenset[int]]) -> str:
-    if answer.listener in process_ids():
-        return ""
-    if answer.listener is not None and answer.listener > 0 and Path(f"/proc/{answer.listener}").exists():
-        return _named(answer.listener)
-    # Who called listen(2) has ended; who holds the socket now?
-    return strangers_at(address, process_ids) or ""
 
 
 def _left(deadline: float) -> float:
@@ -161,7 +177,7 @@ def _read_head(connection: socket.socket, deadline: float, rest: bytes) -> tuple
             raise ValueError("the head of the answer is too long")
         piece = _receive(connection, deadline)
         if not piece:
-            raise ValueError("half an answer" if data else "the connection was closed before an answer")
+            raise ValueError("half an answer" if data else CLOSED_EARLY)
         data += piece
     head, _, after = bytes(data).partition(b"\r\n\r\n")
     return head, after

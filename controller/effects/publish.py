@@ -52,6 +52,8 @@ from controller.model.nouns import Head
 FILE_MODE: Final = 0o444
 EXECUTABLE_MODE: Final = 0o555
 FOLDER_MODE: Final = 0o555
+#: Of a release's own folder on a host: its access list says who else may enter.
+CLOSED_FOLDER_MODE: Final = 0o550
 _HEADER: Final = b"oroboros-manifest 1"
 _TEMPORARY: Final = ".tmp-"
 _SPARE: Final = ".spare-"
@@ -185,6 +187,7 @@ def _write_release(
                 is_spare=is_spare,
             )
             writer.write(plan)
+            os.chmod(path, _top_mode(layout))
             manifest = _write_manifest(path, head.tree, writer.manifest_lines(), plan)
             failpoint("publish.after_write")
             written_at = time.monotonic()
@@ -340,8 +343,9 @@ def verify_release(source: Source, layout: Layout, sha: Sha) -> tuple[Problem, .
     for folder in plan.folders:
         parent = folder.path.rpartition(b"/")[0]
         # Below something that is no folder there is nothing to compare, and a link there must not be followed.
+        wanted_mode = FOLDER_MODE if folder.path else _top_mode(layout)
         if (folder.path and parent in unreadable) or not _verify_folder(
-            top, folder, children.get(folder.path, set()), problems
+            top, folder, children.get(folder.path, set()), problems, wanted_mode=wanted_mode
         ):
             unreadable.add(folder.path)
     return tuple(problems)
@@ -844,7 +848,13 @@ def _file_system_of(path: bytes) -> str:
     return ""
 
 
-def _verify_folder(top: bytes, folder: PlannedFolder, children: set[bytes], problems: list[Problem]) -> bool:
+def _top_mode(layout: Layout) -> int:
+    return CLOSED_FOLDER_MODE if layout.closes_releases else FOLDER_MODE
+
+
+def _verify_folder(
+    top: bytes, folder: PlannedFolder, children: set[bytes], problems: list[Problem], *, wanted_mode: int
+) -> bool:
     """Compare one folder, not those in it; False when it cannot be entered."""
     path = top + b"/" + folder.path if folder.path else top
     inside = folder.path + b"/" if folder.path else b""
@@ -855,8 +865,8 @@ def _verify_folder(top: bytes, folder: PlannedFolder, children: set[bytes], prob
 
     try:
         with opened_folder(path) as descriptor:
-            if (mode := stat.S_IMODE(os.fstat(descriptor).st_mode)) != FOLDER_MODE:
-                report(b"", Damage.MODE, f"the folder has the mode {mode:o}, not {FOLDER_MODE:o}")
+            if (mode := stat.S_IMODE(os.fstat(descriptor).st_mode)) != wanted_mode:
+                report(b"", Damage.MODE, f"the folder has the mode {mode:o}, not {wanted_mode:o}")
             found = {os.fsencode(name) for name in os.listdir(descriptor)}
             wanted = {file.name for file in folder.files} | {link.name for link in folder.links} | children
             for name in sorted(found - wanted):

@@ -6,28 +6,32 @@ name, which the runtime knows. Every call carries the generation: a late stop ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from controller.model.names import SlotName
 from controller.model.nouns import ProcessFact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSpec:
-    """What to run. The environment is a file (0600), so that no secret travels in argv or through the protocol."""
+    """What to run."""
 
     unit: str
     generation: int
     argv: tuple[str, ...]
     #: Absolute and resolved: an instance never follows a link that a later switch moves.
     working_directory: Path
-    environment_file: Path
-    #: stdout and stderr together, appended; the runtime bounds its size.
+    #: The runtime hands it on through a file that only the unit's user and we can read, never through argv.
+    environment: Mapping[str, str]
+    #: stdout and stderr together, appended, where the runtime has no journal; the runtime bounds its size.
     log_file: Path
     #: Hard limit of a job; None for an instance.
     time_limit_s: float | None = None
+    #: Of a build: the release that `working_directory` is to be a private copy of.
+    copy_of: Path | None = None
 
 
 class Runtime(Protocol):
@@ -46,6 +50,29 @@ class Runtime(Protocol):
 
     def process_ids(self, unit: str, generation: int) -> frozenset[int]:
         """Return the ids of every process that the unit consists of; empty when it does not run."""
+
+    def environment(self, unit: str) -> Mapping[str, str]:
+        """Return the environment that was last ordered for the unit; empty when there is none."""
+
+    def strangers_at(self, unit: str, generation: int, address: str) -> str | None:
+        """Return who else than the unit listens at the address, "" when only it does, None when nobody listens."""
+
+    def has_own_network(self, unit: str) -> bool:
+        """Say whether the unit has a network of its own, so that only it can answer at its address."""
+
+    def last_log_line(self, unit: str, generation: int) -> str:
+        """Return the last line that the unit wrote, visible and bounded; "" when there is none."""
+
+    def provision(self, slot: SlotName) -> None:
+        """Make the slot's data folder, empty, for whoever runs there. May take long: for threads. Safe to repeat."""
+
+    def wipe(self, slot: SlotName, folders: Sequence[Path]) -> None:
+        """Remove folders that units of the slot wrote, and its data folder's content, and forget its environments.
+
+        `Unavailable` when something stays. May take long: for threads. Safe to repeat."""
+
+    def open_to_surface(self, folder: Path) -> None:
+        """Let the slots' surfaces read a release or a build. Safe to repeat."""
 
     def limitations(self) -> tuple[str, ...]:
         """Return, a sentence each, the walls of the profiles that this runtime cannot enforce."""

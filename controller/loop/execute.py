@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,12 +23,11 @@ from controller.decisions.surroundings import (
     environment,
     free,
     instance_address,
+    listening_address,
     live_for,
-    parse_environment,
     release_base,
 )
-from controller.disk import remove_tree
-from controller.effects.checkout import copy_for_build, seal_build, walk_build
+from controller.effects.checkout import seal_build, walk_build
 from controller.effects.database import AppDatabases
 from controller.effects.live import SlotLock, point_current, read_live, read_live_version, write_live
 from controller.effects.mirror import Mirror
@@ -40,17 +39,17 @@ from controller.effects.publish import (
     repair_release,
 )
 from controller.effects.runtime import ProcessSpec, Runtime
-from controller.effects.stack_files import write_private
 from controller.effects.store import Store
 from controller.failpoints import failpoint
 from controller.loop.background import Background
 from controller.loop.gate_threads import GateOrder, GateThreads, Instance, StaticFile, WatchOrder
-from controller.loop.observe import Sight, last_log_line, recipe_at
+from controller.loop.observe import Sight, recipe_at
 from controller.model import steps as s
+from controller.model.command import app_values
 from controller.model.config import Recipe, Settings, TreeLimits
 from controller.model.deploy_toml import recipe_hash
-from controller.model.errors import Failed, OroborosError, Stalled, Unavailable
-from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, instance_unit, job_unit, slot_of_unit
+from controller.model.errors import Failed, OroborosError, Stalled
+from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, instance_unit, job_unit
 from controller.model.nouns import ProcessFact, Run, Verdict
 from controller.model.states import Outcome, RunState
 from controller.model.world import Observed, SlotObserved
@@ -178,23 +177,20 @@ class Hands:
 
     def _provision(self, step: s.ProvisionSlot) -> None:
         """Wiped on entry as well: the last tenant's wipe may have been cut short."""
-        data = self.layout.slot_data(step.slot)
-        remove_folder(data)
-        data.mkdir(parents=True, mode=0o700)
-        self.store.record_provisioned(step.slot, step.fence)
+
+        def work() -> None:
+            self.runtime.provision(step.slot)
+            self.side.record_provisioned(step.slot, step.fence)
+
+        self.background.start(("wipe", step.slot), work)
 
     def _wipe(self, step: s.WipeSlot) -> None:
-        """Leave nothing of the lease: database and role, data, `current`, environment files, what was built for it."""
+        """Leave nothing of the lease: database and role, data, `current`, environments, what was built for it."""
         if self.databases is not None:
             self.databases.drop(step.slot)
-        remove_folder(self.layout.slot_data(step.slot))
-        current = self.layout.slot_current(step.slot)
-        current.unlink(missing_ok=True)
-        for file in self.layout.environment_file("x").parent.glob("*.env"):
-            if slot_of_unit(file.stem) == step.slot:
-                file.unlink(missing_ok=True)
-        for domain in self.side.domains_of_lease(step.fence):
-            remove_folder(self.layout.builds / domain)
+        self.layout.slot_current(step.slot).unlink(missing_ok=True)
+        builds = [self.layout.builds / domain for domain in self.side.domains_of_lease(step.fence)]
+        self.runtime.wipe(step.slot, builds)
         self.side.record_wiped(step.slot, step.fence)
 
     def _free(self, step: s.FreeSlot) -> None:
@@ -403,13 +399,15 @@ class Hands:
             command, limit_s = recipe.database.migrate, recipe.database.timeout_s
         # A build knows no database and no nonce: nothing of the slot's is in it.
         with_database = step.kind != "build"
-        self._write_environment(unit, run, recipe, nonce="", address=None, with_database=with_database)
+        values = self._environment(run, recipe, nonce="", listens_at=None, with_database=with_database)
+        spec = self._spec(unit, run, command, base, values, time_limit_s=limit_s)
 
         def work() -> None:
             try:
                 if step.kind == "build":
-                    copy_for_build(self.layout, run.release, base)
-                self.runtime.start(self._spec(unit, run, command, base, time_limit_s=limit_s))
+                    self.runtime.start(replace(spec, copy_of=self.layout.release(run.release)))
+                else:
+                    self.runtime.start(spec)
             except OroborosError as error:
                 self._record_failure("checkout", step.slot, step.generation, step.release, error)
 
@@ -419,41 +417,44 @@ class Hands:
             work()
 
     def _spec(
-        self, unit: str, run: Run, command: tuple[str, ...], base: Path, *, time_limit_s: float | None
+        self,
+        unit: str,
+        run: Run,
+        command: tuple[str, ...],
+        base: Path,
+        environment: Mapping[str, str],
+        *,
+        time_limit_s: float | None,
     ) -> ProcessSpec:
-        log_file = self.layout.log_file(unit, run.generation)
-        log_file.parent.mkdir(parents=True, exist_ok=True)
         return ProcessSpec(
             unit=unit,
             generation=run.generation,
             argv=command,
             working_directory=base,
-            environment_file=self.layout.environment_file(unit),
-            log_file=log_file,
+            environment=environment,
+            log_file=self.layout.log_file(unit, run.generation),
             time_limit_s=time_limit_s,
         )
 
-    def _write_environment(
-        self, unit: str, run: Run, recipe: Recipe, *, nonce: str, address: str | None, with_database: bool
-    ) -> None:
+    def _environment(
+        self, run: Run, recipe: Recipe, *, nonce: str, listens_at: str | None, with_database: bool
+    ) -> dict[str, str]:
         app_file = app_environment_file(self.settings.config_dir, run.slot)
-        app_values = parse_environment(app_file.read_text()) if app_file.exists() else {}
+        # On a host only root reads that file: systemd hands it to the launcher, past us.
+        ours_to_read = self.settings.runtime == "embedded" and app_file.exists()
         database_url = None
         if with_database and recipe.database is not None and self.databases is not None:
             database_url = self.databases.url(run.slot)
-        data = self.layout.slot_data(run.slot)
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        values = environment(
+        return environment(
             run=run,
             slot=run.slot,
-            address=address,
+            listens_at=listens_at,
             nonce=nonce,
             url=self.topology.url(run.slot),
             database_url=database_url,
-            data_folder=data,
-            app_values=app_values,
+            data_folder=self.layout.slot_data(run.slot),
+            app_values=app_values(app_file.read_text(errors="surrogateescape")) if ours_to_read else {},
         )
-        write_private(self.layout.environment_file(unit), "".join(f"{k}={v}\n" for k, v in sorted(values.items())))
 
     def _seal(self, step: s.SealBuild, slot: SlotObserved) -> None:
         run, recipe = _run_and_recipe(slot)
@@ -477,7 +478,7 @@ class Hands:
         unit = instance_unit(run.slot, run.colour)
         address = instance_address(recipe, layout=self.layout, topology=self.topology, slot=run.slot, colour=run.colour)
         assert address is not None
-        runtime, layout, generation = self.runtime, self.layout, run.generation
+        runtime, generation = self.runtime, run.generation
 
         def fact() -> ProcessFact | None:
             return next((p for p in runtime.observe() if (p.unit, p.generation) == (unit, generation)), None)
@@ -486,8 +487,10 @@ class Hands:
             address=address,
             nonce=self._nonce(unit),
             process_ids=lambda: runtime.process_ids(unit, generation),
+            strangers=lambda: runtime.strangers_at(unit, generation, address),
+            forwarded=runtime.has_own_network(unit) and recipe.api.listen == "port",
             fact=fact,
-            last_log_line=lambda: last_log_line(layout, unit, generation),
+            last_log_line=lambda: runtime.last_log_line(unit, generation),
             part_away=self._database_away if recipe.database is not None else lambda: "",
         )
 
@@ -562,19 +565,18 @@ class Hands:
         run, recipe = _run_and_recipe(slot)
         assert recipe.api is not None
         unit = instance_unit(step.slot, step.colour)
-        address = instance_address(
+        listens_at = listening_address(
             recipe, layout=self.layout, topology=self.topology, slot=step.slot, colour=step.colour
         )
-        self._write_environment(
-            unit, run, recipe, nonce=secrets.token_hex(NONCE_BYTES), address=address, with_database=True
-        )
-        self.runtime.start(self._spec(unit, run, recipe.api.command, self._base(run, recipe), time_limit_s=None))
+        nonce = secrets.token_hex(NONCE_BYTES)
+        values = self._environment(run, recipe, nonce=nonce, listens_at=listens_at, with_database=True)
+        base = self._base(run, recipe)
+        self.runtime.start(self._spec(unit, run, recipe.api.command, base, values, time_limit_s=None))
         self.store.record_step(step.generation, "start", began_at=now, ended_at=self.clock())
 
     def _nonce(self, unit: str) -> str:
-        """Return the nonce that the running instance was given: the file is what it was started from."""
-        path = self.layout.environment_file(unit)
-        return parse_environment(path.read_text()).get("OROBOROS_NONCE", "") if path.exists() else ""
+        """Return the nonce that the running instance was given: what it was started from is kept."""
+        return self.runtime.environment(unit).get("OROBOROS_NONCE", "")
 
     def _switch(self, step: s.Switch, slot: SlotObserved, now: datetime) -> None:
         run, recipe = _run_and_recipe(slot)
@@ -584,6 +586,8 @@ class Hands:
             self.store.check_may_switch(step.generation)
             previous = read_live(self.layout, step.slot)
             if previous is None or previous.generation != step.generation:
+                if recipe.web is not None:
+                    self.runtime.open_to_surface(base)
                 live = live_for(run, recipe, topology=self.topology, layout=self.layout, base=base, previous=previous)
                 write_live(self.layout, live, held=held)
             point_current(self.layout, step.slot, run.release, held=held)
@@ -615,14 +619,6 @@ def _run_and_recipe(slot: SlotObserved) -> tuple[Run, Recipe]:
 
 def _lease_end(observed: Observed, now: datetime) -> datetime:
     return now + timedelta(seconds=observed.policy.previews.lease_ttl_s)
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder that an app or a build wrote, however deep; Unavailable when something of it stays."""
-    try:
-        remove_tree(os.fsencode(path))
-    except OSError as error:
-        raise Unavailable("SlotNotWiped", f"{path} could not be removed: {error.strerror or error}") from error
 
 
 def sample_static_files(root: Path) -> tuple[StaticFile, ...]:

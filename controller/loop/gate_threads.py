@@ -26,7 +26,7 @@ from controller.decisions.gates import (
     with_log_line,
 )
 from controller.decisions.plan import STOPPED_FROM_OUTSIDE
-from controller.effects.probe import Answer, ask, ask_instance, strangers_at
+from controller.effects.probe import Answer, ask, ask_forwarded, ask_instance
 from controller.model.config import Gate
 from controller.model.errors import OroborosError
 from controller.model.names import Sha, SlotName
@@ -48,11 +48,15 @@ class Instance:
     address: str
     nonce: str
     process_ids: Callable[[], frozenset[int]]
+    #: Who else listens at the address: "" for nobody else, None when nobody does.
+    strangers: Callable[[], str | None]
     #: The unit as the runtime shows it now; None when it is gone.
     fact: Callable[[], ProcessFact | None]
     last_log_line: Callable[[], str]
     #: Asked when it failed: which part that it needs is away ("its database does not answer: …"); "" for none.
     part_away: Callable[[], str] = _nothing_away
+    #: The service manager holds the address and forwards into the instance's own network: nobody else can answer.
+    forwarded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,15 +211,9 @@ def probe_instance(order: GateOrder, *, at_s: float) -> Result:
         ended = _ended(instance, at_s=at_s)
         if ended is not None:
             # Most likely it ended because it could not have its address, if somebody else has it.
-            squatter = _squatter(instance.address) if ended.reason == "InstanceExited" else ""
+            squatter = _squatter(instance) if ended.reason == "InstanceExited" else ""
             return _not_ours(instance.address, f"{squatter}: {ended.message}", at_s=at_s) if squatter else ended
-        answer = ask_instance(
-            instance.address,
-            gate.path,
-            host="localhost",
-            timeout_s=gate.probe_timeout_s,
-            process_ids=instance.process_ids,
-        )
+        answer = _ask(instance, gate)
     except OroborosError as error:
         return _runtime_away(error, at_s=at_s)
     if answer.refused:
@@ -280,8 +278,21 @@ def _ended(instance: Instance, *, at_s: float) -> Result | None:
     )
 
 
-def _squatter(address: str) -> str:
-    return "" if address.startswith("unix/") else strangers_at(address, lambda: frozenset()) or ""
+def _ask(instance: Instance, gate: Gate) -> Answer:
+    if instance.forwarded:
+        return ask_forwarded(instance.address, gate.path, host="localhost", timeout_s=gate.probe_timeout_s)
+    return ask_instance(
+        instance.address,
+        gate.path,
+        host="localhost",
+        timeout_s=gate.probe_timeout_s,
+        process_ids=instance.process_ids,
+        strangers=instance.strangers,
+    )
+
+
+def _squatter(instance: Instance) -> str:
+    return "" if instance.address.startswith("unix/") else instance.strangers() or ""
 
 
 def _not_ours(address: str, stranger: str, *, at_s: float) -> Result:

@@ -31,8 +31,6 @@ DEPLOY_TOML = b"deploy.toml"
 #: The background's keys that a plan knows of, by their spelling.
 ACTIVITIES: dict[str, Activity] = {name: name for name in get_args(Activity)}
 DEPLOY_TOML_BYTES_MAX = 64 << 10
-LOG_TAIL_BYTES = 4096
-LOG_LINE_CHARS_MAX = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +211,7 @@ def observe_slot(
         fallback_run=fallback,
         fallback_live=_fallback_live(sight.layout, slot, fallback, on_disk),
         last_log_lines=tuple(
-            (p.unit, last_log_line(sight.layout, p.unit, p.generation)) for p in mine if _has_ended(p)
+            (p.unit, sight.runtime.last_log_line(p.unit, p.generation)) for p in mine if _has_ended(p)
         ),
         published=run is not None and run.release in on_disk,
         recipe=at.recipe,
@@ -268,20 +266,3 @@ def _database_migration_head(row: SlotRow, fence: int) -> str | None:
         return None
     of_fence, head = row.migrated
     return head if of_fence == fence or row.name == MAIN else None
-
-
-def last_log_line(layout: Layout, unit: str, generation: int) -> str:
-    """Return the last line that a unit wrote, with control bytes made visible and bounded; "" when there is none."""
-    path = layout.log_file(unit, generation)
-    try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
-            tail = file.read(LOG_TAIL_BYTES)
-    except OSError:
-        return ""
-    lines = [line for line in tail.decode("utf-8", "replace").splitlines() if line.strip()]
-    if not lines:
-        return ""
-    visible = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in lines[-1].strip())
-    return visible[:LOG_LINE_CHARS_MAX]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from controller.model.errors import ConfigInvalid
-from controller.model.names import REPOSITORY, Layout
+from controller.model.names import HOST_CONFIG, HOST_ROOT, REPOSITORY, Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,8 +218,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         value = environ.get(key, "").strip()
         return Path(value) if value else None
 
-    root = Path(environ.get("OROBOROS_ROOT", "") or "/srv/oroboros")
-    layout = Layout(root, optional_path("OROBOROS_RUN"))
+    root = optional_path("OROBOROS_ROOT") or HOST_ROOT
+    runtime = choice("OROBOROS_RUNTIME", ("embedded", "systemd"))
+    layout = Layout(root, optional_path("OROBOROS_RUN"), closes_releases=runtime == "systemd")
     repository = need("OROBOROS_REPOSITORY")
     if repository and not REPOSITORY.match(repository):
         problems.append(f"OROBOROS_REPOSITORY: is {repository!r:.80}, not owner/name")
@@ -256,8 +257,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         poll_interval_s=seconds("WORKER_POLL_INTERVAL_SECONDS", 5.0),
         resync_s=seconds("OROBOROS_RESYNC_SECONDS", RESYNC_DEFAULT_S),
         app_database_admin_url=libpq_url(admin) or None,
-        config_dir=optional_path("OROBOROS_CONFIG_DIR") or Path("/etc/oroboros"),
-        runtime="systemd" if choice("OROBOROS_RUNTIME", ("embedded", "systemd")) == "systemd" else "embedded",
+        config_dir=optional_path("OROBOROS_CONFIG_DIR") or HOST_CONFIG,
+        runtime="systemd" if runtime == "systemd" else "embedded",
         app_database_roles=(
             "installed" if choice("OROBOROS_APP_DATABASE_ROLES", ("ours", "installed")) == "installed" else "ours"
         ),

@@ -31,6 +31,14 @@ SERVING_USER = "oroboros"
 WORKER_USER = "oroboros-worker"
 EDGE_USER = "caddy"
 
+#: Where a host keeps what it serves, and the code and tools that only root may change.
+HOST_ROOT = Path("/srv/oroboros")
+HOST_RUN = Path("/run/oroboros")
+HOST_CONFIG = Path("/etc/oroboros")
+HOST_PROGRAM = Path("/opt/oroboros")
+#: The exit code by which a host's launcher says that a job's time was up.
+LAUNCHER_TIMED_OUT = 199
+
 _SLOT_PATTERN = r"main|preview-[1-9][0-9]{0,2}"
 _UNIT = re.compile(rf"(?:(?P<kind>build|migrate|seed|wipe)-)?(?P<slot>{_SLOT_PATTERN})(?:-(?P<colour>[ab]))?")
 _SYSTEMD_UNIT = re.compile(
@@ -244,6 +252,8 @@ class Layout:
     root: Path
     #: Sockets need a short folder (a Unix socket's path holds 107 bytes); None means `<root>/run`.
     short_run: Path | None = None
+    #: On a host a release is closed to all but those whom its access list names.
+    closes_releases: bool = False
 
     @property
     def mirror(self) -> Path:
@@ -315,6 +325,10 @@ class Layout:
     def forwarding_socket(self, slot: SlotName, colour: Colour) -> Path:
         """Where the service manager listens for an instance that has a network of its own."""
         return self.run / "forwards" / f"{instance_unit(slot, colour)}.sock"
+
+    def armed_file(self, unit: str) -> Path:
+        """Says that the worker itself has this unit start; gone after a reboot, as all of `run` is."""
+        return self.run / "armed" / unit
 
     def order_file(self, unit: str) -> Path:
         """What a unit is to run, for the launcher of a host: JSON, 0600. It outlives a reboot, as what serves does."""

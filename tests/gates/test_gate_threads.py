@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.effects.probe import ask
+from controller.effects.probe import ask, strangers_at
 from controller.loop.gate_threads import GateOrder, GateThreads, Instance, StaticFile, WatchOrder
 from controller.model.config import Gate
 from controller.model.errors import Unavailable
@@ -79,10 +79,16 @@ def instance_of(
             started_at=datetime.now(UTC),
         )
 
+    where = address or f"127.0.0.1:{port}"
+
+    def process_ids() -> frozenset[int]:
+        return frozenset([process.pid] if process.poll() is None else [])
+
     return Instance(
-        address=address or f"127.0.0.1:{port}",
+        address=where,
         nonce=NONCE,
-        process_ids=lambda: frozenset([process.pid]),
+        process_ids=process_ids,
+        strangers=lambda: strangers_at(where, process_ids),
         fact=fact,
         last_log_line=lambda: log,
         part_away=lambda: away,

@@ -15,7 +15,7 @@ from controller.development.embedded_runtime import EmbeddedRuntime
 from controller.effects.runtime import ProcessSpec
 from controller.loop.gate_threads import GateOrder, GateThreads, Instance
 from controller.model.config import Gate
-from controller.model.names import MAIN, Sha
+from controller.model.names import MAIN, Layout, Sha
 from controller.model.nouns import Verdict
 from controller.model.states import Outcome
 
@@ -26,7 +26,7 @@ RELEASE = Sha("a" * 40)
 @pytest.fixture
 def runtime(short_dir: Path) -> Iterator[EmbeddedRuntime]:
     rung = threading.Event()
-    runtime = EmbeddedRuntime(short_dir / "s")
+    runtime = EmbeddedRuntime(short_dir / "s", Layout(short_dir, short_dir))
     command = [sys.executable, "-m", "controller.development.supervisor"]
     with subprocess.Popen(
         [*command, "--socket", str(short_dir / "s"), "--state", str(short_dir / "state")], cwd=CHECKOUT
@@ -39,14 +39,13 @@ def runtime(short_dir: Path) -> Iterator[EmbeddedRuntime]:
 
 
 def judge(runtime: EmbeddedRuntime, folder: Path, *argv: str, port: int) -> Verdict:
-    (folder / "env").write_text(f"PORT={port}\n")
     runtime.start(
         ProcessSpec(
             unit="main-a",
             generation=1,
             argv=argv,
             working_directory=folder,
-            environment_file=folder / "env",
+            environment={"PORT": str(port)},
             log_file=folder / "log",
         )
     )
@@ -61,6 +60,7 @@ def judge(runtime: EmbeddedRuntime, folder: Path, *argv: str, port: int) -> Verd
         address=f"127.0.0.1:{port}",
         nonce="",
         process_ids=lambda: runtime.process_ids("main-a", 1),
+        strangers=lambda: runtime.strangers_at("main-a", 1, f"127.0.0.1:{port}"),
         fact=lambda: next((f for f in runtime.observe() if f.unit == "main-a"), None),
         last_log_line=lambda: (folder / "log").read_text(errors="replace").strip().rpartition("\n")[2],
     )

@@ -22,6 +22,7 @@ import pytest
 from controller.development.embedded_runtime import EmbeddedRuntime
 from controller.effects.runtime import ProcessSpec
 from controller.model.errors import Unavailable
+from controller.model.names import Layout
 from controller.model.nouns import ProcessFact
 from controller.model.states import ProcessState
 
@@ -34,7 +35,7 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.mark = secrets.token_hex(16)
-        self.runtime = EmbeddedRuntime(folder / "s")
+        self.runtime = EmbeddedRuntime(folder / "s", Layout(folder, folder))
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self, *more: str) -> list[str]:
@@ -69,14 +70,12 @@ class Host:
             time.sleep(0.01)
 
     def spec(self, unit: str, generation: int, script: str, *, limit_s: float | None = None) -> ProcessSpec:
-        environment = self.folder / f"{unit}.env"
-        environment.write_text(f"TEST_MARK={self.mark}\nWORD=two words\n")
         return ProcessSpec(
             unit=unit,
             generation=generation,
             argv=("/bin/sh", "-c", script, "sh", "$WORD"),
             working_directory=self.folder,
-            environment_file=environment,
+            environment={"TEST_MARK": self.mark, "WORD": "two words"},
             log_file=self.log(unit),
             time_limit_s=limit_s,
         )
@@ -154,7 +153,7 @@ def test_a_command_that_is_not_there_fails_with_a_line_in_the_log(host: Host) ->
             generation=1,
             argv=("no-such-command",),
             working_directory=spec.working_directory,
-            environment_file=spec.environment_file,
+            environment=spec.environment,
             log_file=spec.log_file,
         )
     )
@@ -273,7 +272,7 @@ def test_an_app_has_no_powers_and_nothing_of_our_environment(host: Host) -> None
 
 def test_a_supervisor_that_is_away_is_named(short_dir: Path) -> None:
     with pytest.raises(Unavailable, match="RuntimeAway"):
-        EmbeddedRuntime(short_dir / "nobody").observe()
+        EmbeddedRuntime(short_dir / "nobody", Layout(short_dir)).observe()
 
 
 def running(command_line: str) -> list[int]:
@@ -461,9 +460,8 @@ def test_a_log_that_never_ends_is_bounded_and_its_end_kept(host: Host) -> None:
 def test_values_of_the_environment_arrive_byte_for_byte_and_expand_only_once(host: Host) -> None:
     spec = host.spec("build-main", 1, '(printf "%s|" "$1"; printenv ODD EMPTY) | od -An -v -tx1')
     value = b"a=b \"'$HOME `id`\r\t\xff\xc3\xa4 #"
-    with spec.environment_file.open("ab") as file:
-        file.write(b"ODD=" + value + b"\nEMPTY=\nnot a pair\n")
-    host.runtime.start(replace(spec, argv=(*spec.argv[:-1], "${ODD}${NOT_THERE}")))
+    environment = {**spec.environment, "ODD": os.fsdecode(value), "EMPTY": ""}
+    host.runtime.start(replace(spec, environment=environment, argv=(*spec.argv[:-1], "${ODD}${NOT_THERE}")))
     host.wait(lambda: host.has_ended("build-main"))
 
     told = bytes.fromhex(host.log("build-main").read_text())
@@ -488,9 +486,7 @@ def test_an_app_has_no_capability_no_file_of_ours_and_no_core(host: Host) -> Non
 def test_a_home_is_the_slots_data_and_not_the_release(host: Host) -> None:
     spec = host.spec("build-main", 1, "echo $HOME")
     (host.folder / "data").mkdir()
-    with spec.environment_file.open("a") as file:
-        file.write(f"OROBOROS_DATA={host.folder}/data\n")
-    host.runtime.start(spec)
+    host.runtime.start(replace(spec, environment={"OROBOROS_DATA": f"{host.folder}/data"}))
     host.wait(lambda: host.has_ended("build-main"))
 
     assert host.log("build-main").read_text() == f"{host.folder}/data\n"

@@ -31,7 +31,7 @@ def sha(store: Store) -> Sha:
 @pytest.fixture
 def build(store: Store, sha: Sha) -> Path:
     destination = store.layout.builds / "pr-1" / "tree-recipe"
-    copy_for_build(store.layout, sha, destination)
+    copy_for_build(store.layout.release(sha), destination)
     return destination
 
 
@@ -47,11 +47,11 @@ def test_copy_is_writable_and_shares_nothing_with_the_release(store: Store, sha:
 def test_unsealed_build_is_begun_again_and_a_sealed_one_is_kept(store: Store, sha: Sha, build: Path) -> None:
     (build / "half").write_text("of an earlier try")
     assert not is_sealed(build)
-    copy_for_build(store.layout, sha, build)
+    copy_for_build(store.layout.release(sha), build)
     assert not (build / "half").exists()
     (build / "out").write_text("made")
     assert seal_build(build).files == 3
-    copy_for_build(store.layout, sha, build)
+    copy_for_build(store.layout.release(sha), build)
     assert (build / "out").read_text() == "made"
     assert is_sealed(build)
     seal_build(build)

@@ -1,0 +1,535 @@
+"""The runtime of a host: asks systemd to start, stop and show the pre-installed units of the slots.
+
+What may run how is root's: templates with their walls, a drop-in for each slot (`decisions.host_units`). This module
+says what: an order, a file that systemd hands to the unit's launcher as a credential. polkit lets the worker start,
+stop, kill and reset these units and nothing else, so no call here names an option of a unit.
+
+- The generation of what runs is what the launcher told systemd before it became the app (`STATUS=`); until then, and
+  only then, it is that of the order on the disk.
+- A unit that ended stays with systemd until it is stopped: `RemainAfterExit=` for one that ended well, "failed" for one
+  that did not. So an end is never missed, and forgetting is a stop.
+- Whose a TCP listener is, the kernel says by its cgroup (sock_diag(7), INET_DIAG_CGROUP_ID): it may be asked without
+  any privilege, where other users' /proc/<pid>/fd may not.
+
+systemctl(1) and journalctl(1) are called with lists of words, each with a time limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import re
+import secrets
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from controller.decisions.log_lines import last_visible_line
+from controller.disk import (
+    READ_AND_ENTER,
+    READ_WRITE_AND_ENTER,
+    allow_user,
+    remove_folder,
+    sync_folder,
+)
+from controller.effects.runtime import ProcessSpec
+from controller.model.errors import ConfigInvalid, Unavailable, Waiting
+from controller.model.names import (
+    LAUNCHER_TIMED_OUT,
+    MAIN,
+    SERVING_USER,
+    Layout,
+    SlotName,
+    Topology,
+    job_unit,
+    slot_of_unit,
+    slot_user,
+    systemd_unit,
+    unit_of_systemd,
+)
+from controller.model.nouns import ProcessFact
+from controller.model.states import ProcessState
+
+CALL_TIMEOUT_S = 10.0
+#: A slot's leftovers are many small files at worst.
+WIPE_TIMEOUT_S = 300.0
+#: How often the cgroups are looked at for a unit that has ended.
+WATCH_EVERY_S = 0.05
+CGROUPS = Path("/sys/fs/cgroup")
+PATTERNS = (
+    "ouroboros-instance@*.service",
+    "ouroboros-build@*.service",
+    "ouroboros-migrate@*.service",
+    "ouroboros-seed@*.service",
+)
+PROPERTIES = (
+    "Id",
+    "ActiveState",
+    "SubState",
+    "Job",
+    "MainPID",
+    "StatusText",
+    "Result",
+    "ExecMainCode",
+    "ExecMainStatus",
+    "ExecMainStartTimestampMonotonic",
+    "ExecMainExitTimestampMonotonic",
+    "StateChangeTimestampMonotonic",
+    "ControlGroup",
+)
+#: CLD_EXITED of waitid(2), as ExecMainCode says it; anything else that is not 0 is an end by a signal.
+CLD_EXITED = 1
+SIGKILL = 9
+
+_STATUS = re.compile(r"generation ([0-9]{1,19})\Z")
+#: From <linux/netlink.h>, <linux/sock_diag.h>, <linux/inet_diag.h>.
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_REQUEST_DUMP = 4, 20, 0x301
+_NLMSG_ERROR, _NLMSG_DONE, _INET_DIAG_CGROUP_ID, _TCP_LISTEN = 2, 3, 21, 10
+_DIAG_FIXED_BYTES, _HEADER_BYTES = 72, 16
+
+
+class SystemdRuntime:
+    """A client of systemd, for the units of this host's slots. Safe to use from several threads."""
+
+    def __init__(self, layout: Layout, topology: Topology) -> None:
+        self._layout = layout
+        self._topology = topology
+
+    # -- the interface ------------------------------------------------------------------------------------------------
+
+    def start(self, spec: ProcessSpec) -> None:
+        """Start a unit. Safe to repeat: see `Runtime.start`. Waiting while an older generation still ends."""
+        name = systemd_unit(spec.unit)
+        present = self._shown().get(spec.unit)
+        if present is not None:
+            if self._generation(present) == spec.generation:
+                return
+            if present["ActiveState"] != "failed":
+                self._call("stop", "--no-block", name)
+                raise Waiting("UnitStops", f"{name} still runs what was ordered before")
+        slot = _slot(spec.unit)
+        folder = spec.working_directory
+        if spec.copy_of is not None:
+            self._open_to_slot(spec.copy_of, slot)
+            self._prepare_build(slot, folder)
+        else:
+            self._open_to_slot(folder, slot)
+        self._write_order(
+            spec.unit,
+            {
+                "generation": spec.generation,
+                "argv": list(spec.argv),
+                "working_directory": str(folder),
+                "environment": dict(spec.environment),
+                "time_limit_s": spec.time_limit_s,
+                "copy_of": None if spec.copy_of is None else str(spec.copy_of),
+            },
+        )
+        self._arm(spec.unit)
+        if present is not None:
+            self._call("reset-failed", name)
+        self._call("start", "--no-block", name)
+
+    def stop(self, unit: str, generation: int, *, grace_s: float) -> None:
+        """Ask a unit to end. Safe to repeat: see `Runtime.stop`."""
+        shown = self._shown().get(unit)
+        if shown is None or self._generation(shown) != generation:
+            return
+        name = systemd_unit(unit)
+        self._layout.armed_file(unit).unlink(missing_ok=True)
+        if shown["ActiveState"] == "failed":
+            self._call("reset-failed", name)
+        elif shown["ActiveState"] == "deactivating":
+            if _age_s(shown["StateChangeTimestampMonotonic"]) > grace_s:
+                self._call("kill", "--signal=KILL", name)
+        else:
+            self._call("stop", "--no-block", name)
+
+    def observe(self) -> tuple[ProcessFact, ...]:
+        """Return every unit that runs, or ended and was not stopped since."""
+        return tuple(self._fact(unit, shown) for unit, shown in self._shown().items())
+
+    def process_ids(self, unit: str, generation: int) -> frozenset[int]:
+        """Return the processes in the unit's cgroup."""
+        shown = self._shown(systemd_unit(unit)).get(unit)
+        if shown is None or self._generation(shown) != generation or not shown["ControlGroup"]:
+            return frozenset()
+        return _processes_in(_cgroup(shown["ControlGroup"]))
+
+    def environment(self, unit: str) -> Mapping[str, str]:
+        """Return the environment of the unit's last order."""
+        values = self._order(unit).get("environment", {})
+        return {str(key): str(value) for key, value in values.items()} if isinstance(values, dict) else {}
+
+    def strangers_at(self, unit: str, generation: int, address: str) -> str | None:
+        """Return who else listens at the address."""
+        host, _, port = address.rpartition(":")
+        found = [cgroup for bound, cgroup in _tcp_listeners(int(port)) if bound in (host, "0.0.0.0")]  # noqa: S104
+        if not found:
+            return None
+        shown = self._shown(systemd_unit(unit)).get(unit)
+        own = set()
+        if shown is not None and self._generation(shown) == generation and shown["ControlGroup"]:
+            own = _cgroup_ids(_cgroup(shown["ControlGroup"]))
+        strange = [cgroup for cgroup in found if cgroup not in own]
+        return f"another unit or session ({_name_of_cgroup(strange[0])})" if strange else ""
+
+    def has_own_network(self, unit: str) -> bool:
+        """Say whether the unit has a network of its own: previews' instances do, unless the host was installed
+        otherwise."""
+        return self._topology.isolated_previews and _slot(unit) != MAIN
+
+    def last_log_line(self, unit: str, generation: int) -> str:
+        """Return the last line that the unit wrote to the journal."""
+        told = _run(
+            (
+                *("journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20"),
+                f"--unit={systemd_unit(unit)}",
+                f"--identifier={unit}.{generation}",
+            ),
+            timeout_s=CALL_TIMEOUT_S,
+            reason="SystemdAway",
+        )
+        return last_visible_line(told.encode("utf-8", "surrogateescape"))
+
+    def provision(self, slot: SlotName) -> None:
+        """Empty the slot's data folder, which install made, as the user who wrote it."""
+        self.wipe(slot, ())
+
+    def wipe(self, slot: SlotName, folders: Sequence[Path]) -> None:
+        """Have the slot's own user empty what it wrote, then remove what is ours. Safe to repeat."""
+        builds = [build for folder in folders for build in _folders_in(folder)]
+        remove = [self._layout.slot_data(slot), *builds]
+        unit = job_unit("wipe", slot)
+        self._write_order(unit, {"generation": 0, "remove": [str(path) for path in remove]})
+        self._call("start", systemd_unit(unit), timeout_s=WIPE_TIMEOUT_S, reason="SlotNotWiped")
+        for folder in folders:
+            remove_folder(folder)
+        for file in self._layout.order_file(unit).parent.glob("*.json"):
+            if slot_of_unit(file.stem) == slot:
+                file.unlink(missing_ok=True)
+
+    def open_to_surface(self, folder: Path) -> None:
+        """Add the surfaces' user to the folder's access list."""
+        allow_user(folder, _uid(SERVING_USER), READ_AND_ENTER)
+
+    def limitations(self) -> tuple[str, ...]:
+        """Return what this host's installation leaves open."""
+        if self._topology.isolated_previews:
+            return ()
+        return ("previews share the host's network: they can reach every service that listens on loopback",)
+
+    def watch(self, ring: Callable[[], None]) -> None:
+        """Ring whenever a unit's last process has ended, from a daemon thread."""
+        threading.Thread(target=_watch_for_ever, args=(ring,), name="runtime watch", daemon=True).start()
+
+    # -- orders -------------------------------------------------------------------------------------------------------
+
+    def _order(self, unit: str) -> dict[str, object]:
+        try:
+            value = json.loads(self._layout.order_file(unit).read_text(errors="surrogateescape"))
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def _write_order(self, unit: str, order: Mapping[str, object]) -> None:
+        """Replace an order, durable: what serves is started from it after a power cut."""
+        path = self._layout.order_file(unit)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", errors="surrogateescape") as file:
+                json.dump(order, file)
+                file.flush()
+                os.fsync(descriptor)
+            os.replace(temporary, path)
+            sync_folder(str(path.parent))
+        except OSError as error:
+            raise Unavailable("OrderNotWritten", f"{path} could not be written: {error.strerror}") from error
+
+    def _arm(self, unit: str) -> None:
+        try:
+            self._layout.armed_file(unit).touch()
+        except OSError as error:
+            path = self._layout.armed_file(unit)
+            raise Unavailable("OrderNotWritten", f"{path} could not be made: {error.strerror}") from error
+
+    def _open_to_slot(self, folder: Path, slot: SlotName) -> None:
+        allow_user(folder, _uid(slot_user(slot)), READ_AND_ENTER)
+
+    def _prepare_build(self, slot: SlotName, folder: Path) -> None:
+        """Make an empty folder into which the slot's user may write, and out of which we may read what it wrote."""
+        if _folders_in(folder.parent):
+            self._empty_build(slot, folder)
+        try:
+            folder.parent.mkdir(mode=0o711, exist_ok=True)
+            folder.parent.chmod(0o711)
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise Unavailable("DiskRefused", f"{folder} could not be made: {error.strerror}") from error
+        allow_user(folder, _uid(slot_user(slot)), READ_WRITE_AND_ENTER)
+        allow_user(folder, os.geteuid(), READ_WRITE_AND_ENTER, inherited=True)
+        allow_user(folder, _uid(SERVING_USER), READ_AND_ENTER, inherited=True)
+
+    def _empty_build(self, slot: SlotName, folder: Path) -> None:
+        """Remove what an earlier, unfinished attempt at this very build left."""
+        if not folder.exists():
+            return
+        unit = job_unit("wipe", slot)
+        self._write_order(unit, {"generation": 0, "remove": [str(folder)]})
+        self._call("start", systemd_unit(unit), timeout_s=WIPE_TIMEOUT_S, reason="SlotNotWiped")
+
+    # -- systemd ------------------------------------------------------------------------------------------------------
+
+    def _call(self, verb: str, *words: str, timeout_s: float = CALL_TIMEOUT_S, reason: str = "") -> None:
+        _run(
+            ("systemctl", "--no-ask-password", "--quiet", verb, *words),
+            timeout_s=timeout_s,
+            reason=reason or "SystemdRefused",
+        )
+
+    def _shown(self, *names: str) -> dict[str, dict[str, str]]:
+        """Return what systemd shows of each unit that runs, is about to, or ended and was not stopped since."""
+        told = _run(
+            ("systemctl", "show", "--no-pager", f"--property={','.join(PROPERTIES)}", "--", *(names or PATTERNS)),
+            timeout_s=CALL_TIMEOUT_S,
+            reason="SystemdAway",
+        )
+        return parse_shown(told)
+
+    def _generation(self, shown: Mapping[str, str]) -> int:
+        told = _STATUS.match(shown["StatusText"])
+        if told is not None and not (shown["ActiveState"] in ("inactive", "failed") and shown["Job"] != "0"):
+            return int(told[1])
+        unit = unit_of_systemd(shown["Id"])
+        ordered = self._order(unit).get("generation") if unit is not None else None
+        return ordered if isinstance(ordered, int) else 0
+
+    def _fact(self, unit: str, shown: Mapping[str, str]) -> ProcessFact:
+        has_ended = has_unit_ended(shown)
+        code = exit_code_of(shown) if has_ended else None
+        pid = int(shown["MainPID"])
+        return ProcessFact(
+            unit=unit,
+            generation=self._generation(shown),
+            state=ProcessState.EXITED if has_ended else ProcessState.RUNNING,
+            pid=pid or None,
+            exit_code=code,
+            timed_out=code == LAUNCHER_TIMED_OUT,
+            started_at=_instant(shown["ExecMainStartTimestampMonotonic"]),
+            ended_at=_instant(shown["ExecMainExitTimestampMonotonic"]) if has_ended else None,
+        )
+
+
+# -- what systemd says ------------------------------------------------------------------------------------------------
+
+
+def parse_shown(told: str) -> dict[str, dict[str, str]]:
+    """Return the properties of each of our units, by our name of it, from the output of `systemctl show`. Pure.
+
+    A unit that neither runs nor has a job nor failed is one that systemd has forgotten: it is left out."""
+    found: dict[str, dict[str, str]] = {}
+    for block in told.split("\n\n"):
+        shown = dict.fromkeys(PROPERTIES, "") | {"MainPID": "0", "Job": "0"}
+        for line in block.splitlines():
+            key, equals, value = line.partition("=")
+            if equals and key in shown:
+                shown[key] = value or shown[key]
+        unit = unit_of_systemd(shown["Id"])
+        is_forgotten = shown["ActiveState"] in ("", "inactive") and shown["Job"] == "0"
+        if unit is not None and not is_forgotten:
+            found[unit] = shown
+    return found
+
+
+def has_unit_ended(shown: Mapping[str, str]) -> bool:
+    """Say whether the unit's process has ended for good; a start that is queued, or a restart, has not. Pure."""
+    if shown["ActiveState"] == "failed":
+        return shown["Job"] == "0"
+    return (shown["ActiveState"], shown["SubState"]) == ("active", "exited")
+
+
+def exit_code_of(shown: Mapping[str, str]) -> int:
+    """Return how the unit's process ended; negative: by that signal. Out of memory is KILL, whoever it hit. Pure."""
+    if shown["Result"] == "oom-kill":
+        return -SIGKILL
+    if shown["Result"] == "timeout":
+        return LAUNCHER_TIMED_OUT
+    code, status = int(shown["ExecMainCode"] or 0), int(shown["ExecMainStatus"] or 0)
+    if code == 0 and shown["Result"] not in ("", "success"):
+        return LAUNCHER_TIMED_OUT - 1  # it never ran: credentials, namespaces, a condition that broke
+    return status if code in (0, CLD_EXITED) else -status
+
+
+def _run(argv: Sequence[str], *, timeout_s: float, reason: str) -> str:
+    """Run a command and return what it printed; Unavailable when it fails or takes too long."""
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(reason, f"{argv[0]} {argv[1]} took longer than {timeout_s:g} s") from error
+    except OSError as error:
+        raise Unavailable(reason, f"{argv[0]} cannot be run: {error.strerror}") from error
+    if done.returncode != 0:
+        words = [word for word in argv[1:] if not word.startswith("-")]
+        said = last_visible_line(done.stderr) or f"exit code {done.returncode}"
+        raise Unavailable(reason, f"{argv[0]} {' '.join(words[:3])}: {said}")
+    return done.stdout.decode("utf-8", "surrogateescape")
+
+
+def _age_s(monotonic_us: str) -> float:
+    return time.clock_gettime(time.CLOCK_MONOTONIC) - int(monotonic_us or 0) / 1e6
+
+
+def _instant(monotonic_us: str) -> datetime:
+    return datetime.fromtimestamp(time.time() - _age_s(monotonic_us), UTC)
+
+
+def _slot(unit: str) -> SlotName:
+    slot = slot_of_unit(unit)
+    assert slot is not None, unit
+    return slot
+
+
+def _uid(user: str) -> int:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError as error:
+        raise ConfigInvalid("UserMissing", f"there is no user {user} on this host: run the installer again") from error
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError):
+        return [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+    return []
+
+
+# -- cgroups ----------------------------------------------------------------------------------------------------------
+
+
+def _hierarchy() -> Path:
+    """Return where the cgroups of version 2 are; on a host that has both versions, beside the others."""
+    beside = CGROUPS / "unified"
+    return beside if beside.is_dir() else CGROUPS
+
+
+def _cgroup(control_group: str) -> Path:
+    return _hierarchy() / control_group.lstrip("/")
+
+
+def _processes_in(cgroup: Path) -> frozenset[int]:
+    found: set[int] = set()
+    for folder, _, _ in os.walk(cgroup):
+        with contextlib.suppress(OSError):
+            found.update(int(line) for line in Path(folder, "cgroup.procs").read_text().split())
+    return frozenset(found)
+
+
+def _cgroup_ids(cgroup: Path) -> set[int]:
+    """Return the ids of a cgroup and those below it: an id is the folder's inode."""
+    found: set[int] = set()
+    for folder, _, _ in os.walk(cgroup):
+        with contextlib.suppress(OSError):
+            found.add(os.stat(folder).st_ino)
+    return found
+
+
+def _name_of_cgroup(wanted: int) -> str:
+    for folder, _, _ in os.walk(_hierarchy()):
+        with contextlib.suppress(OSError):
+            if os.stat(folder).st_ino == wanted:
+                return Path(folder).name
+    return "unknown"
+
+
+def _populated() -> frozenset[str]:
+    """Return which of our units have processes, by their cgroups."""
+    found: set[str] = set()
+    for slice_folder in (_hierarchy() / "ouroboros.slice").glob("ouroboros-*.slice"):
+        for folder in slice_folder.glob("ouroboros-*.service"):
+            with contextlib.suppress(OSError):
+                if Path(folder, "cgroup.procs").read_text():
+                    found.add(folder.name)
+    return frozenset(found)
+
+
+def _watch_for_ever(ring: Callable[[], None]) -> None:
+    pause = threading.Event()  # never set: a bounded pause that ends with the process
+    before = _populated()
+    while True:
+        pause.wait(WATCH_EVERY_S)
+        now = _populated()
+        if before - now:
+            ring()
+        before = now
+
+
+# -- whose listener ---------------------------------------------------------------------------------------------------
+
+
+def _tcp_listeners(port: int) -> list[tuple[str, int]]:
+    """Return (address, cgroup id) of every TCP listener at a port; an IPv6 wildcard counts as 0.0.0.0."""
+    found: list[tuple[str, int]] = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for local_port, address, cgroup in _dump_listeners(family):
+            if local_port == port:
+                is_wildcard = family == socket.AF_INET6 and not any(address)
+                found.append(("0.0.0.0" if is_wildcard else _spelled(family, address), cgroup))  # noqa: S104
+    return found
+
+
+def _spelled(family: socket.AddressFamily, address: bytes) -> str:
+    if family == socket.AF_INET:
+        return socket.inet_ntop(family, address[:4])
+    mapped = address[:12] == bytes(10) + b"\xff\xff"
+    return socket.inet_ntop(socket.AF_INET, address[12:]) if mapped else socket.inet_ntop(family, address)
+
+
+def _dump_listeners(family: socket.AddressFamily) -> list[tuple[int, bytes, int]]:
+    """Ask the kernel for every listener of a family: (port, address bytes, cgroup id)."""
+    found: list[tuple[int, bytes, int]] = []
+    request = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 1 << _TCP_LISTEN) + bytes(48)
+    head = struct.pack("=IHHII", _HEADER_BYTES + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_REQUEST_DUMP, 1, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as kernel:
+            kernel.settimeout(CALL_TIMEOUT_S)
+            kernel.send(head + request)
+            while True:
+                data = kernel.recv(1 << 16)
+                at = 0
+                while at < len(data):
+                    length, kind = struct.unpack_from("=IH", data, at)
+                    if kind == _NLMSG_DONE:
+                        return found
+                    if kind == _NLMSG_ERROR:
+                        raise OSError(-struct.unpack_from("=i", data, at + _HEADER_BYTES)[0], "sock_diag")
+                    found.append(_read_listener(data[at + _HEADER_BYTES : at + length]))
+                    at += (length + 3) & ~3
+    except OSError as error:
+        raise Unavailable("ListenersUnknown", f"the kernel does not tell who listens: {error}") from error
+
+
+def _read_listener(message: bytes) -> tuple[int, bytes, int]:
+    (port,) = struct.unpack_from("!H", message, 4)
+    address, cgroup, at = message[8:24], 0, _DIAG_FIXED_BYTES
+    while at + 4 <= len(message):
+        length, kind = struct.unpack_from("=HH", message, at)
+        if length < 4:
+            break
+        if kind == _INET_DIAG_CGROUP_ID:
+            (cgroup,) = struct.unpack_from("=Q", message, at + 4)
+        at += (length + 3) & ~3
+    return port, address, cgroup

@@ -1,0 +1,52 @@
+"""What words and which environment does a process get, at last? Pure; shared by the keeper and a host's launcher.
+
+Standard library only: the launcher runs with the system's Python, before any of our dependencies is there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+#: Set by us, so that an app's own file cannot change what the gate relies on.
+RESERVED = frozenset({"PORT", "HOST", "OROBOROS_SOCKET", "OROBOROS_RELEASE", "OROBOROS_NONCE", "OROBOROS_SLOT"})
+SANE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
+
+
+def expand(word: str, values: Mapping[str, str]) -> str:
+    """Replace `$NAME` and `${NAME}` by values; names that are not there stay as they are. No shell."""
+    return _VARIABLE.sub(lambda m: values.get(m[1] or m[2], m[0]), word)
+
+
+def parse_environment(text: str) -> dict[str, str]:
+    """Read `KEY=VALUE` lines; blank lines and lines that begin with `#` are skipped, others without `=` are too.
+
+    A value may hold anything but a newline."""
+    values: dict[str, str] = {}
+    for line in text.split("\n"):
+        key, equals, value = line.partition("=")
+        if equals and key.strip() and not key.lstrip().startswith("#"):
+            values[key.strip()] = value
+    return values
+
+
+def app_values(text: str) -> dict[str, str]:
+    """Return what an app's own file sets: all but what is ours to set."""
+    return {key: value for key, value in parse_environment(text).items() if key not in RESERVED}
+
+
+def process_environment(values: Mapping[str, str], *, working_directory: str, data_folder: str) -> dict[str, str]:
+    """Return the whole environment of an app: its values over a few sane ones. `data_folder` is "" without one.
+
+    Home is not the release's folder if there is another: what apps cache there would be files that git does not have.
+    """
+    return {
+        "PATH": SANE_PATH,
+        "HOME": data_folder or working_directory,
+        "LANG": "C.UTF-8",
+        "TMPDIR": "/tmp",  # noqa: S108 - the usual one, said
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **values,
+    }
