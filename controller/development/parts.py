@@ -181,12 +181,13 @@ def prepare_redis(*, run: Path, log_file: Path) -> Redis:
 def prepare_caddy(
     *, name: str, config: Path, home: Path, log_file: Path, listens: tuple[tuple[str, int] | Path, ...]
 ) -> PartSpec:
-    """Return a Caddy that runs the JSON file `config`, keeps its own files in `home`, and is ready once it listens on
-    every one of `listens` (an address and port, or a Unix socket)."""
+    """Return a Caddy that runs `config` (JSON if it is called so, else a Caddyfile), keeps its own files in `home`, and
+    is ready once it listens on every one of `listens` (an address and port, or a Unix socket)."""
     _private_folder(home)
+    adapter = () if config.suffix == ".json" else ("--adapter", "caddyfile")
     return PartSpec(
         name=name,
-        argv=(*_ends_with_us(signal.SIGTERM), str(caddy_binary()), "run", "--config", str(config)),
+        argv=(*_ends_with_us(signal.SIGTERM), str(caddy_binary()), "run", "--config", str(config), *adapter),
         log_file=log_file,
         is_ready=lambda: all(listens_at(address) for address in listens),
         environment={**_environment(), "HOME": str(home), "XDG_DATA_HOME": str(home), "XDG_CONFIG_HOME": str(home)},

@@ -32,7 +32,13 @@ from types import FrameType
 import psycopg
 from psycopg import sql
 
-from controller.decisions.render import edge_listens, render_edge, render_surface, surface_listens
+from controller.decisions.edge import edge_listens, render_edge
+from controller.decisions.surfaces import (
+    read_surface_environment,
+    render_surface,
+    surface_environment,
+    surface_listens,
+)
 from controller.development.forge_client import clone_for_author
 from controller.development.parts import (
     Part,
@@ -297,16 +303,17 @@ def _stack_file(
 def _surface(layout: Layout, topology: Topology, slot: SlotName, logs: Path) -> PartSpec:
     name = f"surface-{unit_instance(slot)}"
     config = layout.run / f"{name}.json"
-    write_private(config, json.dumps(render_surface(layout, topology, slot, log_dir=logs)))
-    listens = surface_listens(layout, topology, slot)
+    told = read_surface_environment(surface_environment(topology, slot, web_root=CHECKOUT_ROOT / "infra" / "web"))
+    write_private(config, json.dumps(render_surface(layout, slot, told, log_dir=logs)))
+    listens = surface_listens(layout, slot, told)
     return prepare_caddy(
         name=name, config=config, home=_folder(layout.run / name), log_file=logs / f"{name}.log", listens=listens
     )
 
 
 def _edge(layout: Layout, topology: Topology, logs: Path) -> PartSpec:
-    config = layout.run / "edge.json"
-    write_private(config, json.dumps(render_edge(topology, log_dir=logs)))
+    config = layout.run / "Caddyfile"
+    write_private(config, render_edge(topology, log_dir=logs))
     return prepare_caddy(
         name="edge",
         config=config,

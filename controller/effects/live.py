@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from controller.decisions.render import ROUTE_FILE, render_addresses, render_route
+from controller.decisions.live_files import ROUTE_FILE, render_addresses, render_route
 from controller.failpoints import failpoint
 from controller.model.errors import Stalled, Unavailable, Waiting
 from controller.model.names import Layout, Sha, SlotName, parse_sha

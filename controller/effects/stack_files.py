@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from controller.model.errors import ConfigInvalid, Unavailable
 from controller.model.names import Layout, Ports, Topology
@@ -38,6 +39,8 @@ def write_topology(layout: Layout, topology: Topology) -> None:
         "production_host": topology.production_host,
         "preview_host": topology.preview_host,
         "production_backend_port": topology.production_backend_port,
+        "tls": topology.tls,
+        "trusted_proxies": list(topology.trusted_proxies),
         "isolated_previews": topology.isolated_previews,
         "control_plane": topology.control_plane,
     }
@@ -61,11 +64,27 @@ def read_topology(layout: Layout) -> Topology:
             production_host=_text_or_none(value.get("production_host")),
             preview_host=_text_or_none(value.get("preview_host")),
             production_backend_port=None if backend_port is None else int(str(backend_port)),
+            tls=_tls(value.get("tls", "off")),
+            trusted_proxies=_texts(value.get("trusted_proxies", [])),
             isolated_previews=value.get("isolated_previews") is True,
             control_plane="current" if value.get("control_plane") == "current" else "installed",
         )
     except (KeyError, ValueError) as error:
         raise ConfigInvalid("TopologyInvalid", f"{layout.topology}: {error!r}; install again") from error
+
+
+def _tls(value: object) -> Literal["off", "auto", "files"]:
+    match value:
+        case "off" | "auto" | "files":
+            return value
+        case _:
+            raise ValueError(f"tls {value!r:.40}")
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"not a list of texts: {value!r:.60}")
+    return tuple(value)
 
 
 def _text_or_none(value: object) -> str | None:

@@ -30,6 +30,11 @@ JobKind = Literal["build", "migrate", "seed", "wipe"]
 SERVING_USER = "oroboros"
 WORKER_USER = "oroboros-worker"
 EDGE_USER = "caddy"
+#: What a host has outside of the root: our code, Caddy, configuration and secrets, what Caddy logs.
+HOST_APP = Path("/opt/oroboros/app")
+HOST_CADDY = Path("/opt/oroboros/bin/caddy")
+HOST_CONFIG = Path("/etc/oroboros")
+HOST_LOGS = Path("/var/log/oroboros")
 
 #: Where a host keeps what it serves, and the code and tools that only root may change.
 HOST_ROOT = Path("/srv/oroboros")
@@ -157,6 +162,16 @@ class Ports:
         return 8088 + self.offset
 
     @property
+    def edge_https(self) -> int:
+        """The edge's public port; only where it holds certificates, like `edge_http`."""
+        return 443 + self.offset
+
+    @property
+    def edge_http(self) -> int:
+        """For redirects to HTTPS, and for proving to a certificate authority that a name is ours."""
+        return 80 + self.offset
+
+    @property
     def api(self) -> int:
         return 8000 + self.offset
 
@@ -210,6 +225,11 @@ class Topology:
     preview_host: str | None = None
     #: Stable port of production's backend; None: `ports.backend(MAIN)`. The api's own port: the api is that backend.
     production_backend_port: int | None = None
+    #: Who holds certificates for the host names: nobody on this machine; the edge, which gets them itself; the edge,
+    #: from files. Other than "off", it listens on the public ports too.
+    tls: Literal["off", "auto", "files"] = "off"
+    #: Addresses and networks of proxies in front of the edge, whose `X-Forwarded-For` is believed.
+    trusted_proxies: tuple[str, ...] = ()
     #: Each preview instance has a network of its own, and is reached through a socket that systemd holds for it.
     isolated_previews: bool = False
     #: "installed": api and worker run what was installed. "current": what production serves, so that merging to the
@@ -243,6 +263,17 @@ class Topology:
         """Return the public URL of a slot, without a trailing slash."""
         port = f":{self.public_port}" if self.public_port is not None else ""
         return f"{self.scheme}://{self.host(slot)}{port}"
+
+
+#: The host contract's own topology: the tracked files under `infra/` are rendered for it.
+CONTRACT = Topology(
+    base_host="example.com",
+    scheme="https",
+    public_port=None,
+    production_backend_port=Ports().api,
+    isolated_previews=True,
+    control_plane="current",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,3 +380,7 @@ class Layout:
     @property
     def stack_file(self) -> Path:
         return self.root / "stack.json"
+
+
+#: Where everything lies on a host.
+HOST_LAYOUT = Layout(Path("/srv/oroboros"), Path("/run/oroboros"))

@@ -11,7 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from controller.decisions.render import edge_listens, render_edge, render_surface, surface_listens
+from controller.decisions.edge import edge_listens, render_edge
+from controller.decisions.surfaces import (
+    read_surface_environment,
+    render_surface,
+    surface_environment,
+    surface_listens,
+)
 from controller.development.parts import Part, PartSpec, listens_at, prepare_caddy
 from controller.effects.live import SlotLock, write_live
 from controller.model.names import Colour, Layout, Sha, SlotName, Topology, TreeId
@@ -37,22 +43,28 @@ class Host:
     closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     surface_parts: dict[SlotName, Part] = field(default_factory=dict)
 
+    @property
+    def web_root(self) -> Path:
+        """Where the page of a free slot lies, if a test puts one there."""
+        return self.folder / "web"
+
     def surface(self, slot: SlotName) -> Part:
-        config = render_surface(self.layout, self.topology, slot, log_dir=self.folder / "logs")
+        told = read_surface_environment(surface_environment(self.topology, slot, web_root=self.web_root))
+        config = self.folder / f"surface-{slot}.json"
+        config.write_text(json.dumps(render_surface(self.layout, slot, told, log_dir=self.folder / "logs")))
         self.surface_parts[slot] = self._caddy(
-            f"surface-{slot}", config, listens=surface_listens(self.layout, self.topology, slot)
+            f"surface-{slot}", config, listens=surface_listens(self.layout, slot, told)
         )
         return self.surface_parts[slot]
 
     def edge(self) -> Part:
-        config = render_edge(self.topology, log_dir=self.folder / "logs")
+        config = self.folder / "Caddyfile"
+        config.write_text(render_edge(self.topology, log_dir=self.folder / "logs"))
         return self._caddy("edge", config, listens=edge_listens(self.topology))
 
-    def _caddy(self, name: str, config: object, *, listens: tuple[tuple[str, int] | Path, ...]) -> Part:
-        file = self.folder / f"{name}.json"
-        file.write_text(json.dumps(config))
+    def _caddy(self, name: str, config: Path, *, listens: tuple[tuple[str, int] | Path, ...]) -> Part:
         spec = prepare_caddy(
-            name=name, config=file, home=self.folder / "caddy", log_file=self.folder / f"{name}.out", listens=listens
+            name=name, config=config, home=self.folder / "caddy", log_file=self.folder / f"{name}.out", listens=listens
         )
         return self.closing.enter_context(Part(spec))
 
@@ -65,6 +77,7 @@ class Host:
         where: Path | tuple[str, int]
         if unix:
             where = self.layout.instance_socket(slot, colour)
+            where.parent.mkdir(parents=True, exist_ok=True)
             where.unlink(missing_ok=True)
             word, address = str(where), f"unix/{where}"
         else:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from controller.decisions.render import HEADER_BYTES_MAX, WEBHOOK_BODY_BYTES_MAX, render_edge, render_surface
+from controller.decisions.bounds import HEADER_BYTES_MAX, WEBHOOK_BODY_BYTES_MAX
+from controller.decisions.surfaces import read_surface_environment, render_surface
 from controller.model.names import MAIN, Layout, Topology, preview_slot
 from controller.model.nouns import Live
 
@@ -41,16 +42,13 @@ def state(host: Host, path: str = "/health") -> tuple[int, dict[str, object]]:
     return answer.status, json.loads(answer.body)
 
 
-def test_no_configuration_has_an_admin_api_or_changes_with_what_is_live(tmp_path: Path) -> None:
-    layout, topology = Layout(tmp_path), Topology()
-    for config in (
-        render_surface(layout, topology, MAIN, log_dir=tmp_path),
-        render_edge(topology, log_dir=tmp_path),
-    ):
-        assert config["admin"] == {"disabled": True, "config": {"persist": False}}
-    assert "{file." + str(layout.live(MAIN)) + "/address}" in json.dumps(
-        render_surface(layout, topology, MAIN, log_dir=tmp_path)
-    )
+def test_no_surface_has_an_admin_api_or_changes_with_what_is_live(tmp_path: Path) -> None:
+    layout, told = Layout(tmp_path), read_surface_environment({"WEB_PORT": "3100"})
+
+    config = render_surface(layout, MAIN, told, log_dir=tmp_path)
+
+    assert config["admin"] == {"disabled": True, "config": {"persist": False}}
+    assert "{file." + str(layout.live(MAIN)) + "/address}" in json.dumps(config)
 
 
 def test_a_free_slot_is_healthy_and_says_that_it_is_free(main: Host) -> None:

@@ -1,0 +1,268 @@
+"""What does the edge do with a request? One Caddyfile, the same on a host and under `oroboros up`.
+
+A site for each host name: the slots', `api.` and `worker.`; any other name is 404. It has no admin API, and changes
+only at install. It listens on loopback, where a tunnel or a proxy may hand requests in; with TLS, also on the public
+ports of HTTPS and HTTP, with certificates for exactly these names: who asks for another name gets no certificate.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from controller.decisions import bounds
+from controller.decisions.live_files import check_value
+from controller.model.errors import ConfigInvalid
+from controller.model.names import Topology
+
+#: A surface comes back within this time after a restart; behind it the edge answers 502.
+TRY_DURATION = "2s"
+#: Shorter than what the other side keeps: a surface 2 min, uvicorn 5 s.
+SURFACE_IDLE_TIMEOUT, CONTROL_IDLE_TIMEOUT = "30s", "1s"
+#: Names of the edge's certificate chain and key in the folder where its service manager hands credentials on.
+CERTIFICATE, CERTIFICATE_KEY = "edge-certificate.pem", "edge-certificate-key.pem"
+
+_HOST = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*\Z")
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_./:@+~-]+\Z")
+#: Below these words, in a country's domain, names are given to people: `co.uk`, `com.au`.
+_REGISTRY_WORDS = frozenset({"ac", "co", "com", "edu", "gob", "gov", "gouv", "ne", "net", "nom", "or", "org"})
+
+_Lines: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One host name of the edge, and who answers behind it."""
+
+    #: A slot, `api` or `worker`: the word in the access log.
+    name: str
+    host: str
+    port: int
+    body_bytes_max: int
+    #: How long an idle connection to who answers is kept.
+    idle: str
+
+
+def edge_sites(topology: Topology) -> tuple[Site, ...]:
+    """Return every host name that the edge knows; ConfigInvalid when one is no name, or belongs to two."""
+    sites = tuple(
+        Site(
+            name=slot,
+            host=topology.host(slot),
+            port=topology.ports.web(slot),
+            body_bytes_max=bounds.APP_BODY_BYTES_MAX,
+            idle=SURFACE_IDLE_TIMEOUT,
+        )
+        for slot in topology.slots
+    ) + tuple(
+        Site(
+            name=name,
+            host=f"{name}.{topology.base_host}",
+            port=port,
+            body_bytes_max=bounds.WEBHOOK_BODY_BYTES_MAX,
+            idle=CONTROL_IDLE_TIMEOUT,
+        )
+        for name, port in (("api", topology.ports.api), ("worker", topology.ports.worker_health))
+    )
+    problems = [f"{site.name}: {site.host!r:.100} is no host name" for site in sites if not _HOST.match(site.host)]
+    for host, times in Counter(site.host for site in sites).items():
+        if times > 1:
+            names = " and ".join(site.name for site in sites if site.host == host)
+            problems.append(f"{host} would be the name of {names}")
+    if problems:
+        raise ConfigInvalid("HostsInvalid", "; ".join(problems), problems=tuple(problems))
+    return sites
+
+
+def edge_listens(topology: Topology) -> tuple[tuple[str, int], ...]:
+    """Return where the edge answers on this machine."""
+    ports = topology.ports
+    public = () if topology.tls == "off" else (ports.edge_https, ports.edge_http)
+    return tuple(("127.0.0.1", port) for port in (ports.edge, *public))
+
+
+def render_edge(topology: Topology, *, log_dir: Path) -> str:
+    """Return the Caddyfile of the edge, which writes its logs to `log_dir`."""
+    sites, ports = edge_sites(topology), topology.ports
+    blocks = [
+        _options(topology, log_dir=log_dir),
+        _every_site(log_dir),
+        _site_with_somebody_behind(),
+        *(
+            _block(
+                f"http://{site.host}:{ports.edge}",
+                "bind 127.0.0.1",
+                # Where TLS ends in front of the edge, only the installation knows what the visitor typed.
+                _import_site(site, scheme=topology.scheme),
+            )
+            for site in sites
+        ),
+        _no_such_host(f"http://:{ports.edge}", "bind 127.0.0.1"),
+    ]
+    if topology.tls != "off":
+        blocks += [
+            _block(
+                f"https://{site.host}:{ports.edge_https}", *_certificate(topology), _import_site(site, scheme="https")
+            )
+            for site in sites
+        ]
+        # A certificate of yours may hold a wildcard: a name of nobody below it gets this answer.
+        blocks.append(_no_such_host(f"https://:{ports.edge_https}"))
+        port = "" if ports.edge_https == 443 else f":{ports.edge_https}"
+        blocks += [
+            _block(
+                f"http://{site.host}:{ports.edge_http}", "import site", f"redir https://{site.host}{port}{{uri}} 308"
+            )
+            for site in sites
+        ]
+        blocks.append(_no_such_host(f"http://:{ports.edge_http}"))
+    heading = "# Rendered from the topology that was installed: a change made here lasts until the next install.\n"
+    return heading + "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
+
+
+def shared_site(topology: Topology) -> str | None:
+    """Return the domain that production's host name shares with a preview's, None when they are apart.
+
+    A browser lets a preview set cookies for that domain, which it then sends to production. What people register is
+    taken to be the last two labels, or three where the last but one is a registry's word in a country's domain, such
+    as `co.uk`: an approximation of the Public Suffix List, which is long and changes weekly."""
+    if topology.previews == 0:
+        return None
+    main, preview = (_registered(topology.host(slot)) for slot in topology.slots[:2])
+    return main if main == preview else None
+
+
+def _registered(host: str) -> str:
+    labels = host.split(".")
+    below_registry = len(labels) > 2 and len(labels[-1]) == 2 and labels[-2] in _REGISTRY_WORDS
+    return ".".join(labels[-3 if below_registry else -2 :])
+
+
+def _options(topology: Topology, *, log_dir: Path) -> _Lines:
+    ports = topology.ports
+    servers = [_server_options(f"127.0.0.1:{ports.edge}", "h1", *_trusted(topology))]
+    if topology.tls != "off":
+        servers += [
+            # Whose name the certificate was chosen by is also whose site answers.
+            _server_options(f":{ports.edge_https}", "h1 h2", "strict_sni_host on"),
+            _server_options(f":{ports.edge_http}", "h1"),
+        ]
+    return _block(
+        "",
+        "admin off",
+        "persist_config off",
+        # Redirects are sites of their own below, so that they have the same bounds and log.
+        f"auto_https {'disable_redirects' if topology.tls == 'auto' else 'off'}",
+        *((f"http_port {ports.edge_http}", f"https_port {ports.edge_https}") if topology.tls != "off" else ()),
+        *(("skip_install_trust",) if topology.tls == "auto" else ()),
+        f"grace_period {bounds.GRACE_PERIOD}",
+        _block("log default", *_log_to(log_dir / "edge.errors.log"), "level WARN"),
+        *servers,
+    )
+
+
+def _server_options(listener: str, protocols: str, *more: str) -> _Lines:
+    return _block(
+        f"servers {listener}",
+        f"protocols {protocols}",
+        f"max_header_size {bounds.HEADER_BYTES_MAX >> 10}KiB",
+        _block(
+            "timeouts",
+            f"read_header {bounds.READ_HEADER_TIMEOUT}",
+            f"read_body {bounds.READ_TIMEOUT}",
+            f"write {bounds.WRITE_TIMEOUT}",
+            f"idle {bounds.IDLE_TIMEOUT}",
+        ),
+        *more,
+    )
+
+
+def _trusted(topology: Topology) -> _Lines:
+    return (f"trusted_proxies static {' '.join(topology.trusted_proxies)}",) if topology.trusted_proxies else ()
+
+
+def _every_site(log_dir: Path) -> _Lines:
+    return _block(
+        "(site)",
+        _block("log access", *_log_to(log_dir / "edge.access.log")),
+        _block("handle_errors", *_respond("{err.status_code}: {host} does not answer right now.", "{err.status_code}")),
+    )
+
+
+def _site_with_somebody_behind() -> _Lines:
+    return (
+        "# Name, port, largest body, how long an idle connection is kept, scheme that the visitor used.",
+        *_block(
+            "(behind)",
+            "import site",
+            # Proof is between the gate and the instance; a visitor does not get to claim it.
+            "request_header -X-Oroboros-*",
+            "log_append slot {args[0]}",
+            _block("request_body", "max_size {args[2]}"),
+            _block(
+                "reverse_proxy 127.0.0.1:{args[1]}",
+                f"lb_try_duration {TRY_DURATION}",
+                f"lb_try_interval {bounds.TRY_INTERVAL}",
+                "header_up X-Forwarded-Proto {args[4]}",
+                _block(
+                    "transport http",
+                    "compression off",
+                    "dial_timeout 1s",
+                    f"response_header_timeout {bounds.RESPONSE_HEADER_TIMEOUT}",
+                    "keepalive {args[3]}",
+                    f"keepalive_idle_conns_per_host {bounds.IDLE_CONNECTIONS_MAX}",
+                ),
+            ),
+        ),
+    )
+
+
+def _import_site(site: Site, *, scheme: str) -> str:
+    return f"import behind {site.name} {site.port} {site.body_bytes_max >> 20}MiB {site.idle} {scheme}"
+
+
+def _certificate(topology: Topology) -> _Lines:
+    if topology.tls == "auto":
+        return ()
+    folder = "{$CREDENTIALS_DIRECTORY}"
+    return (f"tls {folder}/{CERTIFICATE} {folder}/{CERTIFICATE_KEY}",)
+
+
+def _no_such_host(address: str, *more: str) -> _Lines:
+    return _block(address, *more, "import site", *_respond("No such host here.", "404"))
+
+
+def _respond(text: str, status: str) -> _Lines:
+    # The empty line becomes the newline at the end.
+    return ("respond <<TEXT", f"\t{text}", "", f"\tTEXT {status}")
+
+
+def _log_to(file: Path) -> tuple[str | _Lines, ...]:
+    return (
+        _block(
+            f"output file {_word(file)}",
+            f"roll_size {bounds.LOG_ROLL_MEBIBYTES}MiB",
+            f"roll_keep {bounds.LOG_ROLLS_KEPT}",
+        ),
+        "format json",
+    )
+
+
+def _word(path: Path) -> str:
+    """Return a path as one word of a Caddyfile; ConfigInvalid when Caddy would not read it back as it is."""
+    text = str(path)
+    check_value("path", text)
+    if _PLAIN_WORD.match(text):
+        return text
+    if "`" in text:
+        raise ConfigInvalid("LiveValueInvalid", f"path: {text!r:.100} must not hold a backtick")
+    return f"`{text}`"
+
+
+def _block(head: str, *body: str | _Lines) -> _Lines:
+    """Return a block, indented as `caddy fmt` would."""
+    lines = (line for part in body for line in ((part,) if isinstance(part, str) else part))
+    return (f"{head} {{".lstrip(), *(f"\t{line}" if line else "" for line in lines), "}")

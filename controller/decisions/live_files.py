@@ -1,0 +1,79 @@
+"""What lies in a slot's live folder for Caddy to read, and may a value stand in it?
+
+- `route`, one line, read ONCE per request: state, prefix, folders of files, fallback. One read, so that a switch in
+  the middle of a request never mixes two releases; resolved folders, so that no body meets the entity tag of another.
+- an address, in the dial itself: read again at each attempt, so that a request which finds the old instance gone goes
+  to the new one. It always names somebody: when no instance runs, the surface's own responder, which routes anew.
+  There are three of it, since the switch may fall between the two reads: a request that was routed for a release
+  without files must not reach the instance of one with files. What does not fit names the responder.
+
+Caddy would replace placeholders inside what it reads; so a value that holds a brace is refused (`check_value`).
+"""
+
+from __future__ import annotations
+
+from controller.model.errors import ConfigInvalid
+from controller.model.names import Layout
+from controller.model.nouns import Live
+
+#: Names of the files in a live folder that Caddy reads.
+ROUTE_FILE = "route"
+#: The instance, for those who want nothing else: the backend port and the surface's `/health`.
+ADDRESS_FILE = "address"
+#: The instance of a release without static files: everything goes to it.
+ADDRESS_OF_ALL_FILE = "address-of-all"
+#: The instance of a release with static files: what is under its prefix, and what no file answers.
+ADDRESS_BESIDE_FILES_FILE = "address-beside-files"
+
+#: In the order of the line. A surface finds each as `{http.regexp.live.<name>}`.
+ROUTE_FIELDS = (
+    "state",
+    "instance",
+    "release",
+    "generation",
+    "prefix",
+    "static_root",
+    "previous_static_root",
+    "fallback",
+    "health_path",
+)
+_NEVER_IN_A_VALUE = frozenset("{}\t") | {chr(code) for code in range(32)} | {"\x7f"}
+
+
+def render_addresses(layout: Layout, live: Live) -> dict[str, str]:
+    """Return the content of each file that a surface dials by, under its name."""
+    responder = f"unix/{layout.surface_socket(live.slot)}"
+    address = live.address if live.state == "live" and live.address is not None else responder
+    check_value("address", address)
+    has_files = live.static_root is not None
+    return {
+        ADDRESS_FILE: address,
+        ADDRESS_OF_ALL_FILE: responder if has_files else address,
+        ADDRESS_BESIDE_FILES_FILE: address if has_files else responder,
+    }
+
+
+def render_route(live: Live) -> str:
+    """Return the content of `route`: one line of tab-separated fields; ConfigInvalid if a value cannot be written."""
+    serving = live.state == "live"
+    values = {
+        "state": live.state,
+        "instance": "yes" if serving and live.address is not None else "no",
+        "release": live.release or "",
+        "generation": str(live.generation),
+        "prefix": live.api_prefix,
+        "static_root": (live.static_root or "") if serving else "",
+        "previous_static_root": (live.previous_static_root or "") if serving else "",
+        "fallback": "/" + live.fallback.lstrip("/") if serving and live.fallback else "",
+        "health_path": live.health_path,
+    }
+    for name, value in values.items():
+        check_value(name, value)
+    return "\t".join(values[name] for name in ROUTE_FIELDS)
+
+
+def check_value(name: str, value: str) -> None:
+    """Refuse a value that Caddy would not read back as it is: ConfigInvalid."""
+    bad = sorted(_NEVER_IN_A_VALUE.intersection(value))
+    if bad:
+        raise ConfigInvalid("LiveValueInvalid", f"{name}: {value!r:.100} must not hold {bad[0]!r}")
