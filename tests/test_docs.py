@@ -296,7 +296,7 @@ def test_every_state_is_in_the_glossary() -> None:
 
 def test_every_command_is_in_the_readme_and_says_what_it_is_for() -> None:
     readme = (CHECKOUT / "README.md").read_text()
-    for name, command in cli.main.commands.items():
+    for name, command in cli.every_command():
         if not command.hidden:
             assert f"`oroboros {name}" in readme, f"README.md does not name `oroboros {name}`"
             assert command.help, f"`oroboros {name}` has no help"
@@ -312,7 +312,7 @@ def options_told(text: str) -> dict[str, set[str]]:
             for row in re.findall(r"^\| (`-[^|]+) \|", rest, re.MULTILINE)
             for option in re.findall(r"`(-[\w-]+)`", row)
         }
-        for name in re.findall(r"`oroboros ([a-z]+)", heading):
+        for name in re.findall(r"`oroboros ([a-z]+(?: [a-z][a-z-]*)*)", heading):
             told[name] = options
     return told
 
@@ -325,7 +325,7 @@ def options_of(command: click.Command) -> set[str]:
 
 def test_every_option_of_every_command_is_told_and_no_other() -> None:
     told = options_told((DOCS / "commands.md").read_text())
-    in_code = {name: options_of(command) for name, command in cli.main.commands.items() if not command.hidden}
+    in_code = {name: options_of(command) for name, command in cli.every_command() if not command.hidden}
     # Two commands under one heading: the table holds what either has.
     together = in_code["api"] | in_code["worker"]
 
@@ -333,9 +333,9 @@ def test_every_option_of_every_command_is_told_and_no_other() -> None:
 
 
 def test_finds_the_options_of_each_command() -> None:
-    text = "# x\n## `oroboros a`, `oroboros b [C]`\n| `--one`, `-o` | x `--not` |\n## `oroboros c`\n"
+    text = "# x\n## `oroboros a`, `oroboros b [C]`\n| `--one`, `-o` | x `--not` |\n## `oroboros c d-e [F]`\n"
 
-    assert options_told(text) == {"a": {"--one", "-o"}, "b": {"--one", "-o"}, "c": set()}
+    assert options_told(text) == {"a": {"--one", "-o"}, "b": {"--one", "-o"}, "c d-e": set()}
 
 
 def test_the_exit_codes_are_those_of_the_commands() -> None:
@@ -345,9 +345,14 @@ def test_the_exit_codes_are_those_of_the_commands() -> None:
 
 
 def test_no_command_is_told_of_that_does_not_exist() -> None:
-    known = set(cli.main.commands)
+    # A whole name, or that of a group.
+    known = {" ".join(name.split()[:words]) for name, _ in cli.every_command() for words in (1, 2)}
+    groups = {name.split()[0] for name, _ in cli.every_command() if " " in name}
     for path in [CHECKOUT / "README.md", *DOCS.rglob("*.md")]:
-        told = set(re.findall(r"`oroboros ([a-z]+)", path.read_text()))
+        told = {
+            f"{first} {second}" if first in groups and second else first
+            for first, second in re.findall(r"`oroboros ([a-z]+)(?: ([a-z][a-z-]*))?", path.read_text())
+        }
 
         assert told <= known, f"{path.name} names commands that do not exist"
 

@@ -27,7 +27,8 @@ class Looks:
     listed_at: datetime | None
     failures_in_a_row: int = 0
     last_failure_at: datetime | None = None
-    #: Looks that began before this instant missed something: the worker or the receiver was down meanwhile.
+    #: Looks that began before this instant missed something: the worker or the receiver was down meanwhile, or
+    #: somebody asked for a new one.
     not_before: datetime | None = None
 
 
@@ -60,7 +61,7 @@ def plan_refresh(hints: Sequence[Hint], looks: Looks, *, resync_s: float, now: d
         return Refresh(listing=True, because="first look")
     oldest = min(looks.listed_at, looks.fetched_at)
     if looks.not_before is not None and oldest < looks.not_before:
-        return Refresh(listing=True, because="a part of ours was away")
+        return Refresh(listing=True, because="a part of ours was away, or somebody asked")
     if now >= oldest + timedelta(seconds=resync_s):
         return Refresh(listing=True, because="resync")
     open_hints = [hint for hint in hints if not is_answered(hint, looks)]

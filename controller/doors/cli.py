@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -56,6 +56,7 @@ ACCESS: Mapping[str, Access] = {
     "health": Access.READS,
     "init": Access.WRITES_FOLDER,
     "logs": Access.READS,
+    "maintenance stale-leases": Access.ORDERS,
     "plan": Access.READS,
     "releases": Access.READS,
     "rollback": Access.ORDERS,
@@ -66,6 +67,15 @@ ACCESS: Mapping[str, Access] = {
     "version": Access.READS,
     "worker": Access.SERVES,
 }
+
+
+def every_command(group: click.Group | None = None, *, above: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield every command with its whole name, those of groups too: `maintenance stale-leases`."""
+    for name, command in (group or main).commands.items():
+        if isinstance(command, click.Group):
+            yield from every_command(command, above=f"{above}{name} ")
+        else:
+            yield f"{above}{name}", command
 
 
 def exit_code(error: OroborosError) -> int:
@@ -178,6 +188,12 @@ def stack_of(context: click.Context) -> Stack:
 def print_json(value: object) -> None:
     """Print a view as JSON."""
     click.echo(json.dumps(views.to_json(value), indent=2))
+
+
+def _fields(view: object) -> dict[str, object]:
+    value = views.to_json(view)
+    assert isinstance(value, dict)
+    return value
 
 
 def _open(context: click.Context) -> tuple[Stack, Settings, Store, Topology]:
@@ -530,6 +546,44 @@ def rollback(
     _, settings, store, topology = _open(context)
     order = Order(reason=reason, accept_migrations=accept_migrations, wait=not no_wait, as_json=as_json)
     return order_rollback(settings, store, topology, release, order)
+
+
+# -- what a host's timers run --------------------------------------------------------------------------------------
+
+
+@main.group()
+@_root_option
+def maintenance() -> None:
+    """What a host's timers run: stale leases."""
+
+
+@maintenance.command("stale-leases")
+@_root_option
+@_json_option
+@click.option("--dry-run", is_flag=True, help="Say what is stale; change nothing.")
+@click.pass_context
+def stale_leases(context: click.Context, as_json: bool, dry_run: bool) -> int:
+    """Find leases and slots that nobody holds, by the forge's open pull requests and by the host; the worker acts."""
+    from controller.doors.cli_stale_leases import find_stale, print_stale, summary_line
+
+    _log_to_stderr()
+    _, settings, store, topology = _open(context)
+    with tables.progress("asking the forge and the host"):
+        view = find_stale(settings, store, topology, dry_run=dry_run)
+    code, reason, message = DONE, "", ""
+    if not view.worker:
+        code, reason = UNREACHABLE, "WorkerAway"
+        message = f"no worker answers, so nothing is reclaimed: {summary_line(view)}; `oroboros doctor`"
+    elif view.left and not dry_run:
+        code, reason = FAILED, "NotReclaimed"
+        message = f"not reclaimed in time: {summary_line(view)}; the worker's log says why"
+    if as_json:
+        print_json(view if not reason else {**_fields(view), "error": reason, "message": message, "exit_code": code})
+    else:
+        print_stale(tables.open_console(), view)
+        if reason:
+            _tell(reason, message, code, as_json=False)
+    return code
 
 
 # -- a folder that is to be deployed ----------------------------------------------------------------------------------

@@ -263,6 +263,14 @@ def releases_table(releases: Sequence[ReleaseView], *, now: datetime) -> Table:
     return table
 
 
+def findings_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return what a check or a job found, a row each; the last column folds."""
+    table = _table(*columns, flexible=columns[-1])
+    for row in rows:
+        _row(table, row)
+    return table
+
+
 def deliveries_table(deliveries: Sequence[DeliveryView], *, now: datetime) -> Table:
     """Return the newest deliveries."""
     table = _table("received", "event", "state", "target", "id", flexible="id")

@@ -67,6 +67,8 @@ class RepositoryRow:
     fetched_at: datetime | None
     #: When a receiver last began to serve: deliveries before that may have found nobody.
     receiver_started_at: datetime | None
+    #: When a command last asked for a look at the forge.
+    look_asked_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -437,10 +439,18 @@ class Store:
                 [LOOKS_MAX, LOOKS_MAX, list(seqs)],
             )
 
-    def record_listing(self, pulls: Iterable[PullRequest], *, began_at: datetime) -> None:
-        """Write a complete listing of the open pull requests; those not in it are closed."""
-        with self._transaction(fenced=True) as connection:
+    def record_listing(self, pulls: Iterable[PullRequest], *, began_at: datetime) -> bool:
+        """Write a complete listing of the open pull requests; those not in it are closed.
+
+        The loop writes these, and the maintenance job that asked the forge itself. One that began before the listing
+        that is written already is left out: False."""
+        with self._transaction(fenced=self.epoch is not None) as connection:
             repository_id = self._id()
+            row = connection.execute(
+                "SELECT listed_at FROM repositories WHERE id = %s FOR NO KEY UPDATE", [repository_id]
+            ).fetchone()
+            if row is not None and row["listed_at"] is not None and row["listed_at"] > began_at:
+                return False
             numbers: list[int] = []
             for pull in pulls:
                 numbers.append(pull.number)
@@ -470,6 +480,14 @@ class Store:
                 [began_at, repository_id, numbers],
             )
             connection.execute("UPDATE repositories SET listed_at = %s WHERE id = %s", [began_at, repository_id])
+            return True
+
+    def ask_for_look(self, *, now: datetime) -> None:
+        """Have the worker list and fetch again: looks that began before now do not count. Safe to repeat."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE repositories SET look_asked_at = greatest(look_asked_at, %s) WHERE id = %s", [now, self._id()]
+            )
 
     def record_fetch(
         self,
@@ -937,6 +955,11 @@ class Store:
             connection.execute("SET TRANSACTION READ ONLY")
             return connection.execute(statement, parameters).fetchall()
 
+    def record_audit(self, action: str, subject: str, detail: dict[str, object], *, actor: str) -> None:
+        """Write a line of the audit: who did what, to what."""
+        with self._transaction() as connection:
+            self._audit(connection, action, subject, detail, actor=actor)
+
     @property
     def repository_id(self) -> int:
         return self._id()
@@ -955,8 +978,8 @@ class Store:
         actor: str = "worker",
     ) -> None:
         connection.execute(
-            "INSERT INTO audit (actor, action, subject, detail) VALUES (%s, %s, %s, %s)",
-            [actor, action, subject, Jsonb(detail)],
+            "INSERT INTO audit (repository_id, host, actor, action, subject, detail) VALUES (%s, %s, %s, %s, %s, %s)",
+            [self._id(), self._host, actor, action, subject, Jsonb(detail)],
         )
 
 
@@ -997,6 +1020,7 @@ def _repository(row: DictRow) -> RepositoryRow:
         listed_at=row["listed_at"],
         fetched_at=row["fetched_at"],
         receiver_started_at=row["receiver_started_at"],
+        look_asked_at=row["look_asked_at"],
     )
 
 

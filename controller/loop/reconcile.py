@@ -161,7 +161,16 @@ class Reconciler:
             listed_at=history.repository.listed_at,
             failures_in_a_row=self._failures,
             last_failure_at=self._failed_at,
-            not_before=max(filter(None, (self.health.started_at, history.repository.receiver_started_at))),
+            not_before=max(
+                filter(
+                    None,
+                    (
+                        self.health.started_at,
+                        history.repository.receiver_started_at,
+                        history.repository.look_asked_at,
+                    ),
+                )
+            ),
         )
         hints = [Hint(target=delivery.target, armed_at=delivery.armed_at) for delivery in history.pending]
         refresh = plan_refresh(hints, looks, resync_s=self.resync_s, now=now)

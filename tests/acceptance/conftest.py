@@ -92,11 +92,12 @@ class World:
         )
 
 
-def bring_up(root: Path) -> subprocess.Popen[bytes]:
+def bring_up(root: Path, *, resync_s: float = 4) -> subprocess.Popen[bytes]:
     """Start a stack; return once its stack file is there."""
+    options = ["--root", str(root), "--free-ports", "--resync", str(resync_s)]
     with (root.parent / f"{root.name}.up.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "controller.doors.cli", "up", "--root", str(root), "--free-ports", "--resync", "4"],
+            [sys.executable, "-m", "controller.doors.cli", "up", *options],
             cwd=CHECKOUT,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -126,10 +127,10 @@ def bring_down(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def open_world() -> Iterator[World]:
+def open_world(*, resync_s: float = 4) -> Iterator[World]:
     """Bring a stack up, yield it with its author, and leave nothing of it."""
     root = Path(tempfile.mkdtemp(prefix="oro-acc-"))
-    process = bring_up(root)
+    process = bring_up(root, resync_s=resync_s)
     author = None
     try:
         stack = read_stack(root)

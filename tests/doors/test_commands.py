@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from psycopg import sql
 
 from controller.doors import cli
-from controller.doors.cli import ACCESS, Access, exit_code, main
+from controller.doors.cli import ACCESS, Access, every_command, exit_code, main
 from controller.doors.stacks import find_stack
 from controller.doors.tables import plain
 from controller.model.errors import ConfigInvalid, Failed, Refused, Stalled, Unavailable, Waiting
@@ -94,12 +94,12 @@ def everything_at_once(small: Small) -> None:
 
 
 def test_every_command_says_what_it_may_change() -> None:
-    assert set(main.commands) == set(ACCESS)
+    assert {name for name, _ in every_command()} == set(ACCESS)
 
 
 def test_every_command_has_help_and_takes_a_root() -> None:
-    for name, command in main.commands.items():
-        result = CliRunner().invoke(main, [name, "--help"])
+    for name, command in every_command():
+        result = CliRunner().invoke(main, [*name.split(), "--help"])
         assert result.exit_code == 0
         assert command.help
         if name not in ("init", "version"):
@@ -116,7 +116,7 @@ def test_only_commands_that_order_write_anything(small: Small) -> None:
 
     before = fingerprint()
     for name in READING:
-        small.run(name)
+        small.run(*name.split())
 
     assert fingerprint() == before
 

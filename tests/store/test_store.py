@@ -309,3 +309,22 @@ def test_a_newer_order_by_hand_replaces_the_older(store: Store) -> None:
 
     (override,) = store.load_history().overrides
     assert override.head.sha == sha("b")
+
+
+def test_a_listing_that_began_before_the_one_that_is_written_is_left_out(store: Store) -> None:
+    assert store.record_listing([pull(1)], began_at=LATER)
+    assert not store.record_listing([], began_at=NOW)
+
+    assert [p.number for p in store.load_history().pulls] == [1]
+
+
+def test_a_command_may_write_a_listing_and_ask_for_a_look(store: Store, postgres_url: str) -> None:
+    command = Store(postgres_url, repository="acme/shop", host="host-1")
+    command.record_listing([pull(1)], began_at=NOW)
+    command.ask_for_look(now=LATER)
+    command.ask_for_look(now=NOW)
+    command.close()
+
+    history = store.load_history()
+    assert [p.number for p in history.pulls] == [1]
+    assert history.repository.look_asked_at == LATER
