@@ -16,6 +16,8 @@ from tests.config.test_scripts import CHECKOUT, Machine
 SHA = "0123456789abcdef0123456789abcdef01234567"
 #: Script, arguments, and what `oroboros` is asked for.
 CALLS = [
+    ("maintenance-stale-lease-cleanup.sh", [], "maintenance stale-leases"),
+    ("maintenance-stale-lease-cleanup.sh", ["--dry-run"], "maintenance stale-leases --dry-run"),
     ("runtime-health-check.sh", [], "health"),
     ("runtime-health-check.sh", ["--wait", "5", "--json"], "health --wait 5 --json"),
     ("deploy.sh", [SHA], f"deploy {SHA}"),
