@@ -44,6 +44,7 @@ class Access(StrEnum):
     ORDERS = "orders"  # writes an order into the store; the worker acts on it
     SERVES = "serves"  # runs a part in the foreground
     WRITES_FOLDER = "writes folder"  # writes a file into the folder that was named
+    RECORDS = "records"  # writes what it found into a file, and into the store's rows of the run that was named
 
 
 #: Every command, and what it may change. A test holds this against the commands that there are.
@@ -61,6 +62,7 @@ ACCESS: Mapping[str, Access] = {
     "releases": Access.READS,
     "rollback": Access.ORDERS,
     "slots": Access.READS,
+    "smoke": Access.RECORDS,
     "status": Access.READS,
     "up": Access.SERVES,
     "verify": Access.READS,
@@ -500,6 +502,64 @@ def _version() -> str:
     if pyproject.exists():
         return str(tomllib.loads(pyproject.read_text())["project"]["version"])
     return importlib.metadata.version("oroboros")
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.option("--preview-url", required=True, metavar="URL", help="Where the preview is: http(s)://host, with a port.")
+@click.option("--changed-route", "changed", multiple=True, metavar="/PATH", help="A page to ask for; may be repeated.")
+@click.option("--proxy-origin", default=None, metavar="URL", help="Connect there, with the preview's host name.")
+@click.option("--run-id", type=click.IntRange(1), default=None, help="The run that is checked.")
+@click.option("--persist-validation", "persist", is_flag=True, help="Keep the checks and the artifact with the run.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), default=None, metavar="FILE", help="The artifact."
+)
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(0.1, 300), default=10.0, show_default=True, help="Seconds a page."
+)
+@click.pass_context
+def smoke(
+    context: click.Context,
+    as_json: bool,
+    preview_url: str,
+    changed: tuple[str, ...],
+    proxy_origin: str | None,
+    run_id: int | None,
+    persist: bool,
+    output: Path | None,
+    timeout_s: float,
+) -> int:
+    """Ask a preview for its pages, and judge what it answers."""
+    from controller.decisions.smoke import ROUTES_MAX, parse_origin, parse_route
+    from controller.doors.cli_smoke import SmokeOrder, find_run, print_smoke
+    from controller.doors.cli_smoke import smoke as ask
+
+    if persist and run_id is None:
+        raise click.UsageError("--persist-validation needs --run-id: the checks are kept with a run")
+    if len(changed) > ROUTES_MAX:
+        raise click.UsageError(f"--changed-route: {len(changed)} pages, at most {ROUTES_MAX} are asked for")
+    try:
+        order = SmokeOrder(
+            preview=parse_origin(preview_url),
+            proxy=None if proxy_origin is None else parse_origin(proxy_origin),
+            changed=tuple(map(parse_route, changed)),
+            timeout_s=timeout_s,
+            output=output,
+            persist=persist,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    of = None
+    if run_id is not None:
+        _, settings, store, _ = _open(context)
+        of = find_run(settings, store, run_id)
+    found, path = ask(order, of)
+    if as_json:
+        print_json({"artifact": path, "report": found})
+    else:
+        print_smoke(tables.open_console(), found, path, kept=persist)
+    return DONE if found.passed else FAILED if found.answered else UNREACHABLE
 
 
 # -- orders -----------------------------------------------------------------------------------------------------------

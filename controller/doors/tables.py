@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from controller.decisions.health import ServiceHealth
+from controller.decisions.smoke import SmokeReport
 from controller.doors.views import (
     DeliveryView,
     ReleaseView,
@@ -302,6 +303,19 @@ def health_table(found: Sequence[ServiceHealth]) -> Table:
         unit.append("\n" + plain(one.address), style=_DIM)
         state = _cell("ok", style=_GOOD) if one.ok else _cell("failed", style=_BAD)
         _row(table, [one.service, state, unit, str(one.took_ms), one.said])
+    return table
+
+
+def smoke_table(report: SmokeReport) -> Table:
+    """Return what each route of a preview answered."""
+    table = _table("", "route", "status", "size", "ms", "said", flexible="said")
+    for check in report.checks:
+        state = _cell("ok", style=_GOOD) if check.passed else _cell("failed", style=_BAD)
+        said = "; ".join(check.problems) or check.content_type
+        if check.passed and check.redirects:
+            said += f", after {len(check.redirects)} redirect{'s' if len(check.redirects) > 1 else ''}"
+        status = "-" if check.status is None else str(check.status)
+        _row(table, [state, check.route[:30], status, size(check.body_bytes), str(check.took_ms), said])
     return table
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
-from controller.model.errors import Stalled, Unavailable, Waiting
+from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
 from controller.model.nouns import (
     Head,
@@ -772,6 +772,42 @@ class Store:
             " VALUES (%s, %s, %s, %s, %s, %s)",
             [generation, step, began_at, ended_at, Jsonb(detail or {}), error],
         )
+
+    def record_validation(
+        self,
+        generation: int,
+        checks: Sequence[tuple[str, bool, Mapping[str, object]]],
+        *,
+        artifact: tuple[str, str, int],
+        now: datetime,
+    ) -> None:
+        """Write what checks of a run said (name, passed, detail), and their artifact (kind, path, bytes).
+
+        Safe to repeat: a check of the same name is replaced, and so is the artifact."""
+        with self._transaction() as connection:
+            known = connection.execute(
+                "SELECT 1 FROM runs WHERE generation = %s AND repository_id = %s AND host = %s FOR UPDATE",
+                [generation, self._id(), self._host],
+            ).fetchone()
+            if known is None:
+                raise Refused("RunUnknown", f"there is no run {generation} on this host")
+            connection.execute(
+                "DELETE FROM validation_checks WHERE generation = %s AND name = ANY(%s)",
+                [generation, [name for name, _, _ in checks]],
+            )
+            for name, passed, detail in checks:
+                connection.execute(
+                    "INSERT INTO validation_checks (generation, name, passed, detail, checked_at)"
+                    " VALUES (%s, %s, %s, %s, %s)",
+                    [generation, name, passed, Jsonb(detail), now],
+                )
+            kind, path, size_bytes = artifact
+            connection.execute(
+                "INSERT INTO run_artifacts (generation, kind, path, bytes, created_at) VALUES (%s, %s, %s, %s, %s)"
+                " ON CONFLICT (generation, kind, path) DO UPDATE"
+                " SET bytes = excluded.bytes, created_at = excluded.created_at",
+                [generation, kind, path, size_bytes, now],
+            )
 
     # -- releases ---------------------------------------------------------------------------------------------------
 

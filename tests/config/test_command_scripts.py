@@ -23,6 +23,11 @@ CALLS = [
     ("deploy.sh", [SHA], f"deploy {SHA}"),
     ("deploy.sh", [SHA[:7], "--reason", "two words", "--no-wait"], f"deploy {SHA[:7]} --reason two words --no-wait"),
     ("rollback.sh", [SHA, "--json"], f"rollback {SHA} --json"),
+    (
+        "preview-smoke-e2e.sh",
+        ["--preview-url", "http://a", "--changed-route", "/b c"],
+        "smoke --preview-url http://a --changed-route /b c",
+    ),
     ("preview-slots-provision.sh", [], "install --only-slots"),
     ("preview-slots-provision.sh", ["--dry-run"], "install --only-slots --dry-run"),
 ]
