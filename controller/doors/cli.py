@@ -57,6 +57,7 @@ ACCESS: Mapping[str, Access] = {
     "health": Access.READS,
     "init": Access.WRITES_FOLDER,
     "logs": Access.READS,
+    "maintenance reset-audit": Access.READS,
     "maintenance stale-leases": Access.ORDERS,
     "plan": Access.READS,
     "releases": Access.READS,
@@ -614,7 +615,7 @@ def rollback(
 @main.group()
 @_root_option
 def maintenance() -> None:
-    """What a host's timers run: stale leases."""
+    """What a host's timers run: stale leases, the audit of resets."""
 
 
 @maintenance.command("stale-leases")
@@ -644,6 +645,44 @@ def stale_leases(context: click.Context, as_json: bool, dry_run: bool) -> int:
         if reason:
             _tell(reason, message, code, as_json=False)
     return code
+
+
+@maintenance.command("reset-audit")
+@_root_option
+@_json_option
+@click.option(
+    "--lookback-hours",
+    type=click.FloatRange(0.1, 24 * 366),
+    default=24.0,
+    show_default=True,
+    help="Runs and leases of so many hours.",
+)
+@click.option(
+    "--running-grace-minutes",
+    type=click.FloatRange(1, 24 * 60),
+    default=90.0,
+    show_default=True,
+    help="What takes longer has not ended.",
+)
+@click.pass_context
+def reset_audit(context: click.Context, as_json: bool, lookback_hours: float, running_grace_minutes: float) -> int:
+    """Compare slots, leases, databases, units and runs: what did a preview's reset leave behind?"""
+    from controller.doors.cli_reset_audit import audit, print_audit
+
+    _, settings, store, topology = _open(context)
+    with tables.progress("comparing rows and host"):
+        view = audit(
+            settings,
+            store,
+            topology,
+            lookback_hours=lookback_hours,
+            running_grace_minutes=running_grace_minutes,
+        )
+    if as_json:
+        print_json(view)
+    else:
+        print_audit(tables.open_console(), view)
+    return DONE if view.ok else FAILED
 
 
 # -- a folder that is to be deployed ----------------------------------------------------------------------------------

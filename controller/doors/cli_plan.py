@@ -15,9 +15,7 @@ from rich.text import Text
 from controller.doors import tables
 from controller.doors.cli_orders import open_mirror
 from controller.doors.doctor import waiting_for_install
-from controller.doors.stacks import Stack, open_runtime, utc_now
-from controller.effects.database import AppDatabases
-from controller.effects.stack_files import write_private
+from controller.doors.stacks import Stack, open_databases, open_runtime, utc_now
 from controller.effects.store import Store
 from controller.loop.background import Background
 from controller.loop.observe import Sight, observe
@@ -71,11 +69,7 @@ def read_plan(stack: Stack, settings: Settings, topology: Topology) -> PlanView:
     """Observe and decide, once; change nothing."""
     del stack
     store = OnlookersStore(settings.database_url, repository=settings.repository, host=settings.host)
-    databases = None
-    if settings.app_database_admin_url is not None:
-        databases = AppDatabases(
-            settings.app_database_admin_url, config_dir=settings.config_dir, write_private=write_private
-        )
+    databases = open_databases(settings)
     try:
         sight = Sight(
             store=store,

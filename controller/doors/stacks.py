@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from controller.effects.database import AppDatabases
 from controller.effects.runtime import Runtime
-from controller.effects.stack_files import read_topology
+from controller.effects.stack_files import read_topology, write_private
 from controller.effects.store import Store
 from controller.model.config import Settings, read_settings
 from controller.model.errors import ConfigInvalid, Unavailable
@@ -82,6 +83,13 @@ def find_stack(given: Path | None, environ: Mapping[str, str], *, working_direct
 def utc_now() -> datetime:
     """Return the present instant, for commands: they need not load the worker for it."""
     return datetime.now(UTC)
+
+
+def open_databases(settings: Settings) -> AppDatabases | None:
+    """Return the apps' databases, None when this host has no server for them."""
+    if settings.app_database_admin_url is None:
+        return None
+    return AppDatabases(settings.app_database_admin_url, config_dir=settings.config_dir, write_private=write_private)
 
 
 def open_runtime(settings: Settings) -> Runtime:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 from psycopg import conninfo, sql
 
+from controller.decisions.integrity import DatabaseFact
 from controller.model.errors import Unavailable
 from controller.model.names import MAIN, SlotName, database_name, preview_slot
 
@@ -50,6 +51,28 @@ class AppDatabases:
                 [list(self._names)],
             ).fetchall()
         return frozenset(self._names[str(row[0])] for row in rows)
+
+    def survey(self) -> tuple[DatabaseFact, ...]:
+        """Return what the server has for every slot of which it has anything, those that this host lacks too."""
+        names = list(self._names)
+        with self._admin() as connection:
+            databases = connection.execute(
+                "SELECT datname, pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = ANY(%s)", [names]
+            ).fetchall()
+            roles = connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", [names]).fetchall()
+        owners = {str(name): str(owner) for name, owner in databases}
+        present = {str(name) for (name,) in roles}
+        return tuple(
+            DatabaseFact(
+                slot=slot,
+                database=name in owners,
+                role=name in present,
+                owned=owners.get(name, name) == name,
+                made_for=self.made_for(slot),
+            )
+            for name, slot in self._names.items()
+            if name in owners or name in present
+        )
 
     def made_for(self, slot: SlotName) -> int | None:
         """Return the fence of the lease that the slot's password was drawn for; 0 for main, None without one."""

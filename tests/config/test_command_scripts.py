@@ -18,6 +18,11 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 CALLS = [
     ("maintenance-stale-lease-cleanup.sh", [], "maintenance stale-leases"),
     ("maintenance-stale-lease-cleanup.sh", ["--dry-run"], "maintenance stale-leases --dry-run"),
+    (
+        "maintenance-preview-reset-integrity.sh",
+        ["--lookback-hours", "24", "--running-grace-minutes", "90"],
+        "maintenance reset-audit --lookback-hours 24 --running-grace-minutes 90",
+    ),
     ("runtime-health-check.sh", [], "health"),
     ("runtime-health-check.sh", ["--wait", "5", "--json"], "health --wait 5 --json"),
     ("deploy.sh", [SHA], f"deploy {SHA}"),

@@ -147,3 +147,17 @@ def test_a_server_that_is_away_is_told_without_the_password(tmp_path: Path) -> N
     with pytest.raises(Unavailable, match="AppDatabaseAway") as raised:
         databases.observe()
     assert "canary" not in str(raised.value)
+
+
+def test_a_survey_shows_what_there_is_of_each_slot_and_whose_it_is(databases: AppDatabases) -> None:
+    databases.ensure(ONE, fence=7)
+    with databases._admin() as admin:
+        admin.execute("CREATE ROLE preview_2")
+        admin.execute("CREATE DATABASE preview_3")
+
+    assert {(f.slot, f.database, f.role, f.owned, f.made_for) for f in databases.survey()} == {
+        (ONE, True, True, True, 7),
+        (TWO, False, True, True, None),
+        (preview_slot(3), True, False, False, None),
+    }
+    databases.drop(preview_slot(3))
