@@ -1,9 +1,8 @@
 """What does a slot's unit do on a host, from systemd's start to the app's first instruction? Root's fixed launcher.
 
-    launcher.py may-start UNIT    ExecCondition: after a reboot, only what `live` names may start by itself
-    launcher.py instance UNIT     becomes the app
-    launcher.py job UNIT          runs a job under its time limit, and ends as it ends
-    launcher.py wipe UNIT         removes what units of this slot wrote
+    launcher.py NAME               what the unit of systemd's that has this name is for: an instance becomes the app,
+                                   a job is run under its time limit, a wipe removes what units of the slot wrote
+    launcher.py NAME --may-start   whether `live` names it: after a reboot, only that may start without the worker
 
 It runs inside the unit's walls, as the slot's user, with the system's Python and nothing else. What to do is the order,
 a credential of the unit (systemd.exec(5), LoadCredential=), and so is the app's own environment. The generation is told
@@ -13,7 +12,6 @@ Exit codes of its own: 127 the command cannot be run · 198 the order makes no s
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -33,7 +31,8 @@ from controller.disk import remove_tree
 from controller.effects.checkout import fill_for_build
 from controller.model.command import app_values, expand, process_environment
 from controller.model.errors import OroborosError
-from controller.model.names import HOST_ROOT, LAUNCHER_TIMED_OUT, Layout, SlotName, slot_of_unit
+from controller.model.names import HOST_ROOT, LAUNCHER_TIMED_OUT, Layout, SlotName, slot_of_unit, unit_of_systemd
+from controller.service_manager import notify
 
 EXIT_NOT_STARTED, EXIT_NO_ORDER = 127, 198
 #: Of a job that ran into its limit, from TERM to KILL.
@@ -66,9 +65,10 @@ def read_order(credentials: Path) -> Order:
 
 def main(words: list[str]) -> NoReturn:
     """Do what the unit is for; never returns."""
-    kind, unit = words
-    slot = slot_of_unit(unit)
-    if slot is None:
+    unit = unit_of_systemd(words[0]) if words else None
+    slot = slot_of_unit(unit) if unit is not None else None
+    if unit is None or slot is None:
+        print(f"oroboros: no unit of a slot: {words}", file=sys.stderr)
         sys.exit(EXIT_NO_ORDER)
     credentials = Path(os.environ["CREDENTIALS_DIRECTORY"])
     try:
@@ -76,15 +76,16 @@ def main(words: list[str]) -> NoReturn:
     except (OSError, ValueError, TypeError) as error:
         print(f"oroboros: {unit}: no order that could be read: {error}", file=sys.stderr)
         sys.exit(EXIT_NO_ORDER)
-    if kind == "may-start":
+    if words[1:] == ["--may-start"]:
         sys.exit(0 if serves(Layout(HOST_ROOT), slot, unit, order.generation) else 1)
-    tell_systemd(f"STATUS=generation {order.generation}")
+    notify(f"STATUS=generation {order.generation}")
     write_to_journal(f"{unit}.{order.generation}")
     app_file = credentials / "app.env"
     own = app_values(app_file.read_text(errors="surrogateescape")) if app_file.exists() else {}
+    kind = unit.partition("-")[0]
     if kind == "wipe":
         wipe(order)
-    elif kind == "job":
+    elif kind in ("build", "migrate", "seed"):
         run_job(order, own)
     become(order, own)
 
@@ -101,15 +102,6 @@ def serves(layout: Layout, slot: SlotName, unit: str, generation: int) -> bool:
         colour,
         generation,
     )
-
-
-def tell_systemd(text: str) -> None:
-    """Send one message of the notify protocol; without a service manager, do nothing."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
-        to.sendto(text.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)
 
 
 def write_to_journal(identifier: str) -> None:
@@ -133,7 +125,8 @@ def become(order: Order, own: Mapping[str, str]) -> NoReturn:
     environment = process_environment(
         {**own, **order.environment},
         working_directory=order.working_directory,
-        data_folder=data if data and os.path.isdir(data) else "",
+        # A build may write nothing of the slot's: its home is a folder that ends with it.
+        data_folder="/tmp" if order.copy_of is not None else data if os.access(data, os.W_OK) else "",  # noqa: S108
     )
     argv = [expand(word, environment) for word in order.argv]
     try:

@@ -21,8 +21,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 MODEL, DECISIONS, EFFECTS, LOOP = "controller.model", "controller.decisions", "controller.effects", "controller.loop"
 DOORS, DEVELOPMENT = "controller.doors", "controller.development"
-#: Leaves without a floor of their own: system calls for whole folders, and named places where a test stops a process.
-LEAVES = ("controller.disk", "controller.failpoints")
+#: Leaves without a floor of their own: system calls for whole folders, named places where a test stops a process, and
+#: a word to the service manager.
+LEAVES = ("controller.disk", "controller.failpoints", "controller.service_manager")
 #: Who may import what of ours, the first that fits; beside itself. Effects are told apart below.
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("hooks", ("hooks", MODEL)),
@@ -34,6 +35,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (DEVELOPMENT, (MODEL, DECISIONS, EFFECTS, LOOP, DOORS, DEVELOPMENT, "hooks", *LEAVES)),
     # Inside a slot's walls on a host: root's own, with the standard library alone.
     ("controller.launcher", (MODEL, DECISIONS, "controller.effects.checkout", *LEAVES)),
+    ("controller.control_launcher", ()),
     *((leaf, (MODEL,)) for leaf in LEAVES),
 )
 #: Doors that know more: the one process that has the receiver and the API, and the checks of the receiver's secrets.

@@ -34,6 +34,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from controller.model.config import Settings, read_settings
 from controller.model.errors import ConfigInvalid
+from controller.service_manager import notify
 from hooks.app import Receiver, internal_error
 from hooks.inbox import Inbox
 from hooks.signature import SecretsFile
@@ -128,6 +129,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        notify("READY=1")
         self._sweeper = asyncio.create_task(self._sweep_for_ever(), name="sweep")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -166,7 +168,11 @@ def build_app(settings: Settings, *, more: Sequence[BaseRoute] = ()) -> Starlett
 
     async def health(_request: Request) -> Response:
         reachable = await inbox.is_reachable()
-        body = {"status": "ok" if reachable else "unfit", "database": reachable}
+        body = {
+            "status": "ok" if reachable else "unfit",
+            "database": reachable,
+            "release": settings.own_release,
+        }
         return JSONResponse(body, status_code=200 if reachable else 503)
 
     app = Starlette(

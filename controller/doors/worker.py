@@ -36,6 +36,7 @@ from controller.loop.reporter import Reporter
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, Unavailable
 from controller.model.nouns import Verdict
+from controller.service_manager import notify
 
 START_PATIENCE_S = 30.0
 LOCK_PATIENCE_S = 10.0
@@ -135,12 +136,17 @@ class Worker:
                 poll_interval_s=settings.poll_interval_s,
                 resync_s=settings.resync_s,
                 wake_reports=reports.wake,
+                tell_alive=lambda: notify("WATCHDOG=1"),
                 clock=self.clock,
                 health=health,
                 bell=bell,
             )
             server = _serve_health(
-                topology.ports.worker_health, health, self.clock, poll_interval_s=settings.poll_interval_s
+                topology.ports.worker_health,
+                health,
+                self.clock,
+                poll_interval_s=settings.poll_interval_s,
+                release=settings.own_release,
             )
             Bell(settings.redis_url).listen(bell.set)
             self.runtime.watch(bell.set)
@@ -148,6 +154,7 @@ class Worker:
             self._stop_on_signals(bell)
             if _machine_was_down(settings):
                 background.start(("verify", None), hands.verify_what_serves)
+            notify("READY=1")
             log.info("worker: ready, epoch %s", store.epoch, extra={"action": "worker.ready"})
             try:
                 reconciler.run(self.stop)
@@ -155,6 +162,7 @@ class Worker:
                 log.error("worker: %s", error, extra={"action": "worker.lost"})
                 return 1
             finally:
+                notify("STOPPING=1")
                 server.shutdown()
                 reports.stop(timeout_s=STOP_TIMEOUT_S)
                 background.wait(timeout_s=STOP_TIMEOUT_S)
@@ -231,7 +239,7 @@ def is_fit(health: Health, *, now: datetime, poll_interval_s: float) -> bool:
 
 
 def _serve_health(
-    port: int, health: Health, clock: Callable[[], datetime], *, poll_interval_s: float
+    port: int, health: Health, clock: Callable[[], datetime], *, poll_interval_s: float, release: str | None
 ) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         timeout = 5
@@ -250,6 +258,8 @@ def _serve_health(
                     ),
                     "pending_deliveries": health.pending_deliveries,
                     "last_error": health.last_error,
+                    "ticks": health.ticks,
+                    "release": release,
                     "started_at": health.started_at.isoformat(),
                 }
             ).encode()

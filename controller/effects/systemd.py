@@ -213,7 +213,8 @@ class SystemdRuntime:
         for folder in folders:
             remove_folder(folder)
         for file in self._layout.order_file(unit).parent.glob("*.json"):
-            if slot_of_unit(file.stem) == slot:
+            of = unit_of_systemd(f"{file.stem}.service")
+            if of is not None and slot_of_unit(of) == slot:
                 file.unlink(missing_ok=True)
 
     def open_to_surface(self, folder: Path) -> None:

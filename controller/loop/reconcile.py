@@ -91,8 +91,8 @@ class Health:
     last_tick_at: datetime | None = None
     last_error: str = ""
     pending_deliveries: int = 0
-    database: bool = False
-    runtime: bool = False
+    #: How many ticks were finished.
+    ticks: int = 0
 
 
 @dataclass(slots=True)
@@ -105,6 +105,8 @@ class Reconciler:
     poll_interval_s: float
     resync_s: float
     wake_reports: Callable[[], None]
+    #: Called in each round of the loop: we do not hang.
+    tell_alive: Callable[[], None]
     clock: Callable[[], datetime]
     health: Health
     bell: threading.Event = field(default_factory=threading.Event)
@@ -120,6 +122,7 @@ class Reconciler:
         pause_s = PAUSE_MIN_S
         while not stop.is_set():
             self.bell.clear()
+            self.tell_alive()
             try:
                 wait_s = self.tick()
                 pause_s = PAUSE_MIN_S
@@ -273,7 +276,7 @@ class Reconciler:
     def _note_tick(self, history: History, *, now: datetime) -> None:
         self.health.last_tick_at = now
         self.health.pending_deliveries = len(history.pending)
-        self.health.database = self.health.runtime = True
+        self.health.ticks += 1
 
     def _wait_s(self, observed: Observed, steps: tuple[Step, ...]) -> float:
         """After steps look again at once; the same plan again and again grows its pause; an empty one waits."""

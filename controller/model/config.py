@@ -189,6 +189,8 @@ class Settings:
     runtime: Literal["embedded", "systemd"]
     #: Path of the supervisor's socket.
     runtime_socket: Path
+    #: The release whose code this process runs, where Oroboros deploys itself; None: what was installed.
+    own_release: str | None
     #: Who makes the roles of the apps' databases: we do, with passwords, or install did, with peer authentication.
     app_database_roles: Literal["ours", "installed"]
 
@@ -259,6 +261,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         app_database_admin_url=libpq_url(admin) or None,
         config_dir=optional_path("OROBOROS_CONFIG_DIR") or HOST_CONFIG,
         runtime="systemd" if runtime == "systemd" else "embedded",
+        own_release=environ.get("OROBOROS_OWN_RELEASE", "").strip() or None,
         app_database_roles=(
             "installed" if choice("OROBOROS_APP_DATABASE_ROLES", ("ours", "installed")) == "installed" else "ours"
         ),

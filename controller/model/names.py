@@ -31,16 +31,14 @@ SERVING_USER = "oroboros"
 WORKER_USER = "oroboros-worker"
 EDGE_USER = "caddy"
 #: What a host has outside of the root: our code, Caddy, configuration and secrets, what Caddy logs.
-HOST_APP = Path("/opt/oroboros/app")
-HOST_CADDY = Path("/opt/oroboros/bin/caddy")
+HOST_PROGRAM = Path("/opt/oroboros")
+HOST_APP = HOST_PROGRAM / "app"
+HOST_CADDY = HOST_PROGRAM / "bin" / "caddy"
 HOST_CONFIG = Path("/etc/oroboros")
 HOST_LOGS = Path("/var/log/oroboros")
-
-#: Where a host keeps what it serves, and the code and tools that only root may change.
+#: What it serves, and its sockets.
 HOST_ROOT = Path("/srv/oroboros")
 HOST_RUN = Path("/run/oroboros")
-HOST_CONFIG = Path("/etc/oroboros")
-HOST_PROGRAM = Path("/opt/oroboros")
 #: The exit code by which a host's launcher says that a job's time was up.
 LAUNCHER_TIMED_OUT = 199
 
@@ -355,15 +353,15 @@ class Layout:
 
     def forwarding_socket(self, slot: SlotName, colour: Colour) -> Path:
         """Where the service manager listens for an instance that has a network of its own."""
-        return self.run / "forwards" / f"{instance_unit(slot, colour)}.sock"
+        return self.run / "forwards" / f"{unit_instance(slot)}-{colour}.sock"
 
     def armed_file(self, unit: str) -> Path:
         """Says that the worker itself has this unit start; gone after a reboot, as all of `run` is."""
-        return self.run / "armed" / unit
+        return self.run / "armed" / systemd_unit(unit).removesuffix(".service")
 
     def order_file(self, unit: str) -> Path:
         """What a unit is to run, for the launcher of a host: JSON, 0600. It outlives a reboot, as what serves does."""
-        return self.root / "orders" / f"{unit}.json"
+        return self.root / "orders" / f"{systemd_unit(unit).removesuffix('.service')}.json"
 
     def environment_file(self, unit: str) -> Path:
         """What an instance or job gets as environment, 0600, written before each start."""
@@ -383,4 +381,4 @@ class Layout:
 
 
 #: Where everything lies on a host.
-HOST_LAYOUT = Layout(Path("/srv/oroboros"), Path("/run/oroboros"))
+HOST_LAYOUT = Layout(HOST_ROOT, HOST_RUN)

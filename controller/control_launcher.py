@@ -1,0 +1,85 @@
+"""Which code do api, worker, judge and surfaces run on a host? Root's fixed launcher; it resolves `current` once.
+
+    control_launcher.py api|worker|surface|judge WORDS…
+
+Where Oroboros deploys itself (`topology.json`: control_plane is "current"), api and worker run the release that
+production serves, if its requirements are installed; else, and everywhere else, what root installed. The judge of a
+new release runs the code that its order names: that of the release before. Root installs dependencies, never a deploy:
+each `requirements.lock` has an environment of its own, under its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path("/srv/oroboros")
+PROGRAM = Path("/opt/oroboros")
+DIGEST_DIGITS = 12
+FOLLOWS_CURRENT = frozenset({"api", "worker"})
+
+_SHA = re.compile(r"[0-9a-f]{40}\Z")
+
+
+def main(words: list[str]) -> NoReturn:
+    """Become the part that is asked for; never returns."""
+    part = words[0]
+    base = choose_base(part)
+    python = environment_of(base)
+    if base is None or python is None:
+        base = (PROGRAM / "app").resolve()
+        python = PROGRAM / "venv" / "bin" / "python"
+    # sd_notify's and socket activation's values among them: this process becomes the part.
+    environment = {**os.environ, "PYTHONPATH": str(base), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    if _SHA.fullmatch(base.name):
+        environment["OROBOROS_OWN_RELEASE"] = base.name
+    argv = [str(python), "-P", "-m", "controller.doors.cli", *words]
+    os.execve(argv[0], argv, environment)  # noqa: S606 - no shell is the point
+
+
+def choose_base(part: str) -> Path | None:
+    """Return the release whose code the part is to run; None: what was installed."""
+    if part == "judge":
+        base = Path(str(read_json(ROOT / "judge" / "order.json").get("judge", "")))
+    elif part in FOLLOWS_CURRENT and read_json(ROOT / "topology.json").get("control_plane") == "current":
+        base = (ROOT / "current").resolve()
+    else:
+        return None
+    is_release = base.parent == ROOT / "releases" and _SHA.fullmatch(base.name) is not None
+    return base if is_release and (base / "controller" / "doors" / "cli.py").is_file() else None
+
+
+def environment_of(base: Path | None) -> Path | None:
+    """Return the Python that has what a release requires; None, said on stderr, when root has not installed that."""
+    if base is None:
+        return None
+    try:
+        lock = (base / "requirements.lock").read_bytes()
+    except OSError as error:
+        print(f"oroboros: {base} cannot be run: {error}; running what is installed", file=sys.stderr)
+        return None
+    digest = hashlib.sha256(lock).hexdigest()[:DIGEST_DIGITS]
+    python = PROGRAM / "venvs" / digest / "bin" / "python"
+    if python.exists():
+        return python
+    message = f"{base.name} requires what is not installed ({digest}); running what is: install from that release"
+    print(f"oroboros: {message}", file=sys.stderr)
+    return None
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Return a small JSON object, empty when it cannot be read."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,663 @@
+"""Which units does a host have, and what may each of them do? Topology in; systemd's, polkit's and tmpfiles' files out.
+
+Root decides here, at install, what may run how; the worker says at run time only what (`effects.systemd`). A slot's
+units are templates with the walls, and a drop-in for each instance of a template with its user, slice and limits.
+The directives are those of systemd.exec(5), systemd.resource-control(5) and systemd.service(5), of systemd 252.
+
+The files under `infra/systemd` are this rendering for the host contract's own topology; a test keeps them equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from controller.decisions.edge import CERTIFICATE, CERTIFICATE_KEY
+from controller.model.host_files import HostFile
+from controller.model.names import (
+    COLOURS,
+    EDGE_USER,
+    HOST_CADDY,
+    HOST_CONFIG,
+    HOST_PROGRAM,
+    HOST_ROOT,
+    HOST_RUN,
+    MAIN,
+    SERVING_USER,
+    WORKER_USER,
+    Colour,
+    JobKind,
+    Layout,
+    SlotName,
+    Topology,
+    instance_unit,
+    job_unit,
+    slot_user,
+    systemd_unit,
+    unit_instance,
+)
+from controller.model.profiles import Profile, profile_of
+
+UNITS = Path("/etc/systemd/system")
+POLKIT_RULE = Path("/etc/polkit-1/rules.d/50-oroboros.rules")
+TMPFILES = Path("/etc/tmpfiles.d/oroboros.conf")
+LAUNCHER = f"/usr/bin/python3 -I {HOST_PROGRAM}/app/controller/launcher.py"
+CONTROL = f"/usr/bin/python3 -I {HOST_PROGRAM}/app/controller/control_launcher.py"
+MAY_START = f"{HOST_PROGRAM}/app/infra/systemd/may-start"
+#: What systemd asks for before it says that the worker hangs; the worker tells it of each tick.
+WORKER_WATCHDOG_S = 60
+#: Longer than any `stop_timeout_s` of a recipe: the worker sends the KILL that the recipe asks for.
+STOP_LIMIT_S = 310
+#: Longer than any `timeout_s` of a job: the launcher keeps the recipe's.
+JOB_LIMIT_S = 3_700
+JOBS: tuple[JobKind, ...] = ("build", "migrate")
+#: Verbs of systemctl that the worker may use on its units.
+VERBS = ("start", "stop", "restart", "kill", "reset-failed")
+#: What the worker may only have done again, never ended.
+RESTARTED_ONLY = ("ouroboros-worker.service", "ouroboros-api.service")
+
+#: Every process of ours and of the slots.
+_WALLS = """\
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectProc=invisible
+ProtectClock=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+CapabilityBoundingSet=
+AmbientCapabilities=
+KeyringMode=private
+RemoveIPC=yes
+UMask=0077
+"""
+#: Strangers' code sees nothing of /run but what it needs to say how it is and to reach its own database.
+_SLOT_WALLS = f"""\
+{_WALLS}ProcSubset=pid
+PrivateUsers=yes
+PrivateIPC=yes
+TemporaryFileSystem=/run:ro /dev/shm:mode=1777
+BindReadOnlyPaths=/run/systemd/notify /run/systemd/journal/stdout -/run/postgresql -/run/systemd/resolve
+InaccessiblePaths=-{HOST_CONFIG} -{HOST_ROOT}/repo.git -{HOST_ROOT}/orders -{HOST_ROOT}/artifacts -{HOST_ROOT}/judge
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+LimitCORE=0
+"""
+#: A build reaches the internet, but nobody at home: loopback, the cloud's own addresses, private networks.
+_BUILD_NETWORK = """\
+IPAddressDeny=localhost link-local multicast 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7
+"""
+
+
+def render_units(topology: Topology, *, resolvers: Sequence[str] = ()) -> tuple[HostFile, ...]:
+    """Return every file of systemd, polkit and tmpfiles that the host gets. `resolvers` are the addresses of name
+    servers that builds may reach although they are not the internet's."""
+    return (
+        *_slices(),
+        *_control_plane(topology),
+        *_maintenance(),
+        *_slot_templates(resolvers),
+        *(file for slot in topology.slots for file in _slot(topology, slot)),
+        HostFile(path=POLKIT_RULE, text=_polkit_rule(topology)),
+        HostFile(path=TMPFILES, text=_tmpfiles(topology)),
+    )
+
+
+def enabled_units(topology: Topology) -> tuple[str, ...]:
+    """Return the units that a host starts at boot, in the order in which install starts them."""
+    surfaces = [f"ouroboros-web@{unit_instance(slot)}.service" for slot in topology.slots]
+    instances = [systemd_unit(instance_unit(slot, colour)) for slot in topology.slots for colour in COLOURS]
+    return (
+        *(name for slot in topology.preview_slots for name in _forward_sockets(topology, slot)),
+        *surfaces,
+        "ouroboros-caddy.service",
+        "ouroboros-api.socket",
+        "ouroboros-api.service",
+        "ouroboros-worker.service",
+        "ouroboros-judge.service",
+        *instances,
+        *(f"ouroboros-maintenance-{name}.timer" for name, *_ in _TIMERS),
+    )
+
+
+def _unit(name: str, text: str) -> HostFile:
+    return HostFile(path=UNITS / name, text=text)
+
+
+# -- slices -----------------------------------------------------------------------------------------------------------
+
+
+def _slices() -> tuple[HostFile, ...]:
+    """Return the slices: who gets the processor, the disk and the memory when they are short."""
+    return tuple(
+        _unit(name, f"[Unit]\nDescription=Oroboros: {what}\n\n[Slice]\n{limits}")
+        for name, what, limits in (
+            ("ouroboros.slice", "everything", "CPUAccounting=yes\nMemoryAccounting=yes\nTasksAccounting=yes\n"),
+            ("ouroboros-control.slice", "the control plane and the proxies", "CPUWeight=200\nIOWeight=200\n"),
+            ("ouroboros-production.slice", "production's instances", "CPUWeight=100\nIOWeight=100\n"),
+            # Together, whatever they do, they leave production most of the machine.
+            (
+                "ouroboros-previews.slice",
+                "every preview",
+                "CPUWeight=10\nIOWeight=10\nMemoryMax=50%\nMemorySwapMax=0\nTasksMax=1500\n",
+            ),
+            (
+                "ouroboros-builds.slice",
+                "builds and migrations",
+                "CPUWeight=10\nIOWeight=10\nMemoryMax=50%\nMemorySwapMax=0\nTasksMax=4096\n",
+            ),
+        )
+    )
+
+
+# -- the control plane ------------------------------------------------------------------------------------------------
+
+
+def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
+    ports = topology.ports
+    needs_repository = f"ConditionPathExists={HOST_CONFIG}/repository.env\n"
+    return (
+        _unit(
+            "ouroboros-api.socket",
+            "[Unit]\n"
+            "Description=Oroboros: the port of receiver and API\n"
+            "\n"
+            "[Socket]\n"
+            f"ListenStream=127.0.0.1:{ports.api}\n"
+            "Backlog=2048\n"
+            "NoDelay=yes\n"
+            "\n"
+            "[Install]\nWantedBy=sockets.target\n",
+        ),
+        _unit(
+            "ouroboros-api.service",
+            "[Unit]\n"
+            "Description=Oroboros: receiver and API\n"
+            "Requires=ouroboros-api.socket\n"
+            "After=ouroboros-api.socket network.target postgresql.service redis.service\n"
+            "Wants=postgresql.service redis.service\n"
+            f"{needs_repository}"
+            "StartLimitIntervalSec=0\n"
+            "\n"
+            "[Service]\n"
+            "Type=notify\n"
+            "NotifyAccess=main\n"
+            f"User={SERVING_USER}\nGroup={SERVING_USER}\n"
+            "Slice=ouroboros-control.slice\n"
+            f"EnvironmentFile={HOST_CONFIG}/api.env\n"
+            f"EnvironmentFile={HOST_CONFIG}/repository.env\n"
+            f"LoadCredential=webhook-secrets:{HOST_CONFIG}/webhook-secrets\n"
+            "Environment=OROBOROS_WEBHOOK_SECRETS_FILE=%d/webhook-secrets\n"
+            f"ExecStart={CONTROL} api --fd 3\n"
+            "Restart=always\nRestartSec=200ms\n"
+            "TimeoutStopSec=15s\n"
+            f"{_WALLS}"
+            "ProcSubset=pid\n"
+            "PrivateUsers=yes\nPrivateIPC=yes\n"
+            f"InaccessiblePaths=-{HOST_ROOT}/repo.git -{HOST_ROOT}/orders -{HOST_CONFIG}\n"
+            "RestrictAddressFamilies=AF_UNIX AF_INET\n"
+            "IPAddressDeny=any\nIPAddressAllow=localhost\n"
+            "MemoryMax=512M\nTasksMax=64\n"
+            "\n"
+            "[Install]\nWantedBy=multi-user.target\n",
+        ),
+        _unit(
+            "ouroboros-worker.service",
+            "[Unit]\n"
+            "Description=Oroboros: the controller\n"
+            "After=network-online.target postgresql.service redis.service\n"
+            "Wants=network-online.target postgresql.service redis.service\n"
+            f"{needs_repository}"
+            "StartLimitIntervalSec=0\n"
+            "\n"
+            "[Service]\n"
+            "Type=notify\n"
+            "NotifyAccess=main\n"
+            f"WatchdogSec={WORKER_WATCHDOG_S}s\n"
+            "TimeoutStartSec=120s\n"
+            f"User={WORKER_USER}\nGroup={WORKER_USER}\n"
+            "SupplementaryGroups=systemd-journal\n"
+            "Slice=ouroboros-control.slice\n"
+            f"EnvironmentFile={HOST_CONFIG}/worker.env\n"
+            f"EnvironmentFile={HOST_CONFIG}/repository.env\n"
+            f"LoadCredential=forge-token:{HOST_CONFIG}/forge-token\n"
+            "Environment=OROBOROS_FORGE_TOKEN_FILE=%d/forge-token\n"
+            f"ExecStart={CONTROL} worker\n"
+            "Restart=always\nRestartSec=1s\n"
+            "TimeoutStopSec=30s\n"
+            f"{_WALLS}"
+            # Who holds a socket is asked of processes that are not ours.
+            "ProcSubset=all\n"
+            "PrivateIPC=yes\n"
+            f"ReadWritePaths={HOST_ROOT} {HOST_RUN}\n"
+            "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n"
+            "MemoryMax=1G\nTasksMax=256\n"
+            "\n"
+            "[Install]\nWantedBy=multi-user.target\n",
+        ),
+        _unit(
+            "ouroboros-judge.service",
+            "[Unit]\n"
+            "Description=Oroboros: judges a new release of Oroboros itself\n"
+            f"ConditionPathExists={HOST_ROOT}/judge/order.json\n"
+            "StartLimitIntervalSec=0\n"
+            "\n"
+            "[Service]\n"
+            "Type=oneshot\n"
+            f"User={WORKER_USER}\nGroup={WORKER_USER}\n"
+            "Slice=ouroboros-control.slice\n"
+            f"EnvironmentFile={HOST_CONFIG}/worker.env\n"
+            f"EnvironmentFile={HOST_CONFIG}/repository.env\n"
+            f"ExecStart={CONTROL} judge\n"
+            # Its order is a file, so a crash of it is repeated.
+            "Restart=on-failure\nRestartSec=1s\n"
+            "TimeoutStartSec=600s\n"
+            f"{_WALLS}"
+            "ProcSubset=all\n"
+            "PrivateIPC=yes\n"
+            f"ReadWritePaths={HOST_ROOT} {HOST_RUN}\n"
+            "RestrictAddressFamilies=AF_UNIX AF_INET\n"
+            "IPAddressDeny=any\nIPAddressAllow=localhost\n"
+            "\n"
+            "[Install]\nWantedBy=multi-user.target\n",
+        ),
+        _unit(
+            "ouroboros-caddy.service",
+            "[Unit]\n"
+            "Description=Oroboros: the reverse proxy\n"
+            "After=network.target\n"
+            "StartLimitIntervalSec=0\n"
+            "\n"
+            "[Service]\n"
+            "Type=exec\n"
+            f"User={EDGE_USER}\nGroup={EDGE_USER}\n"
+            "Slice=ouroboros-control.slice\n"
+            f"ExecStart={HOST_CADDY} run --config {HOST_CONFIG}/Caddyfile --adapter caddyfile\n"
+            "Restart=always\nRestartSec=200ms\n"
+            "TimeoutStopSec=15s\n"
+            "StateDirectory=ouroboros-caddy\n"
+            "LogsDirectory=oroboros/edge\n"
+            "Environment=XDG_DATA_HOME=%S/ouroboros-caddy XDG_CONFIG_HOME=%S/ouroboros-caddy\n"
+            f"{_certificates(topology)}{_edge_walls(topology)}"
+            "\n"
+            "[Install]\nWantedBy=multi-user.target\n",
+        ),
+        _unit(
+            "ouroboros-web@.service",
+            "[Unit]\n"
+            "Description=Oroboros: the surface of slot %i\n"
+            "After=network.target\n"
+            "StartLimitIntervalSec=0\n"
+            "\n"
+            "[Service]\n"
+            "Type=exec\n"
+            f"User={SERVING_USER}\nGroup={SERVING_USER}\n"
+            "Slice=ouroboros-control.slice\n"
+            f"EnvironmentFile={HOST_CONFIG}/web-%i.env\n"
+            "RuntimeDirectory=ouroboros-web/%i\n"
+            "LogsDirectory=oroboros/web\n"
+            f"Environment=OROBOROS_ROOT={HOST_ROOT} OROBOROS_RUN={HOST_RUN} OROBOROS_LOGS=%L/oroboros/web\n"
+            f"Environment=OROBOROS_CADDY={HOST_CADDY}\n"
+            "Environment=XDG_DATA_HOME=%t/ouroboros-web/%i XDG_CONFIG_HOME=%t/ouroboros-web/%i\n"
+            f"ExecStart={CONTROL} surface %i\n"
+            "Restart=always\nRestartSec=200ms\n"
+            "TimeoutStopSec=15s\n"
+            f"{_WALLS}"
+            "ProcSubset=pid\n"
+            "PrivateUsers=yes\nPrivateIPC=yes\n"
+            f"ReadWritePaths={HOST_RUN}/surfaces\n"
+            f"InaccessiblePaths=-{HOST_ROOT}/repo.git -{HOST_ROOT}/orders -{HOST_CONFIG}\n"
+            "RestrictAddressFamilies=AF_UNIX AF_INET\n"
+            "IPAddressDeny=any\nIPAddressAllow=localhost\n"
+            "MemoryMax=512M\nTasksMax=256\n"
+            "\n"
+            "[Install]\nWantedBy=multi-user.target\n",
+        ),
+    )
+
+
+def _certificates(topology: Topology) -> str:
+    if topology.tls != "files":
+        return ""
+    return "".join(f"LoadCredential={name}:{HOST_CONFIG}/{name}\n" for name in (CERTIFICATE, CERTIFICATE_KEY))
+
+
+def _edge_walls(topology: Topology) -> str:
+    walls = f"{_WALLS}ProcSubset=pid\nPrivateIPC=yes\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\nTasksMax=256\n"
+    walls += f"InaccessiblePaths=-{HOST_ROOT}/repo.git -{HOST_ROOT}/orders -{HOST_ROOT}/slots\n"
+    if topology.tls == "off":
+        return walls + "PrivateUsers=yes\nIPAddressDeny=any\nIPAddressAllow=localhost\n"
+    bind = "CAP_NET_BIND_SERVICE"
+    return walls.replace("CapabilityBoundingSet=\n", f"CapabilityBoundingSet={bind}\n").replace(
+        "AmbientCapabilities=\n", f"AmbientCapabilities={bind}\n"
+    )
+
+
+#: Name, what for, when, further timer lines, the contract's command.
+_TIMERS = (
+    (
+        "stale-leases",
+        "stale lease cleanup",
+        "*:0/15",
+        "",
+        "scripts/maintenance-stale-lease-cleanup.sh",
+    ),
+    (
+        "preview-reset-audit",
+        "preview database reset integrity audit",
+        "hourly",
+        "",
+        "scripts/maintenance-preview-reset-integrity.sh --lookback-hours 24 --running-grace-minutes 90",
+    ),
+    (
+        "daily-health-summary",
+        "daily deployment and service health summary",
+        "*-*-* 03:30:00",
+        "RandomizedDelaySec=15min\n",
+        f"scripts/maintenance-daily-health-summary.sh --output-dir {HOST_ROOT}/artifacts/maintenance",
+    ),
+)
+
+
+def _maintenance() -> tuple[HostFile, ...]:
+    files: list[HostFile] = []
+    for name, what, when, more, command in _TIMERS:
+        unit = f"ouroboros-maintenance-{name}"
+        files.append(
+            _unit(
+                f"{unit}.service",
+                "[Unit]\n"
+                f"Description=Oroboros: {what}\n"
+                "After=postgresql.service ouroboros-worker.service\n"
+                f"ConditionPathExists={HOST_CONFIG}/repository.env\n"
+                "\n"
+                "[Service]\n"
+                "Type=oneshot\n"
+                f"User={WORKER_USER}\nGroup={WORKER_USER}\n"
+                "SupplementaryGroups=systemd-journal\n"
+                "Slice=ouroboros-control.slice\n"
+                f"EnvironmentFile={HOST_CONFIG}/worker.env\n"
+                f"EnvironmentFile={HOST_CONFIG}/repository.env\n"
+                f"LoadCredential=forge-token:{HOST_CONFIG}/forge-token\n"
+                "Environment=OROBOROS_FORGE_TOKEN_FILE=%d/forge-token\n"
+                f"ExecStart={HOST_PROGRAM}/app/{command}\n"
+                "TimeoutStartSec=600s\n"
+                f"{_WALLS}"
+                "ProcSubset=all\n"
+                "PrivateIPC=yes\n"
+                f"ReadWritePaths={HOST_ROOT} {HOST_RUN}\n"
+                "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n"
+                "MemoryMax=512M\nTasksMax=64\n",
+            )
+        )
+        files.append(
+            _unit(
+                f"{unit}.timer",
+                "[Unit]\n"
+                f"Description=Oroboros: {what}\n"
+                "\n"
+                "[Timer]\n"
+                f"OnCalendar={when}\n"
+                f"{more}"
+                "Persistent=yes\n"
+                "\n"
+                "[Install]\nWantedBy=timers.target\n",
+            )
+        )
+    return tuple(files)
+
+
+# -- slots ------------------------------------------------------------------------------------------------------------
+
+
+def _slot_templates(resolvers: Sequence[str]) -> tuple[HostFile, ...]:
+    order = f"{HOST_ROOT}/orders/%N.json"
+    handed = f"LoadCredential=order:{order}\n"
+    jobs = {
+        "build": (
+            "a build of slot %i",
+            f"ReadWritePaths={HOST_ROOT}/builds\nInaccessiblePaths=-/run/postgresql\n{_BUILD_NETWORK}"
+            + "".join(f"IPAddressAllow={address}\n" for address in ("127.0.0.53", *resolvers)),
+        ),
+        "migrate": ("a migration of slot %i", ""),
+    }
+    return (
+        _unit(
+            "ouroboros-instance@.service",
+            "[Unit]\n"
+            "Description=Oroboros: instance %i\n"
+            "After=network.target\n"
+            f"ConditionPathExists={order}\n"
+            "StartLimitIntervalSec=30s\nStartLimitBurst=5\n"
+            "\n"
+            "[Service]\n"
+            "Type=exec\n"
+            "NotifyAccess=main\n"
+            "RemainAfterExit=yes\n"
+            f"{handed}"
+            # After a reboot only what `live` names; else what the worker says.
+            f"ExecCondition={MAY_START} %N\n"
+            f"ExecStart={LAUNCHER} %n\n"
+            f"TimeoutStartSec=60s\nTimeoutStopSec={STOP_LIMIT_S}s\n"
+            f"{_SLOT_WALLS}"
+            "\n"
+            "[Install]\nWantedBy=multi-user.target\n",
+        ),
+        *(
+            _unit(
+                f"ouroboros-{kind}@.service",
+                "[Unit]\n"
+                f"Description=Oroboros: {what}\n"
+                "\n"
+                "[Service]\n"
+                "Type=oneshot\n"
+                "NotifyAccess=main\n"
+                "RemainAfterExit=yes\n"
+                f"{handed}"
+                f"ExecStart={LAUNCHER} %n\n"
+                f"TimeoutStartSec={JOB_LIMIT_S}s\nTimeoutStopSec=15s\n"
+                f"{_SLOT_WALLS}{more}",
+            )
+            for kind, (what, more) in jobs.items()
+        ),
+        _unit(
+            "ouroboros-wipe@.service",
+            "[Unit]\n"
+            "Description=Oroboros: leaves nothing of what slot %i wrote\n"
+            "\n"
+            "[Service]\n"
+            "Type=oneshot\n"
+            "NotifyAccess=main\n"
+            f"{handed}"
+            f"ExecStart={LAUNCHER} %n\n"
+            "TimeoutStartSec=300s\n"
+            f"{_SLOT_WALLS}"
+            "PrivateNetwork=yes\n"
+            f"ReadWritePaths={HOST_ROOT}/builds\n",
+        ),
+    )
+
+
+def _slot(topology: Topology, slot: SlotName) -> list[HostFile]:
+    files = [_instance_drop_in(topology, slot, colour) for colour in COLOURS]
+    files += [_job_drop_in(topology, slot, kind) for kind in (*JOBS, "wipe")]
+    if topology.isolated_previews and slot != MAIN:
+        files += [file for colour in COLOURS for file in _forward(topology, slot, colour)]
+    return files
+
+
+def _drop_in(unit: str, text: str) -> HostFile:
+    return _unit(f"{systemd_unit(unit)}.d/slot.conf", text)
+
+
+def _who(slot: SlotName, profile: Profile, slice_name: str) -> str:
+    return (
+        f"User={slot_user(slot)}\nGroup={slot_user(slot)}\n"
+        f"Slice={slice_name}\n"
+        f"MemoryMax={profile.memory_bytes_max}\nMemorySwapMax=0\nTasksMax={profile.tasks_max}\n"
+        f"CPUWeight={profile.weight}\nIOWeight={profile.weight}\n"
+        f"Nice={profile.niceness}\nOOMScoreAdjust={profile.oom_score_adjust}\n"
+        f"LimitNOFILE={profile.open_files_max}\nLimitFSIZE={profile.file_bytes_max}\n"
+    )
+
+
+def _data(slot: SlotName) -> str:
+    return f"{Layout(HOST_ROOT).slot_data(slot)}"
+
+
+def _instance_drop_in(topology: Topology, slot: SlotName, colour: Colour) -> HostFile:
+    unit = instance_unit(slot, colour)
+    is_main = slot == MAIN
+    sockets = Layout(HOST_ROOT, HOST_RUN).instance_socket(slot, colour).parent
+    text = (
+        "[Service]\n"
+        + _who(slot, profile_of(unit), "ouroboros-production.slice" if is_main else "ouroboros-previews.slice")
+        + f"LoadCredential=app.env:{HOST_CONFIG}/app-{slot}.env\n"
+        + f"ReadWritePaths={_data(slot)}\n"
+        + f"BindPaths={sockets}\n"
+    )
+    if is_main:
+        # It comes back by itself, also while the worker is away.
+        text += "Restart=on-failure\nRestartSec=500ms\n"
+    elif topology.isolated_previews:
+        text += "PrivateNetwork=yes\n"
+    return _drop_in(unit, text)
+
+
+def _job_drop_in(topology: Topology, slot: SlotName, kind: JobKind) -> HostFile:
+    unit = job_unit(kind, slot)
+    text = "[Service]\n" + _who(slot, profile_of(unit), "ouroboros-builds.slice")
+    if kind != "wipe":
+        text += f"LoadCredential=app.env:{HOST_CONFIG}/app-{slot}.env\n"
+    text += f"InaccessiblePaths=-{_data(slot)}\n" if kind == "build" else f"ReadWritePaths={_data(slot)}\n"
+    if kind == "migrate" and slot != MAIN and topology.isolated_previews:
+        text += "PrivateNetwork=yes\n"
+    return _drop_in(unit, text)
+
+
+def _forward_name(slot: SlotName, colour: Colour) -> str:
+    return f"ouroboros-forward@{unit_instance(slot)}-{colour}"
+
+
+def _forward_sockets(topology: Topology, slot: SlotName) -> list[str]:
+    return [f"{_forward_name(slot, colour)}.socket" for colour in COLOURS] if topology.isolated_previews else []
+
+
+def _forward(topology: Topology, slot: SlotName, colour: Colour) -> tuple[HostFile, ...]:
+    """Return the way into a preview instance's own network: a socket outside, and who forwards from it inside.
+
+    See the example of a namespace in systemd-socket-proxyd(8)."""
+    name, instance = _forward_name(slot, colour), systemd_unit(instance_unit(slot, colour))
+    layout = Layout(HOST_ROOT, HOST_RUN)
+    return (
+        _unit(
+            f"{name}.socket",
+            "[Unit]\n"
+            f"Description=Oroboros: the way to instance {unit_instance(slot)}-{colour}\n"
+            "\n"
+            "[Socket]\n"
+            f"ListenStream={layout.forwarding_socket(slot, colour)}\n"
+            f"SocketUser={WORKER_USER}\nSocketGroup={SERVING_USER}\nSocketMode=0660\n"
+            "Backlog=1024\n"
+            "\n"
+            "[Install]\nWantedBy=sockets.target\n",
+        ),
+        _unit(
+            f"{name}.service",
+            "[Unit]\n"
+            f"Description=Oroboros: forwards to instance {unit_instance(slot)}-{colour}\n"
+            f"Requires={name}.socket\n"
+            f"After={name}.socket\n"
+            f"JoinsNamespaceOf={instance}\n"
+            f"PartOf={instance}\n"
+            "\n"
+            "[Service]\n"
+            "Type=exec\n"
+            f"User={SERVING_USER}\nGroup={SERVING_USER}\n"
+            "Slice=ouroboros-previews.slice\n"
+            f"ExecStart=/lib/systemd/systemd-socket-proxyd --connections-max=1024"
+            f" 127.0.0.1:{topology.ports.instance(slot, colour)}\n"
+            "PrivateNetwork=yes\n"
+            f"{_WALLS.replace('PrivateTmp=yes' + chr(10), '')}"
+            "ProcSubset=pid\n"
+            "RestrictAddressFamilies=AF_UNIX AF_INET\n"
+            f"InaccessiblePaths=-{HOST_CONFIG} -{HOST_ROOT}\n"
+            "MemoryMax=64M\nTasksMax=16\n",
+        ),
+    )
+
+
+# -- who may, and what is made at boot --------------------------------------------------------------------------------
+
+
+def worker_units(topology: Topology) -> tuple[str, ...]:
+    """Return the units that the worker may start, stop, kill and reset."""
+    instances = [systemd_unit(instance_unit(slot, colour)) for slot in topology.slots for colour in COLOURS]
+    jobs = [systemd_unit(job_unit(kind, slot)) for slot in topology.slots for kind in (*JOBS, "wipe")]
+    return (*instances, *jobs)
+
+
+def _polkit_rule(topology: Topology) -> str:
+    """Return the rule: by exact unit and verb, and a plain "no" to everything else that the worker may ask systemd."""
+    units = ",\n".join(f'    "{name}": true' for name in worker_units(topology))
+    verbs = ", ".join(f'"{verb}": true' for verb in VERBS)
+    restarted = ", ".join(f'"{name}": true' for name in RESTARTED_ONLY)
+    return f"""\
+// Oroboros: what the worker, which is not root, may ask of systemd. Written by its installer.
+// org.freedesktop.systemd1(5): manage-units tells the unit and the verb.
+var oroborosUnits = {{
+{units}
+}};
+var oroborosVerbs = {{{verbs}}};
+var oroborosRestarted = {{{restarted}}};
+
+polkit.addRule(function(action, subject) {{
+    if (subject.user != "{WORKER_USER}" || action.id.indexOf("org.freedesktop.systemd1.") != 0) {{
+        return polkit.Result.NOT_HANDLED;
+    }}
+    if (action.id == "org.freedesktop.systemd1.manage-units") {{
+        var unit = action.lookup("unit"), verb = action.lookup("verb");
+        if (oroborosUnits[unit] === true && oroborosVerbs[verb] === true) {{
+            return polkit.Result.YES;
+        }}
+        if (oroborosRestarted[unit] === true && verb == "restart") {{
+            return polkit.Result.YES;
+        }}
+        if (unit == "ouroboros-judge.service" && verb == "start") {{
+            return polkit.Result.YES;
+        }}
+    }}
+    return polkit.Result.NO;
+}});
+"""
+
+
+def _tmpfiles(topology: Topology) -> str:
+    """Return what /run/oroboros holds at boot (tmpfiles.d(5)). A socket that a slot's app binds is for the surface and
+    the worker too: the folder's list says what is made in it begins with."""
+    lines = [
+        "# Oroboros: sockets, and which units the worker has started since boot. Written by its installer.",
+        f"d {HOST_RUN} 0755 {WORKER_USER} {WORKER_USER} -",
+        f"d {HOST_RUN}/armed 0755 {WORKER_USER} {WORKER_USER} -",
+        f"d {HOST_RUN}/surfaces 0755 {SERVING_USER} {SERVING_USER} -",
+        f"d {HOST_RUN}/forwards 0755 root root -",
+        f"d {HOST_RUN}/slots 0755 root root -",
+    ]
+    for slot in topology.slots:
+        folder = Layout(HOST_ROOT, HOST_RUN).instance_socket(slot, COLOURS[0]).parent
+        lines.append(f"d {folder} 0711 {slot_user(slot)} {slot_user(slot)} -")
+        users = f"d:u:{SERVING_USER}:rwx,d:u:{WORKER_USER}:rwx,d:m::rwx"
+        lines.append(f"a+ {folder} - - - - {users}")
+    return "\n".join(lines) + "\n"

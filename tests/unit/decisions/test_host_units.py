@@ -1,0 +1,119 @@
+"""Are the tracked units what is rendered for the contract's topology, and do they keep what they promise?
+
+    PYTHONPATH=. python tests/unit/decisions/test_host_units.py
+
+writes them anew after a change of the rendering.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from controller.decisions.host_units import (
+    POLKIT_RULE,
+    TMPFILES,
+    UNITS,
+    VERBS,
+    enabled_units,
+    render_units,
+    worker_units,
+)
+from controller.model.host_files import HostFile
+from controller.model.names import CONTRACT, unit_of_systemd
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+FOLDER = CHECKOUT / "infra" / "systemd"
+
+
+def tracked_path(file: HostFile) -> Path:
+    """Return where a host's file is tracked."""
+    if file.path in (POLKIT_RULE, TMPFILES):
+        return FOLDER / file.path.name
+    return FOLDER / file.path.relative_to(UNITS)
+
+
+def is_ours_to_render(path: Path) -> bool:
+    return path.is_file() and "env" not in path.relative_to(FOLDER).parts and path.name != "may-start"
+
+
+FILES = {tracked_path(file): file for file in render_units(CONTRACT)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_a_tracked_unit_is_what_is_rendered(path: Path) -> None:
+    assert path.read_text() == FILES[path].text, f"run: PYTHONPATH=. python {Path(__file__).relative_to(CHECKOUT)}"
+
+
+def test_nothing_else_is_tracked() -> None:
+    assert {path for path in FOLDER.rglob("*") if is_ours_to_render(path)} == set(FILES)
+
+
+def test_every_process_is_walled_and_none_is_root() -> None:
+    services = {path.name: file.text for path, file in FILES.items() if path.name.endswith(".service")}
+    drop_ins = {
+        path.parent.name.removesuffix(".d"): file.text for path, file in FILES.items() if path.suffix == ".conf"
+    }
+
+    for name, text in services.items():
+        assert "NoNewPrivileges=yes" in text, name
+        assert "ProtectSystem=strict" in text, name
+        if "@." not in name or name.startswith("ouroboros-web@"):
+            assert re.search(r"^User=(?!root)", text, re.MULTILINE), name
+    for name, text in drop_ins.items():
+        if unit_of_systemd(name) is not None:
+            assert re.search(r"^User=oroboros-(main|preview-\d)$", text, re.MULTILINE), name
+
+
+def test_a_preview_has_a_network_of_its_own_and_production_has_not() -> None:
+    texts = {str(path.relative_to(FOLDER)): file.text for path, file in FILES.items()}
+
+    assert "PrivateNetwork=yes" in texts["ouroboros-instance@preview2-b.service.d/slot.conf"]
+    assert "PrivateNetwork=yes" not in texts["ouroboros-instance@main-a.service.d/slot.conf"]
+    forward = texts["ouroboros-forward@preview2-b.service"]
+    assert "JoinsNamespaceOf=ouroboros-instance@preview2-b.service" in forward
+    assert "127.0.0.1:8302" in forward
+
+
+def test_previews_share_the_host_network_only_when_it_was_installed_so() -> None:
+    shared = render_units(replace(CONTRACT, isolated_previews=False))
+
+    assert not [file for file in shared if "forward" in file.path.name]
+    assert not [file for file in shared if "instance@preview" in str(file.path) and "PrivateNetwork=yes" in file.text]
+
+
+@pytest.mark.parametrize("previews", [0, 1, 7])
+def test_the_rule_names_exactly_the_units_that_there_are(previews: int) -> None:
+    topology = replace(CONTRACT, previews=previews)
+    (rule,) = (file.text for file in render_units(topology) if file.path == POLKIT_RULE)
+    named = set(re.findall(r'"(ouroboros-[^"]+)": true', rule))
+
+    assert named == {*worker_units(topology), "ouroboros-worker.service", "ouroboros-api.service"}
+    assert all(f'"{verb}": true' in rule for verb in VERBS)
+    assert rule.count("polkit.Result.YES") == 3
+    assert len(worker_units(topology)) == (1 + previews) * 5
+
+
+def test_every_unit_that_is_enabled_can_be() -> None:
+    texts = {file.path.name: file.text for file in render_units(CONTRACT)}
+
+    for name in enabled_units(CONTRACT):
+        template = re.sub(r"@[^.]+\.", "@.", name)
+        assert "[Install]" in (texts.get(name) or texts[template]), name
+
+
+def test_no_secret_is_in_a_unit() -> None:
+    for file in FILES.values():
+        assert not re.search(r"(?i)password|token=|secret=", file.text), file.path
+
+
+if __name__ == "__main__":
+    for old in FOLDER.rglob("*"):
+        if is_ours_to_render(old):
+            old.unlink()
+    for path, file in FILES.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file.text)
