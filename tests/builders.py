@@ -28,6 +28,7 @@ from controller.model.nouns import (
     Quarantined,
     Release,
     Run,
+    Stop,
     Verdict,
 )
 from controller.model.states import RUN_TERMINAL, Cause, Outcome, ProcessState, RunState
@@ -183,6 +184,12 @@ def verdict(
     )
 
 
+def stop(
+    slot: SlotName = MAIN, *, kind: Literal["stopped", "restart"] = "stopped", fence: int = 0, reason: str = "too loud"
+) -> Stop:
+    return Stop(id=7, slot=slot, kind=kind, fence=fence, actor="ann", reason=reason, at=at(0))
+
+
 def serving(of: Run) -> SlotObserved:
     """A slot where this ended run serves; change it with `dataclasses.replace`."""
     return SlotObserved(
@@ -207,6 +214,7 @@ def observed(
     proven: tuple[Proven, ...] = (),
     quarantined: tuple[Quarantined, ...] = (),
     overrides: tuple[Override, ...] = (),
+    stops: tuple[Stop, ...] = (),
 ) -> Observed:
     """The host with these slots, the production branch at `at_head`, and a complete listing."""
     return Observed(
@@ -218,4 +226,5 @@ def observed(
         proven=proven,
         quarantined=quarantined,
         overrides=overrides,
+        stops=stops,
     )

@@ -40,6 +40,7 @@ from controller.model.nouns import (
     Quarantined,
     Release,
     Run,
+    Stop,
     Verdict,
     WantedReport,
 )
@@ -150,6 +151,8 @@ class FakeHost:
         self.builds: set[tuple[Domain, TreeId]] = set()
         self.quarantined: dict[tuple[Domain, TreeId], Quarantined] = {}
         self.overrides: list[Override] = []
+        self.stops: list[Stop] = []
+        self.orders = 0
         self.waiting_since: dict[int, datetime] = {}
         self.reports: dict[tuple[Sha, str], WantedReport] = {}
         #: The forge's truth, and what the last fetch and the last listing saw of it.
@@ -211,9 +214,10 @@ class FakeHost:
         """An order by hand: it lifts the quarantine of what it names."""
         ordered = self.commits[sha(number)].head
         self.quarantined.pop((PRODUCTION, ordered.tree), None)
+        self.stops = [stop for stop in self.stops if stop.slot != MAIN]
         self.overrides = [
             Override(
-                id=len(self.applied) + 1,
+                id=self._next_order(),
                 slot=MAIN,
                 kind="rollback" if kind == "rollback" else "deploy",
                 head=ordered,
@@ -224,6 +228,37 @@ class FakeHost:
                 at=self.now,
             )
         ]
+
+    def stop(self, slot: SlotName, *, restart: bool = False) -> None:
+        """An order by hand that nothing shall run in a slot that somebody holds."""
+        lease = self.slots[slot].lease
+        if slot != MAIN and lease is None:
+            return
+        self.start(slot)
+        self.stops.append(
+            Stop(
+                id=self._next_order(),
+                slot=slot,
+                kind="restart" if restart else "stopped",
+                fence=lease.fence if lease is not None else 0,
+                actor="ann",
+                reason="told to",
+                at=self.now,
+            )
+        )
+
+    def start(self, slot: SlotName) -> None:
+        """The end of that order."""
+        self.stops = [stop for stop in self.stops if stop.slot != slot]
+
+    def is_stopped(self, slot: SlotName) -> bool:
+        lease = self.slots[slot].lease
+        fence = lease.fence if lease is not None else 0
+        return any((stop.slot, stop.fence) == (slot, fence) for stop in self.stops)
+
+    def _next_order(self) -> int:
+        self.orders += 1
+        return self.orders
 
     def kill(self, slot: SlotName) -> None:
         """The serving instance of a slot dies, killed from outside."""
@@ -329,6 +364,7 @@ class FakeHost:
             proven=self._proven(),
             quarantined=tuple(self.quarantined.values()),
             overrides=tuple(self.overrides),
+            stops=tuple(self.stops),
             hints=tuple(self.hints),
             pending_reports=tuple(r for r in self.reports.values() if r.state is StatusState.PENDING),
             policy=self.policy,
@@ -449,6 +485,7 @@ class FakeHost:
                 self.slots[step.slot].current = step.release
             case EndOverride():
                 self.overrides = [order for order in self.overrides if order.id != step.id]
+                self.stops = [stop for stop in self.stops if stop.id != step.id]
             case Prune():
                 self._prune(step)
             case _:
@@ -579,7 +616,7 @@ class FakeHost:
         live = world.live
         if live is not None and live.state == "live" and live.colour is not None:
             serves = (instance_unit(step.slot, live.colour), live.generation) == (step.unit, step.generation)
-            if serves and known.state is ProcessState.RUNNING:
+            if serves and known.state is ProcessState.RUNNING and not self.is_stopped(step.slot):
                 raise Broken(f"stops what serves: {step}")
         del world.processes[step.unit]
 

@@ -6,7 +6,7 @@ from controller.model.names import MAIN
 from controller.model.nouns import Head, Run
 from controller.model.states import RUN_TERMINAL, Cause, RunState
 from controller.model.steps import BeginRun, EndRun, FreeSlot, ProvisionSlot, Step, Switch, SwitchBack, WipeSlot
-from controller.model.world import Hold, SlotObserved, Wanted
+from controller.model.world import STOPPED_BY_HAND, Hold, SlotObserved, Wanted
 
 #: A run's state, said of it while it runs.
 DOING = {
@@ -52,6 +52,8 @@ def why(wanted: Wanted | Hold | None, slot: SlotObserved, steps: tuple[Step, ...
                 continue
     if slot.run is not None:
         return f"is {DOING[slot.run.state]} {_name(slot.run.head)}: {BECAUSE[slot.run.cause]}"
+    if steps and isinstance(wanted, Hold) and wanted.reason == STOPPED_BY_HAND:
+        return f"stops everything: {wanted.message}"
     if steps:
         return "clears up after the last run"
     return _why_nothing(wanted, slot)

@@ -7,12 +7,14 @@ superseded. The switch is a step like any other, planned only behind a passed ga
 
 Rules that hold at every prefix of every plan:
 1. `live` only ever names a release that is on the disk and passed its gate in this run.
-2. No unit that `live` names is stopped while it serves; the one before it goes only after its drain time.
+2. No unit that `live` names is stopped while it serves, but by an order by hand; the one before it goes only after its
+   drain time.
 3. A tree that is quarantined in the domain is never begun, except by an order by hand, which lifts the quarantine, and
    to start again what serves already when there is nothing better to go back to.
 4. There is one automatic rollback per push.
 5. Nothing is removed while what is wanted is unknown.
 6. Only what a release did itself is held against it: what the host lost or stopped is started again.
+7. What a person has stopped is not started again, until that order ends.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from controller.model.names import (
     job_unit,
     pull_request_domain,
 )
-from controller.model.nouns import Head, Live, Override, ProcessFact, Proven, Run, Verdict
+from controller.model.nouns import Head, Live, Override, ProcessFact, Proven, Run, Stop, Verdict
 from controller.model.states import Cause, Outcome, ProcessState, RunState
 from controller.model.steps import (
     AdvanceRun,
@@ -58,7 +60,7 @@ from controller.model.steps import (
     SwitchBack,
     WipeSlot,
 )
-from controller.model.world import MIGRATIONS_DIFFER, Hold, Observed, SlotObserved, Wanted
+from controller.model.world import MIGRATIONS_DIFFER, STOPPED_BY_HAND, Hold, Observed, SlotObserved, Wanted
 
 #: A worker that died this often over one run has met a poison commit: the run stalls and the rest goes on.
 ATTEMPTS_MAX = 3
@@ -81,6 +83,9 @@ SAME_CONTENT_FAILED = "the same content failed here before"
 
 def desired(observed: Observed, slot: SlotObserved) -> Wanted | Hold | None:
     """Return what the slot is to serve; a Hold keeps what serves; None empties a preview (and leaves main alone)."""
+    stop = stop_in_force(observed, slot)
+    if stop is not None:
+        return Hold(slot=slot.slot, reason=STOPPED_BY_HAND, message=_why_stopped(stop))
     if slot.slot == MAIN:
         return _desired_production(observed, slot)
     if slot.lease is None:
@@ -178,6 +183,18 @@ def _override_has_ended(observed: Observed, override: Override) -> bool:
     return override.kind == "deploy" or not is_quarantined(observed, PRODUCTION, head.tree)
 
 
+def stop_in_force(observed: Observed, slot: SlotObserved) -> Stop | None:
+    """Return the order by hand that keeps the slot stopped now; one about an earlier lease counts no more."""
+    fence = slot.lease.fence if slot.lease is not None else 0
+    if slot.slot != MAIN and slot.lease is None:
+        return None
+    return next((stop for stop in observed.stops if (stop.slot, stop.fence) == (slot.slot, fence)), None)
+
+
+def _why_stopped(stop: Stop) -> str:
+    return ": ".join(part for part in (f"stopped by hand by {stop.actor}", stop.reason) if part)
+
+
 def release_for(observed: Observed, wanted: Wanted) -> Sha:
     """Return the release that is to serve: the head's own if it is on the disk, else a proven one of the same tree."""
     on_disk = {release.sha for release in observed.releases}
@@ -200,16 +217,25 @@ def plan_slot(
     steps: list[Step] = []
     if override is not None and _override_has_ended(observed, override):
         steps.append(EndOverride(slot=slot.slot, id=override.id, reason="a later head takes over"))
+    stop = stop_in_force(observed, slot)
+    steps.extend(
+        EndOverride(slot=slot.slot, id=over.id, reason="the lease ended")
+        for over in observed.stops
+        if over.slot == slot.slot and over != stop
+    )
     if slot.slot != MAIN and slot.lease is None:
         return (*steps, *_plan_emptying(slot))
     if slot.lease is not None and slot.provisioned_fence != slot.lease.fence:
         return (*steps, ProvisionSlot(slot=slot.slot, fence=slot.lease.fence))
-    steps.extend(_sweep(observed, slot, now=now))
+    if stop is None:
+        steps.extend(_sweep(observed, slot, now=now))
     if slot.live is None:
         steps.append(FreeSlot(slot=slot.slot, fence=0))
     elif slot.live.state == "live" and slot.live.release is not None and slot.current != slot.live.release:
         steps.append(RepairCurrent(slot=slot.slot, release=slot.live.release))
-    if slot.run is None:
+    if stop is not None:
+        steps.extend(_plan_stopped(observed, slot, stop))
+    elif slot.run is None:
         steps.extend(_plan_without_run(wanted, observed, slot, now=now))
     elif (half := _half_remembered(observed, slot.run)) is not None:
         steps.append(half)
@@ -218,6 +244,22 @@ def plan_slot(
     else:
         steps.extend(_plan_run(observed, slot, slot.run))
     return tuple(steps)
+
+
+def _plan_stopped(observed: Observed, slot: SlotObserved, stop: Stop) -> list[Step]:
+    """A person wants nothing to run here: end the run, without blame, then stop everything. What `live` names stays
+    named, so that its surface says that it is unwell, and it is what is started again at the end."""
+    run, watch = slot.run, slot.verdict("watch")
+    if run is not None:
+        has_proof = run.state is RunState.WATCHING and watch is not None and watch.outcome is Outcome.PASS
+        if has_proof or run.state is RunState.SWITCHING:
+            return _plan_run(observed, slot, run)  # the rename may have happened: finish; a proof that is there counts
+        return [_end(run, RunState.SUPERSEDED, STOPPED_BY_HAND, _why_stopped(stop))]
+    if slot.processes:
+        return [_stop(slot, process) for process in slot.processes]
+    if stop.kind == "restart":
+        return [EndOverride(slot=slot.slot, id=stop.id, reason="nothing runs any more: it is started again")]
+    return []
 
 
 def _plan_emptying(slot: SlotObserved) -> list[Step]:

@@ -33,7 +33,7 @@ from controller.decisions.slots import QueuePlace
 from controller.model.names import MAIN, PRODUCTION, Sha, SlotName, Topology, pull_request_domain, status_context
 from controller.model.nouns import Head, PullRequest, Run, WantedReport
 from controller.model.states import Cause, RunState, StatusState
-from controller.model.world import Observed, SlotObserved, Wanted
+from controller.model.world import STOPPED_BY_HAND, Hold, Observed, SlotObserved, Wanted
 
 #: GitHub refuses a longer description with 422 (docs.github.com/rest/commits/statuses).
 DESCRIPTION_CHARS_MAX = 140
@@ -197,6 +197,10 @@ def _superseded(observed: Observed, run: Run, tail: str) -> tuple[StatusState, s
         if served_well:
             return StatusState.SUCCESS, describe("was live; preview ended", f": {why}", tail)
         return StatusState.ERROR, describe("preview ended", f": {why}", tail)
+    if run.reason == STOPPED_BY_HAND:
+        if served_well:
+            return StatusState.SUCCESS, describe("was live", f"; {run.message}", tail)
+        return StatusState.ERROR, describe("not deployed", f": {run.message}", tail)
     by = run.message.removeprefix(SUPERSEDED_BY)
     if served_well:
         return StatusState.SUCCESS, describe(f"was live; {by} took over", "", tail)
@@ -271,6 +275,8 @@ def _of_head_without_run(observed: Observed, slot: SlotObserved, topology: Topol
                 f"not deployed: {order.head.sha[:7]} was ordered by hand", f": {order.actor}: {order.reason}"
             )
             yield _report(head.sha, slot.slot, StatusState.ERROR, text)
+    elif isinstance(wanted, Hold) and wanted.reason == STOPPED_BY_HAND:
+        yield _report(head.sha, slot.slot, StatusState.PENDING, describe(ACCEPTED, f"; waits: {wanted.message}"))
     elif serves(slot, head, fence=slot.lease.fence if slot.lease is not None else 0):
         yield _same_content(slot, head, topology)
     elif isinstance(wanted, Wanted):

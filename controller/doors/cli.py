@@ -29,7 +29,7 @@ from controller.effects.stack_files import read_topology
 from controller.effects.store import Store
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Stalled, Unavailable, Waiting
-from controller.model.names import Topology
+from controller.model.names import Topology, parse_slot
 
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 CHECKOUT_ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +50,7 @@ class Access(StrEnum):
 #: Every command, and what it may change. A test holds this against the commands that there are.
 ACCESS: Mapping[str, Access] = {
     "api": Access.SERVES,
+    "backend": Access.ORDERS,
     "demo": Access.SERVES,
     "deliveries": Access.READS,
     "deploy": Access.ORDERS,
@@ -682,6 +683,49 @@ def reset_audit(context: click.Context, as_json: bool, lookback_hours: float, ru
         print_json(view)
     else:
         print_audit(tables.open_console(), view)
+    return DONE if view.ok else FAILED
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.argument("verb", type=click.Choice(["start", "stop", "restart", "status"]), metavar="start|stop|restart|status")
+@click.argument("slot", metavar="SLOT")
+@click.option("--reason", default="", help="Why: kept, and shown with the order.")
+@click.option("--yes-production", is_flag=True, help="Also when SLOT is main.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(1, 3600), default=120.0, show_default=True, help="Seconds to wait."
+)
+@click.pass_context
+def backend(
+    context: click.Context, as_json: bool, verb: str, slot: str, reason: str, yes_production: bool, timeout_s: float
+) -> int:
+    """Stop, start, restart or show what runs in SLOT. What is stopped stays so until it is started."""
+    from controller.doors import cli_backend
+
+    _, settings, store, topology = _open(context)
+    try:
+        name = parse_slot(slot)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if name not in topology.slots:
+        raise click.UsageError(f"{slot!r:.40} is no slot of this host: {', '.join(topology.slots)}")
+    of = cli_backend.Backend(settings=settings, store=store, topology=topology, slot=name)
+    if verb != "status":
+        cli_backend.check_may_order(name, yes_production=yes_production)
+        with tables.Ticker(quiet=as_json) as ticker:
+            match verb:
+                case "stop":
+                    cli_backend.stop_backend(of, reason=reason, timeout_s=timeout_s, ticker=ticker)
+                case "start":
+                    cli_backend.start_backend(of, timeout_s=timeout_s, ticker=ticker)
+                case _:
+                    cli_backend.restart_backend(of, reason=reason, timeout_s=timeout_s, ticker=ticker)
+    view = cli_backend.read_backend(of)
+    if as_json:
+        print_json({"ok": view.ok, "backend": view})
+    else:
+        cli_backend.print_backend(tables.open_console(), view, now=utc_now())
     return DONE if view.ok else FAILED
 
 

@@ -355,7 +355,7 @@ def follow(followed: Followed, ticker: tables.Ticker, *, clock: Callable[[], flo
         end = judge_end(run, in_force=in_force, why_not=why_not)
         if end is not None:
             return end
-        if run is None and clock() - began > PATIENCE_S and not _worker_answers(followed.topology):
+        if run is None and clock() - began > PATIENCE_S and not worker_answers(followed.topology):
             raise Unavailable(
                 "WorkerAway",
                 "the order is written, but no worker answers: it takes the order up when it starts; `oroboros doctor`",
@@ -379,7 +379,8 @@ def _order_state(followed: Followed) -> tuple[bool, str]:
     return (bool(found[0]["in_force"]), str(found[0]["end_reason"])) if found else (False, "")
 
 
-def _worker_answers(topology: Topology) -> bool:
+def worker_answers(topology: Topology) -> bool:
+    """Say whether a worker answers at its health port, fit or not."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         url = f"http://127.0.0.1:{topology.ports.worker_health}/health"

@@ -24,11 +24,13 @@ from controller.decisions.health import ServiceHealth
 from controller.decisions.smoke import SmokeReport
 from controller.doors.views import (
     DeliveryView,
+    OverrideView,
     ReleaseView,
     RunView,
     SlotView,
     StatusView,
     StepView,
+    UnitView,
 )
 
 #: What takes longer says so.
@@ -167,6 +169,7 @@ def slots_table(slots: Sequence[SlotView], *, now: datetime) -> Table:
         for note in (
             f"{slot.run.state} {short(slot.run.release)} (run {slot.run.run})" if slot.run is not None else "",
             slot.problem,
+            slot.stopped,
             "" if slot.agrees or slot.problem else f"current names {short(slot.current)}",
         ):
             if note:
@@ -197,7 +200,7 @@ def print_status(console: Console, status: StatusView, *, now: datetime) -> None
         for run in status.running
     ]
     lines += [
-        ("order", f"{o.kind} {short(o.sha)} in {o.slot} by {o.actor}, {ago(o.at, now=now)}: {o.reason or 'no reason'}")
+        ("order", f"{_order_words(o)} by {o.actor}, {ago(o.at, now=now)}: {o.reason or 'no reason'}")
         for o in status.overrides
     ]
     lines += [
@@ -230,6 +233,12 @@ def print_status(console: Console, status: StatusView, *, now: datetime) -> None
     for name, text in lines:
         _row(table, [Text(name), text])
     console.print(table)
+
+
+def _order_words(order: OverrideView) -> str:
+    if order.kind in ("deploy", "rollback"):
+        return f"{order.kind} {short(order.sha)} in {order.slot}"
+    return f"{order.slot} {'stopped' if order.kind == 'stopped' else 'started again'}"
 
 
 def failure(run: RunView) -> str:
@@ -316,6 +325,17 @@ def smoke_table(report: SmokeReport) -> Table:
             said += f", after {len(check.redirects)} redirect{'s' if len(check.redirects) > 1 else ''}"
         status = "-" if check.status is None else str(check.status)
         _row(table, [state, check.route[:30], status, size(check.body_bytes), str(check.took_ms), said])
+    return table
+
+
+def units_table(units: Sequence[UnitView], *, now: datetime) -> Table:
+    """Return the instances and jobs of a slot."""
+    table = _table("unit", "run", "state", "since", "", flexible="")
+    for unit in units:
+        notes = [f"pid {unit.pid}"] if unit.pid is not None and unit.exit_code is None else []
+        notes += [f"exit code {unit.exit_code}"] if unit.exit_code is not None else []
+        notes += ["serves"] if unit.serves else []
+        _row(table, [unit.systemd, str(unit.generation), unit.state, ago(unit.since, now=now), ", ".join(notes)])
     return table
 
 

@@ -116,6 +116,8 @@ class SlotView:
     lease_expires_at: datetime | None
     run: RunView | None
     problem: str
+    #: Who stopped its backend by hand, and why; "" when nobody did.
+    stopped: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +230,41 @@ class StatusView:
     missed: tuple[MissedView, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitView:
+    """An instance or job of the slot, as the runtime shows it."""
+
+    unit: str
+    systemd: str
+    generation: int
+    state: str
+    pid: int | None
+    exit_code: int | None
+    since: datetime
+    #: It is what `live` names.
+    serves: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendView:
+    """What runs in a slot, and whether that is as it should be."""
+
+    slot: str
+    #: "free", "files only", "running", "stopped", "starting", "not running".
+    state: str
+    release: str | None
+    address: str
+    healthy: bool
+    said: str
+    stopped: str
+    units: tuple[UnitView, ...]
+
+    @property
+    def ok(self) -> bool:
+        """It is as it should be: what is to run does, and its surface says that it is well."""
+        return self.state in ("stopped", "starting") or (self.state != "not running" and self.healthy)
+
+
 _RUN_COLUMNS: LiteralString = (
     "generation, slot, domain, sha, release, title, cause, state, reason, message, proof, attempts, served, proven,"
     " begun_at, switched_at, watch_until, ended_at"
@@ -313,12 +350,28 @@ def read_slots(rows: Rows, layout: Layout, topology: Topology) -> tuple[SlotView
             [rows.repository_id, rows.host],
         )
     }
+    stops = {
+        _text(row["slot"]): row
+        for row in rows.load_rows(
+            "SELECT slot, fence, actor, reason FROM overrides"
+            " WHERE repository_id = %s AND host = %s AND ended_at IS NULL AND kind IN ('stopped', 'restart')",
+            [rows.repository_id, rows.host],
+        )
+    }
     running = {
         run.slot: run
         for run in _runs(rows, "repository_id = %s AND host = %s AND ended_at IS NULL", [rows.repository_id, rows.host])
     }
     return tuple(
-        _slot_view(rows, layout, topology, slot, lease=leases.get(slot, {}), run=running.get(slot))
+        _slot_view(
+            rows,
+            layout,
+            topology,
+            slot,
+            lease=leases.get(slot, {}),
+            run=running.get(slot),
+            stop=stops.get(slot, {}),
+        )
         for slot in topology.slots
     )
 
@@ -331,6 +384,7 @@ def _slot_view(
     *,
     lease: Mapping[str, object],
     run: RunView | None,
+    stop: Mapping[str, object],
 ) -> SlotView:
     live, current, problem = read_host_slot(layout, slot)
     serves = live is not None and live.state == "live"
@@ -338,7 +392,8 @@ def _slot_view(
         rows.load_rows(
             "SELECT r.title, r.cause, r.switched_at, o.actor FROM runs r"
             " LEFT JOIN LATERAL (SELECT actor FROM overrides o WHERE o.host = r.host AND o.slot = r.slot"
-            "  AND o.sha = r.sha AND o.at <= r.begun_at ORDER BY o.id DESC LIMIT 1) o ON true"
+            "  AND o.sha = r.sha AND o.kind IN ('deploy', 'rollback') AND o.at <= r.begun_at"
+            "  ORDER BY o.id DESC LIMIT 1) o ON true"
             " WHERE r.generation = %s AND r.host = %s",
             [live.generation, rows.host],
         )
@@ -366,7 +421,14 @@ def _slot_view(
         lease_expires_at=_instant(lease.get("expires_at")),
         run=run,
         problem=problem,
+        stopped=_describe_stop(stop),
     )
+
+
+def _describe_stop(stop: Mapping[str, object]) -> str:
+    if not stop:
+        return ""
+    return ": ".join(part for part in (f"stopped by hand by {_text(stop['actor'])}", _text(stop["reason"])) if part)
 
 
 def read_host_slot(layout: Layout, slot: SlotName) -> tuple[Live | None, Sha | None, str]:

@@ -27,12 +27,14 @@ from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
 from controller.model.nouns import (
     Head,
     Lease,
+    Live,
     Override,
     Proven,
     PullRequest,
     Quarantined,
     Release,
     Run,
+    Stop,
     Verdict,
     WantedReport,
 )
@@ -49,6 +51,10 @@ SQL_FOLDER = Path(__file__).resolve().parents[2] / "infra" / "sql"
 PENDING_MAX = 500
 #: Fetches on behalf of one delivery before it is given up: the resync goes on without it.
 LOOKS_MAX = 200
+
+
+#: Orders about whether anything runs in a slot; the others say which release is to serve.
+STOP_KINDS = ("stopped", "restart")
 
 
 class LostEpoch(Stalled):
@@ -112,6 +118,7 @@ class History:
     proven: tuple[Proven, ...]
     quarantined: tuple[Quarantined, ...]
     overrides: tuple[Override, ...]
+    stops: tuple[Stop, ...]
     pending: tuple[PendingDelivery, ...]
     #: Reports that still say "pending": each must come to an end.
     pending_reports: tuple[WantedReport, ...]
@@ -376,7 +383,7 @@ class Store:
             migrated_rows = {
                 row["slot"]: (int(row["fence"]), str(row["migration_head"])) for row in migrated.fetchall()
             }
-            pull_rows = pulls.fetchall()
+            pull_rows, order_rows = pulls.fetchall(), overrides.fetchall()
             return History(
                 repository=_repository(first),
                 slots=tuple(
@@ -405,7 +412,8 @@ class Store:
                     for row in proven.fetchall()
                 ),
                 quarantined=tuple(_quarantined(row) for row in quarantined.fetchall()),
-                overrides=tuple(_override(row) for row in overrides.fetchall()),
+                overrides=tuple(_override(row) for row in order_rows if row["kind"] not in STOP_KINDS),
+                stops=tuple(_stop(row) for row in order_rows if row["kind"] in STOP_KINDS),
                 pending=tuple(
                     PendingDelivery(
                         seq=row["seq"],
@@ -905,6 +913,53 @@ class Store:
             self._audit(connection, f"override.{kind}", slot, {"sha": head.sha, "reason": reason}, actor=actor)
             return int(row["id"])
 
+    def record_stop(
+        self, *, slot: SlotName, kind: str, fence: int, live: Live | None, actor: str, reason: str, now: datetime
+    ) -> int | None:
+        """Write an order that nothing shall run in the slot; it replaces an older one, but none of a release.
+        Returns its id; None when the lease that it is about has ended."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE overrides SET ended_at = %s, end_reason = 'replaced by a newer order'"
+                " WHERE host = %s AND slot = %s AND kind = ANY(%s) AND ended_at IS NULL",
+                [now, self._host, slot, list(STOP_KINDS)],
+            )
+            row = connection.execute(
+                "INSERT INTO overrides (repository_id, host, slot, kind, sha, tree, fence, actor, reason, at)"
+                " SELECT %(r)s, %(host)s, %(slot)s, %(kind)s, %(sha)s, %(tree)s, %(fence)s, %(actor)s, %(why)s, %(now)s"
+                " WHERE %(fence)s = 0 OR EXISTS (SELECT 1 FROM leases WHERE fence = %(fence)s AND ended_at IS NULL)"
+                " RETURNING id",
+                {
+                    "r": self._id(),
+                    "host": self._host,
+                    "slot": slot,
+                    "kind": kind,
+                    # Which release it stops is not the order's business; shown with it is what served then.
+                    "sha": (live.release if live is not None else None) or "",
+                    "tree": (live.tree if live is not None else None) or "",
+                    "fence": fence,
+                    "actor": actor,
+                    "why": reason,
+                    "now": now,
+                },
+            ).fetchone()
+            if row is None:
+                return None
+            self._audit(connection, f"override.{kind}", slot, {"fence": fence, "reason": reason}, actor=actor)
+            return int(row["id"])
+
+    def end_stop(self, slot: SlotName, *, actor: str, now: datetime) -> bool:
+        """End the order that nothing shall run in the slot; False when there is none. Safe to repeat."""
+        with self._transaction() as connection:
+            ended = connection.execute(
+                "UPDATE overrides SET ended_at = %s, end_reason = %s"
+                " WHERE host = %s AND slot = %s AND kind = ANY(%s) AND ended_at IS NULL",
+                [now, f"started by {actor}", self._host, slot, list(STOP_KINDS)],
+            ).rowcount
+            if ended:
+                self._audit(connection, "override.started", slot, {}, actor=actor)
+            return ended > 0
+
     def end_override(self, override_id: int, *, reason: str, now: datetime) -> None:
         """End an order by hand. Safe to repeat."""
         with self._transaction(fenced=self.epoch is not None) as connection:
@@ -1174,6 +1229,18 @@ def _override(row: DictRow) -> Override:
         head=Head(sha=Sha(row["sha"]), tree=TreeId(row["tree"]), title=row["title"]),
         ordered_at_head=Sha(row["ordered_at_head"]) if row["ordered_at_head"] else None,
         accept_migrations=row["accept_migrations"],
+        actor=row["actor"],
+        reason=row["reason"],
+        at=row["at"],
+    )
+
+
+def _stop(row: DictRow) -> Stop:
+    return Stop(
+        id=row["id"],
+        slot=SlotName(row["slot"]),
+        kind=row["kind"],
+        fence=row["fence"],
         actor=row["actor"],
         reason=row["reason"],
         at=row["at"],

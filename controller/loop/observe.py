@@ -86,6 +86,7 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         proven=history.proven,
         quarantined=history.quarantined,
         overrides=history.overrides,
+        stops=history.stops,
         hints=_answered_hints(sight.mirror, history),
         policy=policy,
         policy_problems=policy_problems,

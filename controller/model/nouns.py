@@ -201,6 +201,21 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """An order by hand: nothing of this slot shall run, as long as this lease holds it. It ends by hand, or by itself:
+    with the lease, with an order of a release, and, of a restart, once nothing runs any more."""
+
+    id: int
+    slot: SlotName
+    kind: Literal["stopped", "restart"]
+    #: The lease that it is about; 0 for main.
+    fence: int
+    actor: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WantedReport:
     """What a commit's status should say. Keyed by (sha, context); the newest generation wins."""
 

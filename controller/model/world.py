@@ -22,6 +22,7 @@ from controller.model.nouns import (
     Quarantined,
     Release,
     Run,
+    Stop,
     Verdict,
     WantedReport,
 )
@@ -91,6 +92,8 @@ class SlotObserved:
 RECENT_RUNS_MAX = 10
 #: The reason of a run that was not restored because the database's migrations are not its own.
 MIGRATIONS_DIFFER = "MigrationsDiffer"
+#: The reason of a hold, and of a run that ended, because a person wants nothing to run in the slot.
+STOPPED_BY_HAND = "StoppedByHand"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +127,7 @@ class Observed:
     proven: tuple[Proven, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     overrides: tuple[Override, ...] = ()
+    stops: tuple[Stop, ...] = ()
     hints: tuple[DeliveryHint, ...] = ()
     #: Reports that were wanted last and are pending: those that nothing speaks for any more must still end.
     pending_reports: tuple[WantedReport, ...] = ()

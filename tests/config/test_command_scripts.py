@@ -33,6 +33,7 @@ CALLS = [
         ["--preview-url", "http://a", "--changed-route", "/b c"],
         "smoke --preview-url http://a --changed-route /b c",
     ),
+    ("preview-backend-runtime.sh", ["status", "2", "--json"], "backend status 2 --json"),
     ("preview-slots-provision.sh", [], "install --only-slots"),
     ("preview-slots-provision.sh", ["--dry-run"], "install --only-slots --dry-run"),
 ]
@@ -44,6 +45,10 @@ WRONG: list[tuple[str, list[str]]] = [
     ("deploy.sh", ["main"]),
     ("deploy.sh", ["--reason", SHA]),
     ("rollback.sh", []),
+    ("preview-backend-runtime.sh", []),
+    ("preview-backend-runtime.sh", ["stop"]),
+    ("preview-backend-runtime.sh", ["kill", "1"]),
+    ("preview-backend-runtime.sh", ["stop", "--json"]),
     ("rollback.sh", ["; id"]),
 ]
 

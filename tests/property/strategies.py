@@ -28,7 +28,21 @@ PULLS = 4
 class Event:
     """One thing that happens; `told`: its delivery comes at once. A wait lasts `commit` ticks."""
 
-    kind: Literal["push", "open", "close", "wait", "kill", "reboot", "crash", "outage", "order", "expire"]
+    kind: Literal[
+        "push",
+        "open",
+        "close",
+        "wait",
+        "kill",
+        "reboot",
+        "crash",
+        "outage",
+        "order",
+        "expire",
+        "stop",
+        "start",
+        "restart",
+    ]
     commit: int = 1
     pull: int = 1
     told: bool = True
@@ -57,6 +71,8 @@ def events(*kinds: str, told: bool | None = None) -> st.SearchStrategy[Event]:
 
 
 OUTSIDE = ("push", "push", "open", "open", "close", "wait", "wait")
+#: Orders by hand about whether anything runs in a slot.
+STOPS = ("stop", "start", "restart")
 EVERYTHING = (*OUTSIDE, "wait", "kill", "reboot", "crash", "outage", "order")
 
 
@@ -84,7 +100,7 @@ def happen(host: FakeHost, event: Event) -> None:
                 host.tick()
                 host.elapse()
         case "kill":
-            host.kill(MAIN if event.pull == PULLS else SlotName(f"preview-{1 + event.pull % 2}"))
+            host.kill(_slot(event))
         case "reboot":
             host.reboot()
         case "crash":
@@ -94,10 +110,19 @@ def happen(host: FakeHost, event: Event) -> None:
         case "order":
             if sha(event.commit) in host.releases:
                 host.order(event.commit, kind="rollback" if event.told else "deploy")
+        case "stop" | "restart":
+            host.stop(_slot(event), restart=event.kind == "restart")
+        case "start":
+            host.start(_slot(event))
         case "expire":
             host.elapse(3600.0)
         case _:
             assert_never(event.kind)
+
+
+def _slot(event: Event) -> SlotName:
+    """The pull request's number says which slot an accident or an order is about."""
+    return MAIN if event.pull == PULLS else SlotName(f"preview-{1 + event.pull % 2}")
 
 
 def play(host: FakeHost, story: list[Event]) -> None:

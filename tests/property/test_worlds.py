@@ -19,9 +19,9 @@ from controller.decisions.slots import may_preview
 from controller.model.config import Recipe
 from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, pull_request_domain
 from controller.model.states import Cause, RunState, StatusState
-from controller.model.steps import BeginRun, ClaimSlot, EndLease, steps_from_json, steps_to_json
+from controller.model.steps import BeginRun, ClaimSlot, EndLease, StartInstance, steps_from_json, steps_to_json
 from tests.builders import APP, BUILT_APP, DATABASE_APP, sha
-from tests.property.strategies import EVERYTHING, OUTSIDE, Event, commit_sets, happen, play, stories
+from tests.property.strategies import EVERYTHING, OUTSIDE, STOPS, Event, commit_sets, happen, play, stories
 from tests.world import Behaviour, Commit, FakeHost, live_content, previews_served
 
 FIRST_PUSH = Event("push", commit=1)
@@ -243,6 +243,55 @@ def test_a_quarantined_tree_is_begun_only_to_start_again_what_serves(
         begun = [step for step in host.tick() if isinstance(step, BeginRun)]
         assert all((s.domain, s.head.tree) not in known or s.cause is Cause.REPAIR for s in begun)
         host.elapse()
+
+
+@given(commits=commit_sets(), before=stories(), after=stories())
+def test_what_a_person_stopped_stays_stopped_until_it_is_started(
+    commits: tuple[Commit, ...], before: list[Event], after: list[Event]
+) -> None:
+    host = FakeHost(commits=commits)
+    play(host, [FIRST_PUSH, *before])
+    host.stop(MAIN)
+    settled(host)
+    served = host.slots[MAIN].live
+    for event in after:
+        if event.kind == "order":
+            continue  # it starts production again, and a test of its own says so
+        happen(host, event)
+        begun = [step for step in host.tick() if isinstance(step, BeginRun | StartInstance) and step.slot == MAIN]
+        host.elapse()
+        assert (begun, host.slots[MAIN].processes) == ([], {})
+    settled(host)
+    assert (host.slots[MAIN].live, host.slots[MAIN].run) == (served, None)
+    host.start(MAIN)
+    settled(host)
+    assert host.tick() == ()
+
+
+@given(commits=commit_sets(good=True), story=stories(*OUTSIDE, *STOPS, "reboot"))
+def test_stops_by_hand_blame_nobody_and_leave_no_trace_once_they_end(
+    commits: tuple[Commit, ...], story: list[Event]
+) -> None:
+    stopped, calm = FakeHost(previews=4, commits=commits), FakeHost(previews=4, commits=commits)
+    play(stopped, [FIRST_PUSH, *story])
+    play(calm, [FIRST_PUSH, *(event for event in story if event.kind not in STOPS)])
+    for slot in stopped.slots:
+        stopped.start(slot)
+    settled(stopped)
+    settled(calm)
+    assume(not refused(stopped) and not refused(calm))
+    assert live_content(stopped) == live_content(calm)
+    assert previews_served(stopped) == previews_served(calm)
+    assert stopped.quarantined == {}
+
+
+@given(commits=commit_sets(), story=stories(*EVERYTHING, *STOPS, at_most=16))
+def test_stops_by_hand_break_no_promise_and_come_to_an_end(commits: tuple[Commit, ...], story: list[Event]) -> None:
+    host = FakeHost(commits=commits)
+    play(host, [FIRST_PUSH, *story])
+    settled(host)
+    assert [stop for stop in host.stops if stop.kind == "restart" or not host.is_stopped(stop.slot)] == []
+    assert [slot for slot in host.slots if host.is_stopped(slot) and host.slots[slot].processes] == []
 
 
 @pytest.mark.parametrize("behaviour", [b for b in Behaviour if b is not Behaviour.GOOD])

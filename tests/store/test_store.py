@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from controller.effects.store import LostEpoch, Store, migrate
-from controller.model.errors import Stalled, Unavailable, Waiting
+from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, TreeId, preview_slot, pull_request_domain
 from controller.model.nouns import Head, PullRequest, Verdict, WantedReport
 from controller.model.states import Cause, Outcome, RunState, StatusState
@@ -309,6 +309,67 @@ def test_a_newer_order_by_hand_replaces_the_older(store: Store) -> None:
 
     (override,) = store.load_history().overrides
     assert override.head.sha == sha("b")
+
+
+def stop(store: Store, *, kind: str = "stopped", slot: SlotName = MAIN, fence: int = 0) -> int | None:
+    return store.record_stop(slot=slot, kind=kind, fence=fence, live=None, actor="someone", reason="loud", now=NOW)
+
+
+def test_a_stop_by_hand_and_the_order_of_a_release_are_in_force_together(store: Store) -> None:
+    store.record_override(
+        slot=MAIN,
+        kind="rollback",
+        head=head("a"),
+        ordered_at_head=None,
+        accept_migrations=False,
+        actor="someone",
+        reason="test",
+        now=NOW,
+    )
+    stop(store, kind="restart")
+    stop(store)
+
+    history = store.load_history()
+    assert [order.kind for order in history.overrides] == ["rollback"]
+    assert [(order.kind, order.slot, order.reason) for order in history.stops] == [("stopped", MAIN, "loud")]
+    assert store.end_stop(MAIN, actor="someone", now=LATER)
+    assert not store.end_stop(MAIN, actor="someone", now=LATER)
+    assert (store.load_history().stops, len(store.load_history().overrides)) == ((), 1)
+
+
+def test_the_order_of_a_release_ends_a_stop(store: Store) -> None:
+    stop(store)
+    test_a_newer_order_by_hand_replaces_the_older(store)
+
+    assert store.load_history().stops == ()
+
+
+def test_a_stop_is_about_a_lease_that_is_alive(store: Store) -> None:
+    fence = store.claim_slot(preview_slot(1), 7, now=NOW, expires_at=LATER)
+    assert fence is not None
+    assert stop(store, slot=preview_slot(1), fence=fence) is not None
+    assert [order.fence for order in store.load_history().stops] == [fence]
+    store.end_lease(fence, reason="closed", now=LATER)
+
+    assert stop(store, slot=preview_slot(1), fence=fence) is None
+
+
+def test_checks_of_a_run_are_replaced_by_name_and_those_of_no_run_are_refused(store: Store) -> None:
+    run = begin(store)
+    assert run is not None
+    for passed in (False, True):
+        store.record_validation(
+            run,
+            [("GET /", passed, {"status": 200}), ("GET /health", True, {})],
+            artifact=("smoke", "/a/smoke.json", 7 + passed),
+            now=NOW,
+        )
+
+    rows = store.load_rows("SELECT name, passed FROM validation_checks ORDER BY id")
+    assert [tuple(row.values()) for row in rows] == [("GET /", True), ("GET /health", True)]
+    assert [row["bytes"] for row in store.load_rows("SELECT bytes FROM run_artifacts")] == [8]
+    with pytest.raises(Refused, match="RunUnknown"):
+        store.record_validation(run + 100, [], artifact=("smoke", "/a", 0), now=NOW)
 
 
 def test_a_listing_that_began_before_the_one_that_is_written_is_left_out(store: Store) -> None:

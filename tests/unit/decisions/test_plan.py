@@ -53,6 +53,7 @@ from tests.builders import (
     run,
     serving,
     sha,
+    stop,
     verdict,
 )
 
@@ -521,3 +522,88 @@ class TestPreviews:
 
     def test_a_wiped_slot_needs_nothing(self) -> None:
         assert plan(observed(SlotObserved(slot=PREVIEW_1, live=free(PREVIEW_1), ended_fence=50, wiped_fence=50))) == ()
+
+
+class TestStoppedByHand:
+    def test_what_serves_is_stopped_and_stays_named(self) -> None:
+        seen = observed(serving(R1), at_head=head(1), stops=(stop(),))
+
+        assert plan(seen) == (StopUnit(slot=MAIN, unit="main-a", generation=1),)
+
+    def test_nothing_is_repaired_and_no_newer_head_begins(self) -> None:
+        seen = observed(replace(serving(R1), processes=()), at_head=head(2), stops=(stop(),))
+
+        assert plan(seen) == ()
+        assert desired(seen, seen.slots[0]) == Hold(
+            slot=MAIN, reason="StoppedByHand", message="stopped by hand by ann: too loud"
+        )
+
+    @pytest.mark.parametrize(
+        "state",
+        [RunState.PLANNED, RunState.BUILDING, RunState.MIGRATING, RunState.GATING, RunState.WATCHING],
+    )
+    def test_a_run_ends_without_blame(self, state: RunState) -> None:
+        slot = working(run(2, 2, state, colour="b"))
+        steps = plan(replace(world(slot), stops=(stop(),)))
+
+        ended = one_end(steps)
+        assert (ended.state, ended.reason) == (RunState.SUPERSEDED, "StoppedByHand")
+        assert not [step for step in steps if isinstance(step, Quarantine)]
+
+    def test_a_window_that_failed_because_of_the_stop_is_not_held_against_the_release(self) -> None:
+        watching = run(2, 2, RunState.WATCHING, colour="b", switched_s=10)
+        slot = working(watching, live=live(watching), verdicts=(verdict(watching, "watch", Outcome.FAIL),))
+        steps = plan(replace(world(slot), stops=(stop(),)))
+
+        assert (one_end(steps).reason, [s for s in steps if isinstance(s, Quarantine | SwitchBack)]) == (
+            "StoppedByHand",
+            [],
+        )
+
+    def test_a_window_that_passed_before_is_a_proof(self) -> None:
+        watching = run(2, 2, RunState.WATCHING, colour="b", switched_s=10)
+        slot = working(watching, live=live(watching), verdicts=(verdict(watching, "watch", Outcome.PASS),))
+
+        assert one_end(plan(replace(world(slot), stops=(stop(),)))).proven
+
+    def test_a_switch_that_may_have_happened_is_finished_first(self) -> None:
+        switching = run(2, 2, RunState.SWITCHING, colour="b")
+        slot = working(switching, live=live(switching), processes=(instance(switching),))
+        steps = plan(replace(world(slot), stops=(stop(),)))
+
+        assert AdvanceRun(slot=MAIN, generation=2, state=RunState.WATCHING) in steps
+
+    def test_units_that_ended_are_forgotten_too(self) -> None:
+        ended = instance(R1, state=ProcessState.EXITED, exit_code=0)
+        seen = observed(replace(serving(R1), processes=(ended,)), at_head=head(1), stops=(stop(),))
+
+        assert plan(seen) == (StopUnit(slot=MAIN, unit="main-a", generation=1),)
+
+    def test_it_is_started_again_as_a_repair_once_the_order_has_ended(self) -> None:
+        begun = one_begin(plan(observed(replace(serving(R1), processes=()), at_head=head(1))))
+
+        assert (begun.cause, begun.head) == (Cause.REPAIR, head(1))
+
+    def test_a_restart_ends_by_itself_once_nothing_runs(self) -> None:
+        again = stop(kind="restart")
+        up = observed(serving(R1), at_head=head(1), stops=(again,))
+        down = observed(replace(serving(R1), processes=()), at_head=head(1), stops=(again,))
+
+        assert plan(up) == (StopUnit(slot=MAIN, unit="main-a", generation=1),)
+        (end,) = plan(down)
+        assert isinstance(end, EndOverride)
+        assert end.id == again.id
+
+    def test_a_stop_does_not_concern_the_next_tenant(self) -> None:
+        r5 = run(5, 101, RunState.LIVE, slot=PREVIEW_1, fence=50)
+        old = stop(PREVIEW_1, fence=49)
+        seen = observed(serving(r5), pulls=(pull(1),), stops=(old,))
+
+        assert plan(seen) == (EndOverride(slot=PREVIEW_1, id=old.id, reason="the lease ended"),)
+        assert isinstance(desired(seen, seen.slots[0]), Wanted)
+
+    def test_an_empty_slot_ends_it_too(self) -> None:
+        slot = SlotObserved(slot=PREVIEW_1, live=free(PREVIEW_1), ended_fence=50, wiped_fence=50)
+        old = stop(PREVIEW_1, fence=50)
+
+        assert plan(observed(slot, stops=(old,))) == (EndOverride(slot=PREVIEW_1, id=old.id, reason="the lease ended"),)
