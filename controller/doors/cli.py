@@ -29,7 +29,7 @@ from controller.effects.stack_files import read_topology
 from controller.effects.store import Store
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Stalled, Unavailable, Waiting
-from controller.model.names import Topology, parse_slot
+from controller.model.names import MAIN, Topology, parse_slot
 
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 CHECKOUT_ROOT = Path(__file__).resolve().parents[2]
@@ -334,15 +334,35 @@ def status(context: click.Context, as_json: bool) -> None:
 @main.command()
 @_root_option
 @_json_option
+@click.option("--check", is_flag=True, help="Compare lease, ports, host, unit and database with what it serves.")
+@click.option("--previews", is_flag=True, help="Only the preview slots.")
 @click.pass_context
-def slots(context: click.Context, as_json: bool) -> None:
+def slots(context: click.Context, as_json: bool, check: bool, previews: bool) -> int:
     """Show every slot and what it serves."""
     _, settings, store, topology = _open(context)
-    found = views.read_slots(store, settings.layout, topology)
+    if check:
+        return _check_slots(settings, store, topology, previews_only=previews, as_json=as_json)
+    found = tuple(
+        slot for slot in views.read_slots(store, settings.layout, topology) if slot.slot != MAIN or not previews
+    )
     if as_json:
         print_json({"slots": found})
     else:
         tables.open_console().print(tables.slots_table(found, now=utc_now()))
+    return DONE
+
+
+def _check_slots(settings: Settings, store: Store, topology: Topology, *, previews_only: bool, as_json: bool) -> int:
+    from controller.doors.cli_slot_checks import check_slots, print_checks
+
+    with tables.progress("comparing every slot"):
+        checks = check_slots(settings, store, topology, previews_only=previews_only)
+    ok = all(one.ok for one in checks)
+    if as_json:
+        print_json({"ok": ok, "slots": checks})
+    else:
+        print_checks(tables.open_console(), checks)
+    return DONE if ok else FAILED
 
 
 @main.command()

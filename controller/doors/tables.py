@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from controller.decisions.health import ServiceHealth
+from controller.decisions.slot_checks import Aspect
 from controller.decisions.smoke import SmokeReport
 from controller.doors.views import (
     DeliveryView,
@@ -278,6 +279,18 @@ def findings_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Tab
     table = _table(*columns, flexible=columns[-1])
     for row in rows:
         _row(table, row)
+    return table
+
+
+def aspects_table(aspects: Sequence[Aspect]) -> Table:
+    """Return what is to be and what is, of one slot."""
+    table = _table("", "what", "expected", "observed", flexible="observed")
+    for aspect in aspects:
+        observed = Text(plain(aspect.observed))
+        if aspect.problem:
+            observed.append("\n" + plain(aspect.problem), style=_BAD)
+        state = _cell("failed", style=_BAD) if aspect.problem else _cell("ok", style=_GOOD)
+        _row(table, [state, aspect.aspect, aspect.expected[:40], observed])
     return table
 
 

@@ -149,6 +149,31 @@ def test_a_free_slot_is_well(world: World) -> None:
     assert (code, view["state"], view["said"], view["units"]) == (0, "free", "free", [])
 
 
+def test_every_slot_agrees_with_itself(world: World, previewed: str) -> None:
+    done = script(world, "preview-slots-health-check.sh", "--json")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    slots = {one["slot"]: one["aspects"] for one in json.loads(done.stdout)["slots"]}
+    assert list(slots) == ["preview-1", "preview-2", "preview-3"]
+    observed = {aspect["aspect"]: aspect["observed"] for aspect in slots["preview-1"]}
+    assert set(observed) == {"lease", "serves", "web port", "backend port", "edge host", "unit", "database"}
+    assert f"live {previewed[:7]}" in observed["edge host"]
+    assert world.command("slots", "--check").returncode == 0
+
+
+def test_a_slot_whose_surface_is_away_contradicts_itself(world: World, previewed: str) -> None:
+    del previewed
+    surface = world.pids()["surface-preview2"]
+    os.kill(surface, signal.SIGSTOP)
+    try:
+        done = script(world, "preview-slots-health-check.sh")
+    finally:
+        os.kill(surface, signal.SIGCONT)
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 of 3 slots contradict themselves: preview-2" in done.stdout
+
+
 def test_without_a_worker_a_backend_is_stopped_all_the_same_and_stays_so(world: World, previewed: str) -> None:
     worker = world.pids()["worker"]
     os.kill(worker, signal.SIGSTOP)

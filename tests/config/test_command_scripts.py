@@ -34,6 +34,8 @@ CALLS = [
         "smoke --preview-url http://a --changed-route /b c",
     ),
     ("preview-backend-runtime.sh", ["status", "2", "--json"], "backend status 2 --json"),
+    ("preview-slots-health-check.sh", [], "slots --check --previews"),
+    ("preview-slots-health-check.sh", ["--json"], "slots --check --previews --json"),
     ("preview-slots-provision.sh", [], "install --only-slots"),
     ("preview-slots-provision.sh", ["--dry-run"], "install --only-slots --dry-run"),
 ]
