@@ -170,7 +170,11 @@ def process(
 
 
 def verdict(
-    of: Run, kind: Literal["checkout", "gate", "confirm", "watch"], outcome: Outcome, *, blames_release: bool = True
+    of: Run,
+    kind: Literal["checkout", "gate", "confirm", "watch", "judge"],
+    outcome: Outcome,
+    *,
+    blames_release: bool = True,
 ) -> Verdict:
     return Verdict(
         kind=kind,

@@ -55,6 +55,7 @@ from controller.model.steps import (
     EndRun,
     EnsureDatabase,
     FreeSlot,
+    HandOver,
     ProvisionSlot,
     Prune,
     Quarantine,
@@ -76,7 +77,7 @@ from tests.builders import APP, START_AT, head, sha
 
 #: One `elapse`, unless said otherwise: longer than a drain, so that ticks do not only wait.
 ELAPSE_S = 6.0
-VerdictKind = Literal["checkout", "gate", "confirm", "watch"]
+VerdictKind = Literal["checkout", "gate", "confirm", "watch", "judge"]
 
 
 class Broken(AssertionError):
@@ -475,6 +476,8 @@ class FakeHost:
                 self._stop(step)
             case Switch():
                 self._switch(step)
+            case HandOver():
+                raise Broken(f"{step}, but this world deploys nothing of ours")
             case SwitchBack():
                 self._switch_back(step)
             case FreeSlot():

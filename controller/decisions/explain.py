@@ -5,7 +5,17 @@ from __future__ import annotations
 from controller.model.names import MAIN
 from controller.model.nouns import Head, Run
 from controller.model.states import RUN_TERMINAL, Cause, RunState
-from controller.model.steps import BeginRun, EndRun, FreeSlot, ProvisionSlot, Step, Switch, SwitchBack, WipeSlot
+from controller.model.steps import (
+    BeginRun,
+    EndRun,
+    FreeSlot,
+    HandOver,
+    ProvisionSlot,
+    Step,
+    Switch,
+    SwitchBack,
+    WipeSlot,
+)
 from controller.model.world import STOPPED_BY_HAND, Hold, SlotObserved, Wanted
 
 #: A run's state, said of it while it runs.
@@ -40,6 +50,10 @@ def why(wanted: Wanted | Hold | None, slot: SlotObserved, steps: tuple[Step, ...
                 return f"goes back from {_name(slot.run.head)}: its window failed"
             case EndRun() if slot.run is not None:
                 return _why_end(step, slot.run)
+            case HandOver() if slot.run is not None:
+                return (
+                    f"has the judge switch to {_name(slot.run.head)}: its gate passed, and it replaces api and worker"
+                )
             case Switch() if slot.run is not None:
                 return f"switches to {_name(slot.run.head)}: its gate passed"
             case WipeSlot():

@@ -1,4 +1,4 @@
-"""What lies in a slot's live folder for Caddy to read, and may a value stand in it?
+"""What lies in a slot's live folder for Caddy and for us to read, and may a value stand in it?
 
 - `route`, one line, read ONCE per request: state, prefix, folders of files, fallback. One read, so that a switch in
   the middle of a request never mixes two releases; resolved folders, so that no body meets the entity tag of another.
@@ -12,8 +12,11 @@ Caddy would replace placeholders inside what it reads; so a value that holds a b
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 from controller.model.errors import ConfigInvalid
-from controller.model.names import Layout
+from controller.model.names import Layout, parse_sha
 from controller.model.nouns import Live
 
 #: Names of the files in a live folder that Caddy reads.
@@ -36,6 +39,16 @@ ROUTE_FIELDS = (
     "previous_static_root",
     "fallback",
     "health_path",
+)
+_FIELDS = {field.name for field in dataclasses.fields(Live)}
+_TEXT_OR_NONE = (
+    "release",
+    "tree",
+    "colour",
+    "address",
+    "static_root",
+    "previous_static_root",
+    "fallback",
 )
 _NEVER_IN_A_VALUE = frozenset("{}\t") | {chr(code) for code in range(32)} | {"\x7f"}
 
@@ -77,3 +90,27 @@ def check_value(name: str, value: str) -> None:
     bad = sorted(_NEVER_IN_A_VALUE.intersection(value))
     if bad:
         raise ConfigInvalid("LiveValueInvalid", f"{name}: {value!r:.100} must not hold {bad[0]!r}")
+
+
+def parse_live(text: str) -> Live:
+    """Return the `Live` that its JSON says; ValueError when it is not exactly that."""
+    fields = json.loads(text)
+    if not isinstance(fields, dict) or set(fields) != _FIELDS:
+        raise ValueError(f"not exactly the fields of Live: {text!r:.100}")
+    for name in _TEXT_OR_NONE:
+        if not isinstance(fields[name], str | None):
+            raise ValueError(f"{name} is {fields[name]!r:.60}")
+    for name in ("slot", "api_prefix", "health_path"):
+        if not isinstance(fields[name], str):
+            raise ValueError(f"{name} is {fields[name]!r:.60}")
+    for name in ("generation", "fence"):
+        if type(fields[name]) is not int or fields[name] < 0:
+            raise ValueError(f"{name} is {fields[name]!r:.60}")
+    if fields["state"] not in ("free", "live"):
+        raise ValueError(f"state is {fields['state']!r:.60}")
+    if fields["colour"] not in (None, "a", "b"):
+        raise ValueError(f"colour is {fields['colour']!r:.60}")
+    for name in ("release", "tree"):
+        if fields[name] is not None:
+            parse_sha(fields[name])
+    return Live(**fields)

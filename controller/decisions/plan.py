@@ -45,6 +45,7 @@ from controller.model.steps import (
     EndRun,
     EnsureDatabase,
     FreeSlot,
+    HandOver,
     ProvisionSlot,
     Quarantine,
     RenewLease,
@@ -478,6 +479,9 @@ def _plan_run(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
     has_switched = run.state in (RunState.SWITCHING, RunState.WATCHING)
     if checkout is not None and checkout.outcome is Outcome.FAIL and not has_switched:
         return _fail(observed, run, checkout)
+    judged = slot.verdict("judge")
+    if judged is not None and judged.outcome is Outcome.FAIL and has_switched:
+        return _fail(observed, run, judged)  # the judge has switched back, and restarted what was before
     match run.state:
         case RunState.PLANNED:
             return _plan_source(observed, slot, run)
@@ -673,7 +677,11 @@ def _plan_switch(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]
         lost = _instance_failed(slot, run)
         if lost is not None:
             return _fail(observed, run, lost)
+        if slot.deploys_itself:
+            return [HandOver(slot=run.slot, generation=run.generation, release=run.release, colour=run.colour)]
         steps.append(Switch(slot=run.slot, generation=run.generation, release=run.release, colour=run.colour))
+    if slot.deploys_itself and slot.verdict("judge") is None:
+        return []  # the judge still looks at what it started
     return [
         *steps,
         AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.WATCHING),

@@ -18,7 +18,7 @@ from controller.effects.probe import strangers_at
 from controller.effects.runtime import ProcessSpec
 from controller.effects.stack_files import write_private
 from controller.model.command import parse_environment
-from controller.model.errors import Unavailable
+from controller.model.errors import Stalled, Unavailable
 from controller.model.names import Layout, SlotName, slot_of_unit
 from controller.model.nouns import ProcessFact
 from controller.model.states import ProcessState
@@ -124,6 +124,14 @@ class EmbeddedRuntime:
 
     def open_to_surface(self, folder: Path) -> None:
         """Do nothing: surfaces run as the same user."""
+
+    def start_judge(self) -> None:
+        """Refuse: on one machine nothing restarts api and worker from a release."""
+        raise Stalled("NoJudge", "this stack does not deploy itself: that takes a host under systemd")
+
+    def restart_control_plane(self) -> None:
+        """Refuse, as `start_judge` does."""
+        self.start_judge()
 
     def limitations(self) -> tuple[str, ...]:
         """Return what plain processes of one user cannot be kept from."""

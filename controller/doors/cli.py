@@ -56,6 +56,7 @@ ACCESS: Mapping[str, Access] = {
     "deploy": Access.ORDERS,
     "doctor": Access.READS,
     "health": Access.READS,
+    "judge": Access.SERVES,
     "init": Access.WRITES_FOLDER,
     "logs": Access.READS,
     "maintenance reset-audit": Access.READS,
@@ -303,6 +304,19 @@ def worker(context: click.Context) -> int:
     _log_to_stderr()
     settings = stack_of(context).settings()
     return Worker(settings, open_runtime(settings)).run()
+
+
+@main.command()
+@_root_option
+@click.pass_context
+def judge(context: click.Context) -> int:
+    """Bring a new release of Oroboros itself up, as the worker ordered, or go back."""
+    from controller.doors.judge import Judge
+
+    _log_to_stderr()
+    settings = stack_of(context).settings()
+    topology = read_topology(settings.layout)
+    return Judge(layout=settings.layout, topology=topology, runtime=open_runtime(settings)).run()
 
 
 def _log_to_stderr() -> None:

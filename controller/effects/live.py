@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from controller.decisions.live_files import ROUTE_FILE, render_addresses, render_route
+from controller.decisions.live_files import ROUTE_FILE, parse_live, render_addresses, render_route
 from controller.failpoints import failpoint
 from controller.model.errors import Stalled, Unavailable, Waiting
 from controller.model.names import Layout, Sha, SlotName, parse_sha
@@ -39,16 +39,6 @@ LIVE_FILE: Final = "live.json"
 #: For readers, and for a window that fails: the run it goes back to may lie a burst of pushes behind.
 VERSIONS_KEPT: Final = 64
 _LOCK_POLL_S: Final = 0.005
-_FIELDS: Final = {field.name for field in dataclasses.fields(Live)}
-_TEXT_OR_NONE: Final = (
-    "release",
-    "tree",
-    "colour",
-    "address",
-    "static_root",
-    "previous_static_root",
-    "fallback",
-)
 
 
 class SlotLock:
@@ -147,7 +137,7 @@ def read_live(layout: Layout, slot: SlotName) -> Live | None:
     except (OSError, UnicodeDecodeError) as error:
         raise Stalled("LiveUnreadable", f"{link} -> {target}: {LIVE_FILE} cannot be read: {error}") from error
     try:
-        live = _parse_live(text)
+        live = parse_live(text)
     except ValueError as error:
         raise Stalled("LiveUnreadable", f"{link} -> {target}: {LIVE_FILE} makes no sense: {error}") from error
     if live.slot != slot:
@@ -164,7 +154,7 @@ def read_live_version(layout: Layout, slot: SlotName, generation: int) -> Live |
     for name in names:
         if name.split("-", 1)[0] == str(generation):
             try:
-                live = _parse_live((layout.live_versions(slot) / name / LIVE_FILE).read_text())
+                live = parse_live((layout.live_versions(slot) / name / LIVE_FILE).read_text())
             except (OSError, ValueError):
                 continue
             if (live.slot, live.generation, live.state) == (slot, generation, "live"):
@@ -210,29 +200,6 @@ def read_current(layout: Layout, slot: SlotName) -> Sha | None:
         return parse_sha(target.name)
     except ValueError as error:
         raise Stalled("CurrentUnreadable", f"{link} -> {target} names no release: {error}") from error
-
-
-def _parse_live(text: str) -> Live:
-    fields = json.loads(text)
-    if not isinstance(fields, dict) or set(fields) != _FIELDS:
-        raise ValueError(f"not exactly the fields of Live: {text!r:.100}")
-    for name in _TEXT_OR_NONE:
-        if not isinstance(fields[name], str | None):
-            raise ValueError(f"{name} is {fields[name]!r:.60}")
-    for name in ("slot", "api_prefix", "health_path"):
-        if not isinstance(fields[name], str):
-            raise ValueError(f"{name} is {fields[name]!r:.60}")
-    for name in ("generation", "fence"):
-        if type(fields[name]) is not int or fields[name] < 0:
-            raise ValueError(f"{name} is {fields[name]!r:.60}")
-    if fields["state"] not in ("free", "live"):
-        raise ValueError(f"state is {fields['state']!r:.60}")
-    if fields["colour"] not in (None, "a", "b"):
-        raise ValueError(f"colour is {fields['colour']!r:.60}")
-    for name in ("release", "tree"):
-        if fields[name] is not None:
-            parse_sha(fields[name])
-    return Live(**fields)
 
 
 def _replace_link(link: Path, *, target: str) -> None:

@@ -74,6 +74,12 @@ class Runtime(Protocol):
     def open_to_surface(self, folder: Path) -> None:
         """Let the slots' surfaces read a release or a build. Safe to repeat."""
 
+    def start_judge(self) -> None:
+        """Have the judge take up its order; one that runs is left alone."""
+
+    def restart_control_plane(self) -> None:
+        """Have api and worker started anew: they run what production serves. Returns at once."""
+
     def limitations(self) -> tuple[str, ...]:
         """Return, a sentence each, the walls of the profiles that this runtime cannot enforce."""
 

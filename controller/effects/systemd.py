@@ -84,6 +84,8 @@ PROPERTIES = (
     "StateChangeTimestampMonotonic",
     "ControlGroup",
 )
+JUDGE = "ouroboros-judge.service"
+CONTROL_PLANE = ("ouroboros-api.service", "ouroboros-worker.service")
 #: CLD_EXITED of waitid(2), as ExecMainCode says it; anything else that is not 0 is an end by a signal.
 CLD_EXITED = 1
 SIGKILL = 9
@@ -220,6 +222,14 @@ class SystemdRuntime:
     def open_to_surface(self, folder: Path) -> None:
         """Add the surfaces' user to the folder's access list."""
         allow_user(folder, _uid(SERVING_USER), READ_AND_ENTER)
+
+    def start_judge(self) -> None:
+        """Start the judge's unit; it reads its order from a file."""
+        self._call("start", "--no-block", JUDGE)
+
+    def restart_control_plane(self) -> None:
+        """Restart api and worker; the api's socket stays open meanwhile."""
+        self._call("restart", "--no-block", *CONTROL_PLANE)
 
     def limitations(self) -> tuple[str, ...]:
         """Return what this host's installation leaves open."""

@@ -29,6 +29,7 @@ from controller.decisions.surroundings import (
 )
 from controller.effects.checkout import seal_build, walk_build
 from controller.effects.database import AppDatabases
+from controller.effects.judge_files import JudgeOrder, write_order
 from controller.effects.live import SlotLock, point_current, read_live, read_live_version, write_live
 from controller.effects.mirror import Mirror
 from controller.effects.publish import (
@@ -142,6 +143,8 @@ class Hands:
                 self._start_gate(step, observed.slot(step.slot))
             case s.Switch():
                 self._switch(step, observed.slot(step.slot), now)
+            case s.HandOver():
+                self._hand_over(step, observed.slot(step.slot))
             case s.StartWatch():
                 self._start_watch(step, observed.slot(step.slot), now)
             case s.SwitchBack():
@@ -593,6 +596,28 @@ class Hands:
             point_current(self.layout, step.slot, run.release, held=held)
         self.store.record_step(step.generation, "switched", began_at=now, ended_at=self.clock())
 
+    def _hand_over(self, step: s.HandOver, slot: SlotObserved) -> None:
+        """Order the judge. Safe to repeat: the same order replaces itself, and a judge that runs is left alone."""
+        run, recipe = _run_and_recipe(slot)
+        base = self._base(run, recipe)
+        self.store.check_may_switch(step.generation)
+        previous = read_live(self.layout, step.slot)
+        if recipe.web is not None:
+            self.runtime.open_to_surface(base)
+        live = live_for(run, recipe, topology=self.topology, layout=self.layout, base=base, previous=previous)
+        judge = self.settings.own_release
+        write_order(
+            self.layout,
+            JudgeOrder(
+                generation=step.generation,
+                release=step.release,
+                live=live,
+                back=previous if previous is not None else free(step.slot),
+                judge=str(self.layout.release(Sha(judge))) if judge is not None else "",
+            ),
+        )
+        self.runtime.start_judge()
+
     def _switch_back(self, step: s.SwitchBack, now: datetime) -> None:
         with SlotLock(self.layout, step.slot) as held:
             self.store.check_may_switch(step.generation)
@@ -603,6 +628,8 @@ class Hands:
             if present is None or present.generation != step.fallback:
                 write_live(self.layout, replace(back, previous_static_root=None), held=held)
             point_current(self.layout, step.slot, back.release, held=held)
+        if self.topology.control_plane == "current" and step.slot == MAIN:
+            self.runtime.restart_control_plane()
         self.store.record_step(step.generation, "switched back", began_at=now, ended_at=self.clock())
 
     def _prune(self, step: s.Prune) -> None:

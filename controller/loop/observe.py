@@ -14,6 +14,7 @@ from typing import get_args
 from controller.decisions.refresh import Hint, Looks, is_answered
 from controller.effects.checkout import is_sealed
 from controller.effects.database import AppDatabases
+from controller.effects.judge_files import read_result
 from controller.effects.live import read_current, read_live, read_live_version
 from controller.effects.mirror import Mirror
 from controller.effects.runtime import Runtime
@@ -195,6 +196,8 @@ def observe_slot(
     at = recipe_at(sight, run.release) if run is not None else RecipeAt(recipe=None)
     fence = row.lease.fence if row.lease is not None else 0
     override = next((o for o in history.overrides if o.slot == slot), None)
+    deploys_itself = slot == MAIN and sight.topology.control_plane == "current"
+    judged = read_result(sight.layout) if deploys_itself else None
     return SlotObserved(
         slot=slot,
         live=live,
@@ -205,7 +208,7 @@ def observe_slot(
         wiped_fence=row.wiped_fence,
         processes=mine,
         run=run,
-        verdicts=row.verdicts,
+        verdicts=row.verdicts if judged is None else (*row.verdicts, judged),
         activities=_activities(sight, slot, run),
         recent_runs=row.recent_runs,
         live_run=live_run,
@@ -221,6 +224,7 @@ def observe_slot(
         database_ready=slot in databases and _database_is_of_lease(sight, slot, fence),
         wanted_migration_head=run.migration_head if run is not None else "",
         database_migration_head=_database_migration_head(row, fence),
+        deploys_itself=deploys_itself,
         accept_migrations=override is not None and override.accept_migrations,
     )
 

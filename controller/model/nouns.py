@@ -126,7 +126,7 @@ class Verdict:
     Keyed by (slot, generation, release): a verdict about anything else is not about us.
     """
 
-    kind: Literal["checkout", "gate", "confirm", "watch"]
+    kind: Literal["checkout", "gate", "confirm", "watch", "judge"]
     slot: SlotName
     generation: int
     release: Sha

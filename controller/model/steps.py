@@ -189,6 +189,18 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HandOver:
+    """Have the judge switch, where the release is of Oroboros itself: the process that judges it runs the one before.
+
+    The judge restarts api and worker, waits for a finished tick of the new release, and else switches back."""
+
+    slot: SlotName
+    generation: int
+    release: Sha
+    colour: Colour | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StartWatch:
     """Begin to probe through surface and edge: `confirm` after 3 passes, `watch` until the window ends (bounded
     thread)."""
@@ -262,6 +274,7 @@ Step = (
     | Switch
     | StartWatch
     | SwitchBack
+    | HandOver
     | FreeSlot
     | RepairCurrent
     | EndOverride

@@ -75,10 +75,12 @@ class SlotObserved:
     wanted_migration_head: str = ""
     #: The migration head that the slot's database is at: that of the newest run that migrated it.
     database_migration_head: str | None = None
+    #: Its releases are of Oroboros itself, and replace api and worker: a judge switches to them.
+    deploys_itself: bool = False
     #: The newest accepted order by hand says that differing migrations are accepted.
     accept_migrations: bool = False
 
-    def verdict(self, kind: Literal["checkout", "gate", "confirm", "watch"]) -> Verdict | None:
+    def verdict(self, kind: Literal["checkout", "gate", "confirm", "watch", "judge"]) -> Verdict | None:
         """Return the verdict of that kind about the running run, or None: one about anything else does not count."""
         if self.run is None:
             return None
