@@ -14,7 +14,6 @@ It listens on loopback only. It is for development and tests, and holds no secre
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from controller.development.forge_events import Forge, utc_text
 from controller.development.forge_git import GitRepository
 from controller.development.forge_records import Records
 from controller.development.forge_shapes import Shapes
+from controller.doors.log_output import hide_contents_of, log_to_stderr
 from controller.model.names import REPOSITORY
 
 
@@ -64,8 +64,8 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     if not REPOSITORY.match(options.repository):
         parser.error("--repository is not owner/name")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    log_to_stderr()
+    hide_contents_of([options.webhook_secret_file, options.token_file])
     forge = open_forge(
         root=options.root.absolute(),
         base_url=f"http://127.0.0.1:{options.port}",

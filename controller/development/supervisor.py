@@ -41,6 +41,7 @@ from controller.development.keeper import (
     start_ticks,
     write_json,
 )
+from controller.doors.log_output import log_to_stderr
 from controller.model.profiles import PREVIEW, PRODUCTION
 
 REQUEST_BYTES_MAX = 256 << 10
@@ -583,7 +584,7 @@ def main() -> int:
     parser.add_argument("--state", type=Path, required=True, help="what a successor has to know")
     parser.add_argument("--parent-pid", type=int, help="end everything when this process ends")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    log_to_stderr("%(asctime)s %(message)s")
     return serve(arguments.socket, arguments.state, arguments.parent_pid)
 
 

@@ -32,6 +32,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from controller.doors.log_output import log_to_stderr
 from controller.model.config import Settings, read_settings
 from controller.model.errors import ConfigInvalid
 from controller.service_manager import notify
@@ -253,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m controller.doors.api_server")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    log_to_stderr("%(levelname)s %(name)s %(message)s")
     try:
         return serve(read_settings(os.environ), port=options.port)
     except ConfigInvalid as error:

@@ -23,6 +23,7 @@ import click
 import psycopg
 
 from controller.doors import tables, views
+from controller.doors.log_output import hide_contents_of, log_to_stderr
 from controller.doors.stacks import Stack, find_stack, open_runtime, utc_now
 from controller.doors.views import RunView
 from controller.effects.stack_files import read_topology
@@ -30,6 +31,7 @@ from controller.effects.store import Store
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Stalled, Unavailable, Waiting
 from controller.model.names import MAIN, Topology, parse_slot
+from controller.model.redaction import redact
 
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 CHECKOUT_ROOT = Path(__file__).resolve().parents[2]
@@ -138,6 +140,7 @@ class Doors(click.Group):
 
 
 def _tell(reason: str, message: str, code: int, *, as_json: bool) -> int:
+    message = redact(message)
     if as_json:
         click.echo(json.dumps({"error": reason, "message": tables.plain(message), "exit_code": code}))
     else:
@@ -241,7 +244,7 @@ def up(
 
     if repository is not None and not REPOSITORY.match(repository):
         raise click.UsageError(f"--repository {repository!r:.80} is not owner/name")
-    _log_to_stderr()
+    log_to_stderr()
     given = context.find_root().obj
     root = given if isinstance(given, Path) else Path.cwd() / ".oroboros"
 
@@ -287,8 +290,9 @@ def api(context: click.Context, port: int | None, fd: int | None) -> int:
     from controller.doors.api_server import serve
     from controller.doors.json_api import routes
 
-    _log_to_stderr()
+    log_to_stderr()
     settings = stack_of(context).settings()
+    hide_contents_of([settings.webhook_secrets_file, settings.forge_token_file])
     if port is None:
         port = read_topology(settings.layout).ports.api
     return serve(settings, port=port, more=routes(settings), fd=fd)
@@ -301,8 +305,9 @@ def worker(context: click.Context) -> int:
     """Run the controller."""
     from controller.doors.worker import Worker
 
-    _log_to_stderr()
+    log_to_stderr()
     settings = stack_of(context).settings()
+    hide_contents_of([settings.webhook_secrets_file, settings.forge_token_file])
     return Worker(settings, open_runtime(settings)).run()
 
 
@@ -313,18 +318,10 @@ def judge(context: click.Context) -> int:
     """Bring a new release of Oroboros itself up, as the worker ordered, or go back."""
     from controller.doors.judge import Judge
 
-    _log_to_stderr()
+    log_to_stderr()
     settings = stack_of(context).settings()
     topology = read_topology(settings.layout)
     return Judge(layout=settings.layout, topology=topology, runtime=open_runtime(settings)).run()
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
-    )
-    for chatty in ("httpx", "httpcore"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 # -- what is there ----------------------------------------------------------------------------------------------------
@@ -662,7 +659,7 @@ def stale_leases(context: click.Context, as_json: bool, dry_run: bool) -> int:
     """Find leases and slots that nobody holds, by the forge's open pull requests and by the host; the worker acts."""
     from controller.doors.cli_stale_leases import find_stale, print_stale, summary_line
 
-    _log_to_stderr()
+    log_to_stderr()
     _, settings, store, topology = _open(context)
     with tables.progress("asking the forge and the host"):
         view = find_stale(settings, store, topology, dry_run=dry_run)

@@ -1,13 +1,16 @@
 """What can go wrong, named by consequence: each class says what happens next, not who raised it.
 
 `reason` is a stable CamelCase token that users see in statuses and find in the runbook; `message` says what was
-tried, on what, and what to do about it. Messages never carry a secret. Anything that is not an `OroborosError` is a
-bug: the process crashes, its supervisor restarts it, and the loop resumes by observing.
+tried, on what, and what to do about it. Messages never carry a secret: what looks like one is masked here. Anything
+that is not an `OroborosError` is a bug: the process crashes, its supervisor restarts it, and the loop resumes by
+observing.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+
+from controller.model.redaction import redact
 
 
 class OroborosError(Exception):
@@ -16,6 +19,7 @@ class OroborosError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         if type(self) is OroborosError:
             raise TypeError("raise a subclass: its name is the consequence")
+        message = redact(message)
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message
@@ -35,7 +39,7 @@ class ConfigInvalid(OroborosError):
     def __init__(self, reason: str, message: str, *, problems: tuple[str, ...] = ()) -> None:
         super().__init__(reason, message)
         #: Every problem at once, each "key.path: what is wrong and what is allowed".
-        self.problems = problems or (message,)
+        self.problems = tuple(map(redact, problems)) or (self.message,)
 
 
 class Failed(OroborosError):
