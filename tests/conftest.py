@@ -124,7 +124,8 @@ def free_port_offset() -> Iterator[int]:
     claims.mkdir(exist_ok=True)
     for _ in range(200):
         offset = random.randrange(10_000, 22_000)
-        ports = [port for _, port in Ports(offset=offset).all_for(Topology().slots)]
+        shifted = Ports(offset=offset)
+        ports = [port for _, port in shifted.all_for(Topology().slots)] + [shifted.edge_https, shifted.edge_http]
         with contextlib.ExitStack() as claimed:
             if all(_claim_port(claims / str(port), port, claimed) for port in ports):
                 yield offset

@@ -55,6 +55,7 @@ PURE = frozenset(
             "enum",
             "functools",
             "hashlib",
+            "ipaddress",
             "itertools",
         ),
         *("json", "math", "operator", "pathlib", "re", "shlex", "string", "textwrap", "tomllib", "types", "typing"),

@@ -123,12 +123,12 @@ def render_edge(topology: Topology, *, log_dir: Path) -> str:
     return heading + "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
 
 
-def shared_site(topology: Topology) -> str | None:
-    """Return the domain that production's host name shares with a preview's, None when they are apart.
+def shared_cookie_name(topology: Topology) -> str | None:
+    """Return the name below which a preview can set cookies that browsers send to production, None without one.
 
-    A browser lets a preview set cookies for that domain, which it then sends to production. What people register is
-    taken to be the last two labels, or three where the last but one is a registry's word in a country's domain, such
-    as `co.uk`: an approximation of the Public Suffix List, which is long and changes weekly."""
+    It is what somebody registered and both hosts are below: taken to be the last two labels, or three where the last
+    but one is a registry's word in a country's domain, such as `co.uk`. That approximates the Public Suffix List, which
+    is long and changes weekly."""
     if topology.previews == 0:
         return None
     main, preview = (_registered(topology.host(slot)) for slot in topology.slots[:2])

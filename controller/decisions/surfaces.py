@@ -73,13 +73,7 @@ def read_surface_environment(environ: Mapping[str, str]) -> Told:
     problems: list[str] = []
 
     def value(name: str) -> str:
-        text = environ.get(name, "").strip()
-        if text:
-            try:
-                check_value(name, text)
-            except ConfigInvalid as error:
-                problems.append(error.message)
-        return text
+        return environ.get(name, "").strip()
 
     def port(name: str, text: str, *, allowed: str) -> int:
         if not _PORT.match(text) or int(text) > 65_535:
@@ -98,6 +92,10 @@ def read_surface_environment(environ: Mapping[str, str]) -> Told:
     root = value("WEB_ROOT")
     if root and not root.startswith("/"):
         problems.append(f"WEB_ROOT: is {root!r:.60}, not an absolute path")
+    try:
+        check_value("WEB_ROOT", root)
+    except ConfigInvalid as error:
+        problems.append(error.message)
     if problems:
         raise ConfigInvalid("EnvironmentInvalid", "; ".join(problems), problems=tuple(problems))
     return Told(web_port=web_port, backend_port=backend_port, web_root=Path(root) if root else None)

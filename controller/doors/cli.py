@@ -30,7 +30,7 @@ from controller.effects.stack_files import read_topology
 from controller.effects.store import Store
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Stalled, Unavailable, Waiting
-from controller.model.names import MAIN, Topology, parse_slot
+from controller.model.names import HOST_CADDY, MAIN, Layout, Topology, parse_slot
 from controller.model.redaction import redact
 
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -69,6 +69,7 @@ ACCESS: Mapping[str, Access] = {
     "slots": Access.READS,
     "smoke": Access.RECORDS,
     "status": Access.READS,
+    "surface": Access.SERVES,
     "up": Access.SERVES,
     "verify": Access.READS,
     "version": Access.READS,
@@ -322,6 +323,33 @@ def judge(context: click.Context) -> int:
     settings = stack_of(context).settings()
     topology = read_topology(settings.layout)
     return Judge(layout=settings.layout, topology=topology, runtime=open_runtime(settings)).run()
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.argument("slot")
+@click.option(
+    "--caddy",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=HOST_CADDY,
+    show_default=True,
+    help="The Caddy to become.",
+)
+@click.pass_context
+def surface(context: click.Context, as_json: bool, slot: str, caddy: Path) -> None:  # noqa: ARG001 - for errors
+    """Run the surface of SLOT as its environment says: WEB_PORT, WEB_API_PROXY_TARGET, WEB_ROOT."""
+    from controller.doors.surface import prepare_surface
+
+    try:
+        name = parse_slot(slot)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    stack = stack_of(context)
+    run = stack.environ.get("OROBOROS_RUN", "").strip()
+    layout = Layout(stack.root, Path(run) if run else None)
+    prepared = prepare_surface(name, layout, os.environ, caddy=caddy)
+    os.execve(prepared.argv[0], prepared.argv, dict(prepared.environment))  # noqa: S606 - no shell, on purpose
 
 
 # -- what is there ----------------------------------------------------------------------------------------------------

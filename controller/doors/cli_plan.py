@@ -14,7 +14,7 @@ from rich.text import Text
 
 from controller.doors import tables
 from controller.doors.cli_orders import open_mirror
-from controller.doors.doctor import waiting_for_install
+from controller.doors.doctor import waiting_for_install, warn_of_shared_cookies
 from controller.doors.stacks import Stack, open_databases, open_runtime, utc_now
 from controller.effects.store import Store
 from controller.loop.background import Background
@@ -63,6 +63,8 @@ class PlanView:
     queue: tuple[QueueView, ...]
     policy_problems: tuple[str, ...]
     waiting_for_install: tuple[str, ...]
+    #: What is allowed and still dangerous.
+    warnings: tuple[str, ...]
 
 
 def read_plan(stack: Stack, settings: Settings, topology: Topology) -> PlanView:
@@ -109,6 +111,7 @@ def shape_plan(observed: Observed, decision: Decision, topology: Topology) -> Pl
         queue=tuple(QueueView(pull_request=p.pull_request, position=p.position) for p in decision.slots.queue),
         policy_problems=observed.policy_problems,
         waiting_for_install=waiting_for_install(observed.policy, topology),
+        warnings=tuple(filter(None, (warn_of_shared_cookies(topology),))),
     )
 
 
@@ -133,6 +136,8 @@ def print_plan(console: Console, plan: PlanView) -> None:
     console.print(Text(tables.plain(f"production head: {head}"), style="bold"))
     for problem in (*plan.policy_problems, *plan.waiting_for_install):
         console.print(Text(tables.plain(f"policy: {problem}"), style="yellow"))
+    for warning in plan.warnings:
+        console.print(Text(tables.plain(f"warning: {warning}; `oroboros doctor` says what helps"), style="bold yellow"))
     for step in (*plan.leases, *plan.prune):
         console.print(Text(tables.plain(f"  {_step_words(step)}")))
     for slot in plan.slots:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from controller.decisions.edge import shared_cookie_name
 from controller.doors.tables import plain
 from controller.effects.publish import Problem
 from controller.model.config import Policy
@@ -458,7 +459,7 @@ def waiting_for_install(policy: Policy, topology: Topology) -> tuple[str, ...]:
     if policy.production.host is not None and policy.production.host != topology.host(main):
         waits.append(f'[production] host = "{policy.production.host}", this host has {topology.host(main)}')
     if policy.production.backend_port is not None:
-        installed = topology.ports.backend(main)
+        installed = topology.backend_port(main)
         if policy.production.backend_port + topology.ports.offset != installed:
             waits.append(f"[production] backend_port = {policy.production.backend_port}, this host has {installed}")
     if policy.previews.host is not None:
@@ -466,7 +467,37 @@ def waiting_for_install(policy: Policy, topology: Topology) -> tuple[str, ...]:
             if policy.previews.host.replace("{n}", str(index)) != topology.host(slot):
                 waits.append(f'[previews] host = "{policy.previews.host}", this host has {topology.host(slot)}')
                 break
+    if policy.edge.tls != topology.tls:
+        waits.append(f'[edge] tls = "{policy.edge.tls}", this host has "{topology.tls}"')
+    if policy.edge.trusted_proxies != topology.trusted_proxies:
+        here = ", ".join(topology.trusted_proxies) or "none"
+        waits.append(f"[edge] trusted_proxies = {', '.join(policy.edge.trusted_proxies) or '[]'}, this host has {here}")
     return tuple(f"{wait}: it waits for `oroboros install`" for wait in waits)
+
+
+def warn_of_shared_cookies(topology: Topology) -> str:
+    """Return what previews may do to production's visitors when both are below one domain; "" when they are apart."""
+    name = shared_cookie_name(topology)
+    if name is None:
+        return ""
+    main, preview = (topology.host(slot) for slot in topology.slots[:2])
+    return (
+        f"production ({main}) and previews ({preview}) are both below {name}: a preview can set and overwrite cookies"
+        f" that browsers send to production"
+    )
+
+
+def note_cookies(topology: Topology) -> Finding:
+    """Tell whether a preview can set cookies for production: allowed, for whoever knows it, so never a failure."""
+    warning = warn_of_shared_cookies(topology)
+    if warning:
+        return note(
+            "cookies",
+            warning,
+            "give previews a domain of their own: `[previews] host` in deploy.toml, then install; until then have the"
+            " app name its cookies __Host-…, which no other host can set",
+        )
+    return ok("cookies", "no preview can set one for production")
 
 
 def check_policy(policy: Policy | None, problems: Sequence[str], topology: Topology) -> tuple[Finding, ...]:

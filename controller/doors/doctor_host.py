@@ -368,6 +368,7 @@ def examine_slots(settings: Settings, topology: Topology) -> list[Finding]:
     findings = [_examine_live(settings.layout, slot) for slot in topology.slots]
     findings.append(_examine_release(settings))
     findings += _examine_policy(settings, topology)
+    findings.append(doctor.note_cookies(topology))
     return findings
 
 

@@ -1,8 +1,8 @@
 """`deploy.toml` and the environment of our own processes, as validated frozen values.
 
 A deploy.toml has two kinds of tables. Recipe (`[build] [web] [api] [database] [gate] [smoke]`) is read at the commit
-being deployed. Policy (`[production] [previews] [retention] [permissions] [limits]`) is read only from the head of
-the production branch, so that a pull request cannot change it. Unknown keys are refused; every problem is reported
+being deployed. Policy (`[production] [previews] [edge] [retention] [permissions] [limits]`) is read only from the head
+of the production branch, so that a pull request cannot change it. Unknown keys are refused; every problem is reported
 at once with its key path.
 """
 
@@ -118,6 +118,16 @@ class Previews:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """`[edge]`: how visitors reach this host. Takes effect at install."""
+
+    #: Who holds certificates for the host names. Where files lie is the host's business, never a repository's.
+    tls: Literal["off", "auto", "files"] = "off"
+    #: Addresses and networks in front of the edge that say truly who asks.
+    trusted_proxies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """`[retention]`: how many proven releases stay per domain, beside current, previous good and pinned ones."""
 
@@ -151,6 +161,7 @@ class Policy:
 
     production: Production = field(default_factory=Production)
     previews: Previews = field(default_factory=Previews)
+    edge: Edge = field(default_factory=Edge)
     retention: Retention = field(default_factory=Retention)
     permissions: Permissions = field(default_factory=Permissions)
     limits: TreeLimits = field(default_factory=TreeLimits)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import ipaddress
 import json
 import math
 import re
@@ -123,6 +124,14 @@ def _numbered_host(value: str) -> str:
     return value
 
 
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError as error:
+        raise ValueError("must be an address, or a network such as 192.0.2.0/24") from error
+    return value
+
+
 def _routes(value: tuple[str, ...]) -> tuple[str, ...]:
     if not 1 <= len(value) <= ROUTES_MAX:
         raise ValueError(f"must list 1 to {ROUTES_MAX} paths")
@@ -143,6 +152,7 @@ UrlPath = Annotated[StrictStr, AfterValidator(_url_path)]
 Prefix = Annotated[StrictStr, AfterValidator(_prefix)]
 Host = Annotated[StrictStr, AfterValidator(_host)]
 NumberedHost = Annotated[StrictStr, AfterValidator(_numbered_host)]
+Network = Annotated[StrictStr, AfterValidator(_network)]
 ShaPrefix = Annotated[StrictStr, AfterValidator(_sha_prefix)]
 #: Bounds in seconds: a probe, a start, a job, a window, a lease.
 ProbeS = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=60)]
@@ -209,6 +219,11 @@ class _Previews(_Table):
     lease_ttl_s: LeaseS = 7 * 86_400.0
 
 
+class _Edge(_Table):
+    tls: Literal["off", "auto", "files"] = "off"
+    trusted_proxies: Annotated[tuple[Network, ...], Field(max_length=100)] = ()
+
+
 class _Retention(_Table):
     keep: Annotated[StrictInt, Field(ge=1, le=1_000)] = 5
     pinned: Annotated[tuple[ShaPrefix, ...], Field(max_length=100)] = ()
@@ -236,6 +251,7 @@ class _File(_Table):
     smoke: _Smoke = Field(default_factory=_Smoke)
     production: _Production = Field(default_factory=_Production)
     previews: _Previews = Field(default_factory=_Previews)
+    edge: _Edge = Field(default_factory=_Edge)
     retention: _Retention = Field(default_factory=_Retention)
     permissions: _Permissions = Field(default_factory=_Permissions)
     limits: _Limits = Field(default_factory=_Limits)
@@ -250,12 +266,13 @@ _TABLES: dict[str, type[_Table]] = {
     "smoke": _Smoke,
     "production": _Production,
     "previews": _Previews,
+    "edge": _Edge,
     "retention": _Retention,
     "permissions": _Permissions,
     "limits": _Limits,
 }
 RECIPE_TABLES = ("build", "web", "api", "database", "gate", "smoke")
-POLICY_TABLES = ("production", "previews", "retention", "permissions", "limits")
+POLICY_TABLES = ("production", "previews", "edge", "retention", "permissions", "limits")
 
 
 def parse_recipe(data: bytes) -> config.Recipe:
@@ -366,6 +383,7 @@ def _policy(file: _File) -> config.Policy:
     return config.Policy(
         production=config.Production(**dict(file.production)),
         previews=config.Previews(**dict(file.previews)),
+        edge=config.Edge(**dict(file.edge)),
         retention=config.Retention(**dict(file.retention)),
         permissions=config.Permissions(**dict(file.permissions)),
         limits=config.TreeLimits(**dict(file.limits)),

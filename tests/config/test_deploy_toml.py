@@ -85,6 +85,9 @@ def test_reads_every_table_and_key() -> None:
         slots = 0
         host = "preview{n}.example.com"
         lease_ttl_s = "7d"
+        [edge]
+        tls = "files"
+        trusted_proxies = ["192.0.2.0/24", "2001:db8::1"]
         [retention]
         keep = 9
         pinned = ["0123abc"]
@@ -121,6 +124,7 @@ def test_reads_every_table_and_key() -> None:
     assert policy == Policy(
         production=config.Production(host="app.example.com", backend_port=8000, drain_s=10.0),
         previews=config.Previews(enabled=False, slots=0, host="preview{n}.example.com", lease_ttl_s=604_800.0),
+        edge=config.Edge(tls="files", trusted_proxies=("192.0.2.0/24", "2001:db8::1")),
         retention=config.Retention(keep=9, pinned=("0123abc",)),
         permissions=config.Permissions(forks="never"),
         limits=config.TreeLimits(
@@ -218,6 +222,9 @@ def test_tells_every_problem_of_recipe_and_policy_at_once() -> None:
         (API + "[previews]\nslots = true", "previews.slots"),
         (API + "[previews]\nslots = -1", "previews.slots"),
         (API + "[previews]\nenabled = 1", "previews.enabled"),
+        (API + '[edge]\ntls = "on_demand"', "edge.tls"),
+        (API + '[edge]\ntrusted_proxies = ["192.0.2.1/24"]', "edge.trusted_proxies.0"),
+        (API + '[edge]\ntrusted_proxies = ["cdn.example.com"]', "edge.trusted_proxies.0"),
         (API + '[retention]\npinned = ["main"]', "retention.pinned.0"),
         (API + "[retention]\nkeep = 0", "retention.keep"),
         (API + '[permissions]\nforks = "always"', "permissions.forks"),

@@ -22,8 +22,8 @@ from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, Outcome
 from controller.doors.stacks import find_stack
 from controller.effects.publish import Damage, Problem
 from controller.effects.store import migrate
-from controller.model.config import Policy, Previews, Production
-from controller.model.names import MAIN, Topology, preview_slot
+from controller.model.config import Edge, Policy, Previews, Production
+from controller.model.names import CONTRACT, MAIN, Topology, preview_slot
 from tests.doors.stack import Small
 
 TOPOLOGY = Topology()
@@ -321,6 +321,8 @@ def test_what_the_runtime_cannot_enforce_is_a_note_each() -> None:
         (Policy(production=Production(host="shop.example")), "[production] host"),
         (Policy(production=Production(backend_port=8000)), "[production] backend_port = 8000"),
         (Policy(previews=Previews(host="pr{n}.shop.example")), "[previews] host"),
+        (Policy(edge=Edge(tls="auto")), '[edge] tls = "auto", this host has "off"'),
+        (Policy(edge=Edge(trusted_proxies=("192.0.2.1",))), "[edge] trusted_proxies = 192.0.2.1, this host has none"),
     ],
 )
 def test_what_waits_for_install_is_said(policy: Policy, word: str) -> None:
@@ -336,6 +338,22 @@ def test_a_policy_that_is_in_effect_waits_for_nothing() -> None:
 
     assert doctor.waiting_for_install(policy, TOPOLOGY) == ()
     assert doctor.waiting_for_install(Policy(previews=Previews(enabled=False, slots=9)), TOPOLOGY) == ()
+
+
+def test_production_on_the_apis_own_port_waits_for_nothing_once_it_is_installed() -> None:
+    policy = Policy(production=Production(backend_port=8000))
+
+    assert doctor.waiting_for_install(policy, dataclasses.replace(TOPOLOGY, production_backend_port=8000)) == ()
+
+
+def test_previews_below_productions_own_domain_are_a_note_with_a_remedy_and_no_failure() -> None:
+    shared = doctor.note_cookies(CONTRACT)
+
+    assert shared.outcome is Outcome.NOTE
+    assert "both below example.com" in shared.found
+    assert "[previews] host" in shared.remedy
+    apart = doctor.note_cookies(dataclasses.replace(CONTRACT, preview_host="p{n}.example-previews.com"))
+    assert apart.outcome is Outcome.OK
 
 
 # -- the facts, on this machine ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from controller.decisions.surroundings import free
 from controller.development.parts import Part, PartSpec, listens_at
 from controller.doors.cli_plan import describe_wanted
 from controller.effects.live import SlotLock, write_live
+from controller.effects.stack_files import write_topology
 from controller.model.names import MAIN, PRODUCTION
 from controller.model.states import Cause
 from controller.model.world import Hold, Wanted
@@ -85,6 +87,17 @@ def test_plan_says_what_is_wrong_with_the_policy_and_what_waits_for_install(with
 
     with_runtime.commit("Bad", files={"deploy.toml": '[api]\ncommand = "x"\n[previews]\nslotz = 5\n'})
     assert "slotz" in json.dumps(with_runtime.json("plan")["policy_problems"])
+
+
+def test_plan_warns_while_previews_can_set_productions_cookies(with_runtime: Small) -> None:
+    assert with_runtime.json("plan")["warnings"] == []
+
+    write_topology(with_runtime.layout, dataclasses.replace(with_runtime.topology, base_host="example.com"))
+
+    assert "both below example.com" in json.dumps(with_runtime.json("plan")["warnings"])
+    said = with_runtime.run("plan")
+    assert said.exit_code == 0
+    assert "warning: production (app.example.com)" in said.stdout
 
 
 def test_plan_without_a_runtime_names_the_part_that_is_away(small: Small) -> None:

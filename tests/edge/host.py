@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -48,6 +49,11 @@ class Host:
         """Where the page of a free slot lies, if a test puts one there."""
         return self.folder / "web"
 
+    @property
+    def credentials(self) -> Path:
+        """Where the edge finds a certificate that came with the installation."""
+        return self.folder / "credentials"
+
     def surface(self, slot: SlotName) -> Part:
         told = read_surface_environment(surface_environment(self.topology, slot, web_root=self.web_root))
         config = self.folder / f"surface-{slot}.json"
@@ -66,7 +72,8 @@ class Host:
         spec = prepare_caddy(
             name=name, config=config, home=self.folder / "caddy", log_file=self.folder / f"{name}.out", listens=listens
         )
-        return self.closing.enter_context(Part(spec))
+        environment = {**spec.environment, "CREDENTIALS_DIRECTORY": str(self.credentials)}
+        return self.closing.enter_context(Part(dataclasses.replace(spec, environment=environment)))
 
     @property
     def ledger(self) -> Path:

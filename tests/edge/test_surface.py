@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 import socket
@@ -14,6 +15,7 @@ import pytest
 
 from controller.decisions.bounds import HEADER_BYTES_MAX, WEBHOOK_BODY_BYTES_MAX
 from controller.decisions.surfaces import read_surface_environment, render_surface
+from controller.development.parts import listens_at
 from controller.model.names import MAIN, Layout, Topology, preview_slot
 from controller.model.nouns import Live
 
@@ -57,6 +59,56 @@ def test_a_free_slot_is_healthy_and_says_that_it_is_free(main: Host) -> None:
         answer = main.ask("/any/page", port=port, method="POST", body=b"x")
         assert (answer.status, answer.headers["x-oroboros-slot"]) == (503, "free")
         assert answer.body == "main is free: nothing is deployed here.\n"
+
+
+def test_a_free_slot_shows_its_page_once_there_is_one_and_never_half_of_it(main: Host) -> None:
+    assert main.web(MAIN, "/").body == "main is free: nothing is deployed here.\n"
+    main.web_root.mkdir()
+    page = main.web_root / "free.html"
+    page.write_text("<h1>free</h1>")
+    etag = main.web(MAIN, "/").headers["etag"]
+
+    port = main.topology.ports.web(MAIN)
+    answers = [
+        main.ask("/", port=port),
+        main.ask("/deep/page.js?x=1", port=port, headers={"Range": "bytes=0-2"}),
+        main.ask("/free.html/", port=port, headers={"If-None-Match": etag}),
+    ]
+    assert {(answer.status, answer.body) for answer in answers} == {(503, "<h1>free</h1>")}
+    for answer in answers:
+        told = [answer.headers[name] for name in ("x-oroboros-slot", "content-type", "cache-control")]
+        assert told == ["free", "text/html; charset=utf-8", "no-store"]
+    head = main.web(MAIN, "/", method="HEAD")
+    assert (head.status, head.headers["x-oroboros-slot"], head.body) == (503, "free", "")
+    plain = [main.web(MAIN, "/", method="POST", body=b"x"), main.ask("/", port=main.topology.ports.backend(MAIN))]
+    assert {(answer.status, answer.body) for answer in plain} == {(503, "main is free: nothing is deployed here.\n")}
+    assert state(main)[0] == 200
+    page.unlink()
+    assert main.web(MAIN, "/").headers["content-type"].startswith("text/plain")
+
+
+def test_where_the_api_is_productions_backend_the_surface_leaves_it_its_port(host: Host) -> None:
+    ports = host.topology.ports
+    host.topology = dataclasses.replace(host.topology, production_backend_port=ports.api)
+    host.switch(Live(slot=MAIN, state="free", generation=0))
+    host.surface(MAIN)
+
+    assert state(host)[0] == 200
+    for port in (ports.api, ports.backend(MAIN)):
+        assert not listens_at(("127.0.0.1", port))
+
+
+def test_another_backend_port_is_the_surfaces(host: Host) -> None:
+    port = host.topology.ports.instance(MAIN, "b")
+    host.topology = dataclasses.replace(host.topology, production_backend_port=port)
+    host.switch(Live(slot=MAIN, state="free", generation=0))
+    host.surface(MAIN)
+
+    assert host.ask("/", port=port).headers["x-oroboros-slot"] == "free"
+
+
+def test_only_the_surfaces_own_user_may_use_its_responder(main: Host) -> None:
+    assert main.layout.surface_socket(MAIN).stat().st_mode & 0o777 == 0o600
 
 
 def test_the_responder_answers_for_a_slot_that_became_free_in_the_middle_of_a_request(main: Host) -> None:

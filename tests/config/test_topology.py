@@ -1,0 +1,63 @@
+"""Is what was installed read back as it was written?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from controller.effects.stack_files import read_topology, write_topology
+from controller.model.errors import ConfigInvalid
+from controller.model.names import CONTRACT, Layout, Ports, Topology
+
+EVERYTHING = Topology(
+    previews=7,
+    ports=Ports(offset=100),
+    base_host="example.org",
+    scheme="https",
+    public_port=8443,
+    production_host="shop.example.org",
+    preview_host="p{n}.example.net",
+    production_backend_port=9000,
+    tls="files",
+    trusted_proxies=("192.0.2.0/24",),
+    isolated_previews=True,
+    control_plane="current",
+)
+
+
+@pytest.mark.parametrize("topology", [Topology(), CONTRACT, EVERYTHING])
+def test_a_topology_is_read_back_as_it_was_written(tmp_path: Path, topology: Topology) -> None:
+    write_topology(Layout(tmp_path), topology)
+
+    assert read_topology(Layout(tmp_path)) == topology
+
+
+def test_every_field_is_written() -> None:
+    defaults = {field.name: field.default for field in dataclasses.fields(Topology)}
+
+    assert [name for name, default in defaults.items() if getattr(EVERYTHING, name) == default] == []
+
+
+@pytest.mark.parametrize(
+    "changed", [{"tls": "on_demand"}, {"tls": None}, {"trusted_proxies": "192.0.2.1"}, {"trusted_proxies": [1]}]
+)
+def test_a_topology_that_makes_no_sense_is_refused(tmp_path: Path, changed: dict[str, object]) -> None:
+    layout = Layout(tmp_path)
+    write_topology(layout, CONTRACT)
+    layout.topology.write_text(json.dumps({**json.loads(layout.topology.read_text()), **changed}))
+
+    with pytest.raises(ConfigInvalid, match="TopologyInvalid"):
+        read_topology(layout)
+
+
+def test_a_topology_of_before_there_was_tls_has_none(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    write_topology(layout, CONTRACT)
+    older = json.loads(layout.topology.read_text())
+    del older["tls"], older["trusted_proxies"]
+    layout.topology.write_text(json.dumps(older))
+
+    assert read_topology(layout) == CONTRACT
