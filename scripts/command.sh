@@ -1,5 +1,6 @@
 # Sourced by the scripts that run one `oroboros` command. Sets $oroboros, what to run: $OROBOROS_COMMAND; on a host the
-# installed command, when this very checkout is the installed one; else the command of this checkout's environment.
+# installed command, when this checkout is what is installed, or a release that serves; else that of this checkout's
+# environment. On a host no environment is made.
 # Needs $usage, and prints it for --help: that installs nothing.
 
 show_usage() {
@@ -20,7 +21,7 @@ done
 is_commit() { [[ ${1:-} =~ ^[0-9a-fA-F]{7,40}$ ]]; }
 
 find_command() {
-    local here installed
+    local here app installed
     if [ -n "${OROBOROS_COMMAND:-}" ]; then
         command -v "$OROBOROS_COMMAND" >/dev/null || {
             printf 'oroboros: OROBOROS_COMMAND=%s cannot be run\n' "$OROBOROS_COMMAND" >&2
@@ -30,7 +31,8 @@ find_command() {
         return
     fi
     here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-    if [ -d /opt/oroboros/app ] && [ "$here" = "$(cd /opt/oroboros/app && pwd -P)" ]; then
+    app=$(cd /opt/oroboros/app 2>/dev/null && pwd -P) || app=
+    if [ -n "$app" ] && { [ "$here" = "$app" ] || [[ $here == /srv/oroboros/releases/* ]]; }; then
         for installed in /usr/local/bin/oroboros /opt/oroboros/venv/bin/oroboros; do
             if [ -x "$installed" ]; then
                 oroboros=$installed
