@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -48,7 +48,7 @@ class Order:
     generation: int
     argv: tuple[str, ...] = ()
     working_directory: str = "/"
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
     time_limit_s: float | None = None
     copy_of: str | None = None
     remove: tuple[str, ...] = ()

@@ -91,6 +91,7 @@ PrivateUsers=yes
 PrivateIPC=yes
 TemporaryFileSystem=/run:ro /dev/shm:mode=1777
 BindReadOnlyPaths=/run/systemd/notify /run/systemd/journal/stdout -/run/postgresql -/run/systemd/resolve
+BindReadOnlyPaths={HOST_RUN}/worker/armed /run/credentials/%n
 InaccessiblePaths=-{HOST_CONFIG} -{HOST_ROOT}/repo.git -{HOST_ROOT}/orders -{HOST_ROOT}/artifacts -{HOST_ROOT}/judge
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 LimitCORE=0
@@ -241,7 +242,7 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
             # Who holds a socket is asked of processes that are not ours.
             "ProcSubset=all\n"
             "PrivateIPC=yes\n"
-            f"ReadWritePaths={HOST_ROOT} {HOST_RUN}\n"
+            f"ReadWritePaths={HOST_ROOT} {HOST_RUN}/worker\n"
             "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n"
             "MemoryMax=1G\nTasksMax=256\n"
             "\n"
@@ -267,7 +268,7 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
             f"{_WALLS}"
             "ProcSubset=all\n"
             "PrivateIPC=yes\n"
-            f"ReadWritePaths={HOST_ROOT} {HOST_RUN}\n"
+            f"ReadWritePaths={HOST_ROOT} {HOST_RUN}/worker\n"
             "RestrictAddressFamilies=AF_UNIX AF_INET\n"
             "IPAddressDeny=any\nIPAddressAllow=localhost\n"
             "\n"
@@ -397,7 +398,7 @@ def _maintenance() -> tuple[HostFile, ...]:
                 f"{_WALLS}"
                 "ProcSubset=all\n"
                 "PrivateIPC=yes\n"
-                f"ReadWritePaths={HOST_ROOT} {HOST_RUN}\n"
+                f"ReadWritePaths={HOST_ROOT} {HOST_RUN}/worker\n"
                 "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n"
                 "MemoryMax=512M\nTasksMax=64\n",
             )
@@ -647,16 +648,18 @@ polkit.addRule(function(action, subject) {{
 def _tmpfiles(topology: Topology) -> str:
     """Return what /run/oroboros holds at boot (tmpfiles.d(5)). A socket that a slot's app binds is for the surface and
     the worker too: the folder's list says what is made in it begins with."""
+    layout = Layout(HOST_ROOT, HOST_RUN)
     lines = [
         "# Oroboros: sockets, and which units the worker has started since boot. Written by its installer.",
-        f"d {HOST_RUN} 0755 {WORKER_USER} {WORKER_USER} -",
-        f"d {HOST_RUN}/armed 0755 {WORKER_USER} {WORKER_USER} -",
+        f"d {HOST_RUN} 0755 root root -",
+        f"d {layout.worker_run} 0755 {WORKER_USER} {WORKER_USER} -",
+        f"d {layout.worker_run}/armed 0755 {WORKER_USER} {WORKER_USER} -",
         f"d {HOST_RUN}/surfaces 0755 {SERVING_USER} {SERVING_USER} -",
         f"d {HOST_RUN}/forwards 0755 root root -",
         f"d {HOST_RUN}/slots 0755 root root -",
     ]
     for slot in topology.slots:
-        folder = Layout(HOST_ROOT, HOST_RUN).instance_socket(slot, COLOURS[0]).parent
+        folder = layout.instance_socket(slot, COLOURS[0]).parent
         lines.append(f"d {folder} 0711 {slot_user(slot)} {slot_user(slot)} -")
         users = f"d:u:{SERVING_USER}:rwx,d:u:{WORKER_USER}:rwx,d:m::rwx"
         lines.append(f"a+ {folder} - - - - {users}")

@@ -68,7 +68,7 @@ class Worker:
         """Serve until stopped; return the exit code."""
         settings = self.settings
         topology = read_topology(settings.layout)
-        settings.layout.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings.layout.worker_run.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _one_per_host(settings):
             _when_reachable(lambda: migrate(settings.database_url))
             store = Store(settings.database_url, repository=settings.repository, host=settings.host)
@@ -183,7 +183,7 @@ class _one_per_host:  # noqa: N801 - reads as a statement
     """One worker per root: the kernel lets go of the lock when its holder dies."""
 
     def __init__(self, settings: Settings) -> None:
-        self._path = settings.layout.run / "worker.lock"
+        self._path = settings.layout.worker_run / "lock"
         self._descriptor = -1
 
     def __enter__(self) -> None:

@@ -60,6 +60,8 @@ from controller.model.states import ProcessState
 CALL_TIMEOUT_S = 10.0
 #: A slot's leftovers are many small files at worst.
 WIPE_TIMEOUT_S = 300.0
+#: What was written before an end is in the journal soon after it.
+JOURNAL_LOOKS, JOURNAL_PAUSE_S = 4, 0.05
 #: How often the cgroups are looked at for a unit that has ended.
 WATCH_EVERY_S = 0.05
 CGROUPS = Path("/sys/fs/cgroup")
@@ -189,17 +191,19 @@ class SystemdRuntime:
         return self._topology.isolated_previews and _slot(unit) != MAIN
 
     def last_log_line(self, unit: str, generation: int) -> str:
-        """Return the last line that the unit wrote to the journal."""
-        told = _run(
-            (
-                *("journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20"),
-                f"--unit={systemd_unit(unit)}",
-                f"--identifier={unit}.{generation}",
-            ),
-            timeout_s=CALL_TIMEOUT_S,
-            reason="SystemdAway",
+        """Return the last line that the unit wrote to the journal, which may lie a moment behind."""
+        argv = (
+            *("journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20"),
+            f"--unit={systemd_unit(unit)}",
+            f"--identifier={unit}.{generation}",
         )
-        return last_visible_line(told.encode("utf-8", "surrogateescape"))
+        for _ in range(JOURNAL_LOOKS):
+            told = _run(argv, timeout_s=CALL_TIMEOUT_S, reason="SystemdAway")
+            line = last_visible_line(told.encode("utf-8", "surrogateescape"))
+            if line:
+                return line
+            time.sleep(JOURNAL_PAUSE_S)
+        return ""
 
     def provision(self, slot: SlotName) -> None:
         """Empty the slot's data folder, which install made, as the user who wrote it."""

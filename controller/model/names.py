@@ -355,9 +355,14 @@ class Layout:
         """Where the service manager listens for an instance that has a network of its own."""
         return self.run / "forwards" / f"{unit_instance(slot)}-{colour}.sock"
 
+    @property
+    def worker_run(self) -> Path:
+        """What the worker keeps while it runs: its lock, and which units it has started since boot."""
+        return self.run / "worker"
+
     def armed_file(self, unit: str) -> Path:
         """Says that the worker itself has this unit start; gone after a reboot, as all of `run` is."""
-        return self.run / "armed" / systemd_unit(unit).removesuffix(".service")
+        return self.worker_run / "armed" / systemd_unit(unit).removesuffix(".service")
 
     def order_file(self, unit: str) -> Path:
         """What a unit is to run, for the launcher of a host: JSON, 0600. It outlives a reboot, as what serves does."""
