@@ -473,7 +473,7 @@ def logs(context: click.Context, as_json: bool, what: str | None, run_id: int | 
 
     show_logs(
         store,
-        settings.layout,
+        settings,
         choose(),
         lines=lines,
         follow=follow,

@@ -17,6 +17,8 @@ import click
 from controller.doors import views
 from controller.doors.views import RunView
 from controller.effects.store import Store
+from controller.effects.systemd import read_journal
+from controller.model.config import Settings
 from controller.model.errors import Refused
 from controller.model.names import MAIN, Layout, SlotName, Topology, parse_slot
 from controller.model.states import RUN_TERMINAL, RunState
@@ -118,6 +120,34 @@ class LogTail:
             return []
 
 
+@dataclass(slots=True)
+class JournalTail:
+    """The journal of one run's units on a host, and how far it was read."""
+
+    slot: SlotName
+    generation: int
+    _cursor: str = ""
+
+    def last(self, lines: int) -> list[tuple[str, str]]:
+        """Return the last lines, and remember where they end."""
+        return self._read(lines)
+
+    def more(self) -> list[tuple[str, str]]:
+        """Return what was written since."""
+        return self._read(ALL_LINES)
+
+    def _read(self, lines: int) -> list[tuple[str, str]]:
+        found, self._cursor = read_journal(self.slot, self.generation, lines=lines, after=self._cursor)
+        return [(unit, visible_line(line)) for unit, line in found]
+
+
+def open_tail(settings: Settings, run: RunView) -> LogTail | JournalTail:
+    """Return where this stack keeps what a run wrote."""
+    if settings.runtime == "systemd":
+        return JournalTail(parse_slot(run.slot), run.run)
+    return LogTail(settings.layout.run_artifacts(run.run))
+
+
 def visible_line(line: bytes) -> str:
     """Return a line of a log as text that only shows: tabs stay, other control characters are spelled. Pure."""
     text = line.rstrip(b"\r").decode("utf-8", "replace")[:LINE_CHARS_MAX]
@@ -126,7 +156,7 @@ def visible_line(line: bytes) -> str:
 
 def show_logs(
     store: Store,
-    layout: Layout,
+    settings: Settings,
     run: RunView,
     *,
     lines: int,
@@ -136,19 +166,19 @@ def show_logs(
 ) -> None:
     """Print what a run wrote; with `follow`, go on with what it writes until it is over, and then with the run that
     `next_run` names: whoever follows a slot follows what comes after, too."""
-    tail = LogTail(layout.run_artifacts(run.run))
+    tail = open_tail(settings, run)
     printer = _Printer(as_json=as_json, run=run.run)
     found = tail.last(lines)
     if not found and not follow and not as_json:
         click.echo(f"run {run.run} of {run.slot} ({run.state}) wrote nothing", err=True)
     printer.print(found)
     while follow:
-        over = _is_over(store, layout, run)
+        over = _is_over(store, settings.layout, run)
         printer.print(tail.more())
         if over and next_run is None:
             return
         if next_run is not None and (newer := next_run()).run != run.run:
-            run, tail = newer, LogTail(layout.run_artifacts(newer.run))
+            run, tail = newer, open_tail(settings, newer)
             printer = _Printer(as_json=as_json, run=run.run)
             printer.print(tail.last(lines or ALL_LINES))
         time.sleep(LOOK_EVERY_S)

@@ -42,12 +42,15 @@ from controller.disk import (
 from controller.effects.runtime import ProcessSpec
 from controller.model.errors import ConfigInvalid, Unavailable, Waiting
 from controller.model.names import (
+    COLOURS,
     LAUNCHER_TIMED_OUT,
     MAIN,
     SERVING_USER,
+    JobKind,
     Layout,
     SlotName,
     Topology,
+    instance_unit,
     job_unit,
     slot_of_unit,
     slot_user,
@@ -86,6 +89,7 @@ PROPERTIES = (
     "StateChangeTimestampMonotonic",
     "ControlGroup",
 )
+LOGGED_JOBS: tuple[JobKind, ...] = ("build", "migrate", "seed")
 JUDGE = "ouroboros-judge.service"
 CONTROL_PLANE = ("ouroboros-api.service", "ouroboros-worker.service")
 #: CLD_EXITED of waitid(2), as ExecMainCode says it; anything else that is not 0 is an end by a signal.
@@ -194,8 +198,9 @@ class SystemdRuntime:
         """Return the last line that the unit wrote to the journal, which may lie a moment behind."""
         argv = (
             *("journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20"),
-            f"--unit={systemd_unit(unit)}",
-            f"--identifier={unit}.{generation}",
+            # Not by unit: the journal asks for that when a line arrives, and whoever wrote it may be gone by then.
+            f"_UID={_uid(slot_user(_slot(unit)))}",
+            f"SYSLOG_IDENTIFIER={unit}.{generation}",
         )
         for _ in range(JOURNAL_LOOKS):
             told = _run(argv, timeout_s=CALL_TIMEOUT_S, reason="SystemdAway")
@@ -341,6 +346,32 @@ class SystemdRuntime:
             started_at=_instant(shown["ExecMainStartTimestampMonotonic"]),
             ended_at=_instant(shown["ExecMainExitTimestampMonotonic"]) if has_ended else None,
         )
+
+
+def read_journal(slot: SlotName, generation: int, *, lines: int, after: str) -> tuple[list[tuple[str, bytes]], str]:
+    """Return what the units of one run wrote, as (unit, line), and where to go on: the last lines when `after` is "",
+    else all that came behind that cursor. Unavailable when the journal may not be read."""
+    units = [*(instance_unit(slot, colour) for colour in COLOURS), *(job_unit(kind, slot) for kind in LOGGED_JOBS)]
+    told = _run(
+        (
+            *("journalctl", "--quiet", "--no-pager", "--output=json", "--output-fields=MESSAGE,SYSLOG_IDENTIFIER"),
+            f"--after-cursor={after}" if after else f"--lines={lines}",
+            f"_UID={_uid(slot_user(slot))}",
+            *(f"SYSLOG_IDENTIFIER={unit}.{generation}" for unit in units),
+        ),
+        timeout_s=CALL_TIMEOUT_S,
+        reason="JournalUnreadable",
+    )
+    found: list[tuple[str, bytes]] = []
+    cursor = after
+    for row in told.splitlines():
+        entry = json.loads(row)
+        message = entry.get("MESSAGE")
+        # The journal gives what is no UTF-8 as a list of numbers, and nothing for what is too long.
+        body = bytes(message) if isinstance(message, list) else str(message or "").encode("utf-8", "surrogateescape")
+        found.append((str(entry["SYSLOG_IDENTIFIER"]).rpartition(".")[0], body))
+        cursor = str(entry["__CURSOR"])
+    return found, cursor
 
 
 # -- what systemd says ------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_whoever_follows_a_slot_follows_one_run_after_the_other(small: Small) ->
     run = choose_run(small.store, small.layout, small.topology, what="main", run_id=None)
     output = io.StringIO()
     with contextlib.redirect_stdout(output), pytest.raises(Enough):
-        show_logs(small.store, small.layout, run, lines=9, follow=True, as_json=False, next_run=next_run)
+        show_logs(small.store, small.settings, run, lines=9, follow=True, as_json=False, next_run=next_run)
 
     assert re.findall("first|second", output.getvalue()) == ["first", "second"]
 
