@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from controller.decisions.drift import STOPPED_FROM_OUTSIDE, holds_current, holds_stopped
 from controller.decisions.quarantine import is_quarantined, last_proven, quarantine_of, rollback_was_tried
 from controller.decisions.slots import may_preview
 from controller.model.names import (
@@ -73,8 +74,6 @@ RETRY_CAP_S = 300.0
 REFUSALS = frozenset({MIGRATIONS_DIFFER})
 #: Nobody pushed for these: they restore what has served here.
 RESTORING = frozenset({Cause.REPAIR, Cause.ROLLBACK})
-#: HUP, INT and TERM come from outside: it was stopped, it did not fail. KILL is most often a memory limit: its own.
-STOPPED_FROM_OUTSIDE = frozenset({-1, -2, -15})
 #: How the messages of ended runs begin or go on; `report` reads them.
 SUPERSEDED_BY = "superseded by "
 ROLLED_BACK_TO = "; rolled back to "
@@ -232,8 +231,10 @@ def plan_slot(
         steps.extend(_sweep(observed, slot, now=now))
     if slot.live is None:
         steps.append(FreeSlot(slot=slot.slot, fence=0))
-    elif slot.live.state == "live" and slot.live.release is not None and slot.current != slot.live.release:
-        steps.append(RepairCurrent(slot=slot.slot, release=slot.live.release))
+    elif slot.live.state == "live" and slot.live.release not in (None, slot.current):
+        assert slot.live.release is not None
+        if not holds_current(observed, slot):
+            steps.append(RepairCurrent(slot=slot.slot, release=slot.live.release))
     if stop is not None:
         steps.extend(_plan_stopped(observed, slot, stop))
     elif slot.run is None:
@@ -447,6 +448,8 @@ def _repair(observed: Observed, slot: SlotObserved, *, now: datetime, comes_next
     without a judgement and nothing newer took over or comes next."""
     live, live_run = slot.live, slot.live_run
     if live is None or live.state != "live" or live_run is None:
+        return []
+    if holds_stopped(observed, slot):
         return []
     if not _is_lost(slot, live) and (comes_next or not _lacks_proof(observed, live_run)):
         return []

@@ -57,6 +57,7 @@ ACCESS: Mapping[str, Access] = {
     "deliveries": Access.READS,
     "deploy": Access.ORDERS,
     "doctor": Access.READS,
+    "heal": Access.ORDERS,
     "health": Access.READS,
     "judge": Access.SERVES,
     "init": Access.WRITES_FOLDER,
@@ -667,6 +668,25 @@ def rollback(
     _, settings, store, topology = _open(context)
     order = Order(reason=reason, accept_migrations=accept_migrations, wait=not no_wait, as_json=as_json)
     return order_rollback(settings, store, topology, release, order)
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.option("--no-wait", is_flag=True, help="Give the order and return.")
+@click.pass_context
+def heal(context: click.Context, as_json: bool, no_wait: bool) -> int:
+    """Put right what somebody else changed on the host and policy holds."""
+    from controller.doors.cli_heal import order_heal, print_heal
+
+    _, settings, store, topology = _open(context)
+    with tables.progress("waiting for the worker"):
+        view = order_heal(settings, store, topology, wait=not no_wait)
+    if as_json:
+        print_json(view)
+    else:
+        print_heal(tables.open_console(), view)
+    return DONE if no_wait or not view.left else FAILED
 
 
 # -- what a host's timers run --------------------------------------------------------------------------------------

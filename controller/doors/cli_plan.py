@@ -82,6 +82,7 @@ def read_plan(stack: Stack, settings: Settings, topology: Topology) -> PlanView:
             topology=topology,
             background=Background(threading.Event().set),
             gate_activities=frozenset,
+            ended_units_stay=settings.runtime == "systemd",
         )
         observed, _ = observe(sight)
         return shape_plan(observed, decide(observed, now=utc_now()), topology)

@@ -25,6 +25,7 @@ from controller.decisions.slot_checks import Aspect
 from controller.decisions.smoke import SmokeReport
 from controller.doors.views import (
     DeliveryView,
+    DriftView,
     OverrideView,
     ReleaseView,
     RunView,
@@ -215,6 +216,7 @@ def print_status(console: Console, status: StatusView, *, now: datetime) -> None
     if status.last_failure is not None:
         lines.append(("last failure", f"{ago(status.last_failure.ended_at, now=now)}: {failure(status.last_failure)}"))
     lines += [("missed", f"{short(m.sha)} on {m.ref}: no webhook came, found by resync") for m in status.missed]
+    lines += [("drift", drift_line(drift, now=now)) for drift in status.drifts]
     if status.deliveries_pending:
         oldest = ago(status.oldest_pending_at, now=now)
         lines.append(("deliveries", f"{status.deliveries_pending} not looked at yet, the oldest came {oldest}"))
@@ -240,6 +242,19 @@ def _order_words(order: OverrideView) -> str:
     if order.kind in ("deploy", "rollback"):
         return f"{order.kind} {short(order.sha)} in {order.slot}"
     return f"{order.slot} {'stopped' if order.kind == 'stopped' else 'started again'}"
+
+
+def drift_line(drift: DriftView, *, now: datetime) -> str:
+    """Return in a line what somebody else changed, and what becomes of it."""
+    found = f"{drift.reason}: {drift.message}, found {ago(drift.found_at, now=now)}"
+    if drift.ended_at is not None:
+        over = "over" if drift.handling == "by_hand" else "put right"
+        return f"{found}, {over} {ago(drift.ended_at, now=now)}"
+    if drift.handling == "by_hand":
+        return f"{found}; mend it by hand"
+    if drift.handling == "heals" or drift.heal_ordered_at is not None:
+        return f"{found}; is being put right"
+    return f'HELD: {found}; `oroboros heal` puts it right, or [production] drift = "heal"'
 
 
 def failure(run: RunView) -> str:

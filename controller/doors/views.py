@@ -23,6 +23,8 @@ LIMIT_DEFAULT = 20
 LIMIT_MAX = 200
 STEPS_MAX = 500
 LIST_MAX = 50
+#: For how long a drift that is over is still shown.
+DRIFT_TOLD_HOURS = 24.0
 
 
 class Rows(Protocol):
@@ -205,6 +207,22 @@ class MissedView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DriftView:
+    """Something that neither a push nor we changed on the host."""
+
+    reason: str
+    slot: str | None
+    subject: str
+    message: str
+    #: "heals", "held" or "by_hand".
+    handling: str
+    found_at: datetime
+    heal_ordered_at: datetime | None
+    #: When it was no longer so; None while it is.
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
     """Everything that somebody who asks "how is it?" wants to know."""
 
@@ -228,6 +246,8 @@ class StatusView:
     reports_stalled: int
     report_error: str
     missed: tuple[MissedView, ...]
+    #: Those that are, and those of the last day.
+    drifts: tuple[DriftView, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +356,7 @@ def read_status(rows: Rows, layout: Layout, topology: Topology) -> StatusView:
             MissedView(ref=_text(row["ref"]), sha=_text(row["sha"]), seen_at=_must(_instant(row["seen_at"])))
             for row in missed
         ),
+        drifts=read_drifts(rows),
     )
 
 
@@ -622,6 +643,29 @@ def read_overrides(rows: Rows) -> tuple[OverrideView, ...]:
             reason=_text(row["reason"]),
             accept_migrations=bool(row["accept_migrations"]),
             at=_must(_instant(row["at"])),
+        )
+        for row in found
+    )
+
+
+def read_drifts(rows: Rows, *, hours: float = DRIFT_TOLD_HOURS) -> tuple[DriftView, ...]:
+    """Return what drifted and still does, and what was found in the last hours, newest first."""
+    found = rows.load_rows(
+        "SELECT * FROM drifts WHERE repository_id = %s AND host = %s"
+        " AND (ended_at IS NULL OR found_at > now() - make_interval(secs => %s))"
+        " ORDER BY ended_at IS NULL DESC, id DESC LIMIT %s",
+        [rows.repository_id, rows.host, hours * 3600.0, LIST_MAX],
+    )
+    return tuple(
+        DriftView(
+            reason=_text(row["reason"]),
+            slot=_text_or_none(row["slot"]),
+            subject=_text(row["subject"]),
+            message=_text(row["message"]),
+            handling=_text(row["handling"]),
+            found_at=_must(_instant(row["found_at"])),
+            heal_ordered_at=_instant(row["heal_ordered_at"]),
+            ended_at=_instant(row["ended_at"]),
         )
         for row in found
     )

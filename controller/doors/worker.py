@@ -117,6 +117,7 @@ class Worker:
                 topology=topology,
                 background=background,
                 gate_activities=gates.running,
+                ended_units_stay=settings.runtime == "systemd",
             )
             hands = Hands(
                 settings=settings,

@@ -126,12 +126,17 @@ def publish_release(
 def repair_release(source: Source, layout: Layout, sha: Sha, *, limits: TreeLimits) -> tuple[Problem, ...]:
     """Verify a release that was published; check it out again, every byte from git, if it is not whole.
 
-    Returns what was wrong. Safe to repeat: the damaged one stays until a whole one takes its name.
+    Returns what was wrong. One that is whole, but whose files are not those that its manifest names (somebody wrote the
+    same bytes again), gets a manifest that names them. Safe to repeat: the damaged one stays until a whole one takes
+    its name.
     """
     problems = verify_release(source, layout, sha)
     head = source.head(sha)
-    if problems and head is not None:
-        _write_release(source, layout, head, limits, _Manifest.empty(), neighbour=None, replace=True)
+    if head is not None:
+        if problems:
+            _write_release(source, layout, head, limits, _Manifest.empty(), neighbour=None, replace=True)
+        elif changed_inodes(layout, sha):
+            _restore_manifest(source, layout, head)
     return problems
 
 
@@ -139,6 +144,11 @@ def _restore(source: Source, layout: Layout, head: Head, limits: TreeLimits) -> 
     """Write the lost manifest of a release that is whole, or write the release anew."""
     if verify_release(source, layout, head.sha):
         return _write_release(source, layout, head, limits, _Manifest.empty(), neighbour=None, replace=True)
+    return _restore_manifest(source, layout, head)
+
+
+def _restore_manifest(source: Source, layout: Layout, head: Head) -> PublishedRelease:
+    """Write the manifest of a release that was just found whole."""
     with source.objects() as objects:
         plan = _judge(objects, head.tree, _UNLIMITED, _Manifest.empty())
     top = os.fsencode(layout.release(head.sha)) + b"/"
@@ -440,6 +450,9 @@ def _commit(layout: Layout, sha: Sha, path: str, manifest: str, *, replace: bool
                 return
             os.rename(layout.release(sha), layout.releases / f"{_TEMPORARY}{sha}-{secrets.token_hex(6)}")
             failpoint("publish.between_replacements")
+            # Its spare has the old files, and would be taken for a copy of the new ones.
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(f"{_spare(layout, sha)}", layout.releases / f"{_TEMPORARY}{sha}-{secrets.token_hex(6)}")
         os.rename(manifest, layout.manifest(sha))
         failpoint("publish.between_renames")
         os.rename(path, layout.release(sha))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,9 +25,11 @@ from psycopg.types.json import Jsonb
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
 from controller.model.nouns import (
+    Drift,
     Head,
     Lease,
     Live,
+    OpenDrift,
     Override,
     Proven,
     PullRequest,
@@ -49,6 +51,8 @@ MIGRATION_LOCK = 0x0B0B_0001
 SQL_FOLDER = Path(__file__).resolve().parents[2] / "infra" / "sql"
 #: Deliveries that one tick looks at; the rest waits for the next.
 PENDING_MAX = 500
+#: Open drifts that one tick knows of.
+DRIFTS_MAX = 500
 #: Fetches on behalf of one delivery before it is given up: the resync goes on without it.
 LOOKS_MAX = 200
 
@@ -97,6 +101,8 @@ class SlotRow:
     provisioned_fence: int
     wiped_fence: int
     ended_fence: int
+    #: Until when an order by hand last kept it stopped.
+    stopped_at: datetime | None
     lease: Lease | None
     #: The not ended run with its verdicts, and the newest ended ones.
     run: Run | None
@@ -122,6 +128,8 @@ class History:
     pending: tuple[PendingDelivery, ...]
     #: Reports that still say "pending": each must come to an end.
     pending_reports: tuple[WantedReport, ...]
+    #: Drifts of which no look has said that they are over.
+    drifts: tuple[OpenDrift, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,7 +335,9 @@ class Store:
                 repository = q("SELECT * FROM repositories WHERE id = %s", [repository_id])
                 slots = q(
                     "SELECT s.*, coalesce((SELECT max(fence) FROM leases l WHERE l.host = s.host AND l.slot = s.name"
-                    " AND l.ended_at IS NOT NULL), 0) AS ended_fence"
+                    " AND l.ended_at IS NOT NULL), 0) AS ended_fence,"
+                    " (SELECT max(coalesce(ended_at, at)) FROM overrides o WHERE o.host = s.host AND o.slot = s.name"
+                    " AND o.kind IN ('stopped', 'restart')) AS stopped_at"
                     " FROM slots s WHERE host = %s AND repository_id = %s",
                     [host, repository_id],
                 )
@@ -375,6 +385,11 @@ class Store:
                     "SELECT wanted FROM reports WHERE repository_id = %s AND surface = 'status'"
                     " AND wanted->>'state' = 'pending'",
                     [repository_id],
+                )
+                drifts = q(
+                    "SELECT * FROM drifts WHERE repository_id = %s AND host = %s AND ended_at IS NULL ORDER BY id"
+                    " LIMIT %s",
+                    [repository_id, host, DRIFTS_MAX],
                 )
             first = repository.fetchone()
             assert first is not None
@@ -426,6 +441,7 @@ class Store:
                     for row in pending.fetchall()
                 ),
                 pending_reports=tuple(_report_from_json(row["wanted"]) for row in pending_reports.fetchall()),
+                drifts=tuple(_drift(row) for row in drifts.fetchall()),
             )
 
     def load_run(self, generation: int) -> Run | None:
@@ -968,6 +984,70 @@ class Store:
                 [now, reason, override_id],
             )
 
+    # -- drift ------------------------------------------------------------------------------------------------------
+
+    def record_drifts(
+        self, found: Sequence[Drift], *, looked_at: Collection[str], unknown: Collection[str] = (), now: datetime
+    ) -> tuple[Drift, ...]:
+        """Write what a look found, and that what it no longer found is over; return what is new.
+
+        `looked_at` are the reasons that the look was about, `unknown` the subjects that it could not see. Safe to
+        repeat: a drift that is open stays the one row."""
+        new: list[Drift] = []
+        with self._transaction(fenced=True) as connection:
+            here = {"r": self._id(), "host": self._host, "now": now}
+            connection.execute(
+                "UPDATE drifts SET ended_at = %(now)s WHERE repository_id = %(r)s AND host = %(host)s"
+                " AND ended_at IS NULL AND reason = ANY(%(looked_at)s) AND subject <> ALL(%(unknown)s)"
+                " AND (reason, subject) NOT IN (SELECT * FROM unnest(%(reasons)s::text[], %(subjects)s::text[]))",
+                {
+                    **here,
+                    "looked_at": list(looked_at),
+                    "unknown": list(unknown),
+                    "reasons": [drift.reason for drift in found],
+                    "subjects": [drift.subject for drift in found],
+                },
+            )
+            for drift in found:
+                row = connection.execute(
+                    "INSERT INTO drifts (repository_id, host, reason, slot, subject, message, handling, found_at)"
+                    " VALUES (%(r)s, %(host)s, %(reason)s, %(slot)s, %(subject)s, %(message)s, %(handling)s, %(now)s)"
+                    " ON CONFLICT (repository_id, host, reason, subject) WHERE ended_at IS NULL"
+                    " DO UPDATE SET handling = excluded.handling, message = excluded.message"
+                    " RETURNING xmax = 0 AS is_new",
+                    {
+                        **here,
+                        "reason": drift.reason,
+                        "slot": drift.slot,
+                        "subject": drift.subject,
+                        "message": drift.message,
+                        "handling": drift.handling,
+                    },
+                ).fetchone()
+                if row is not None and row["is_new"]:
+                    new.append(drift)
+                    detail: dict[str, object] = {
+                        "reason": drift.reason,
+                        "slot": drift.slot,
+                        "message": drift.message,
+                        "handling": drift.handling,
+                    }
+                    self._audit(connection, "drift", drift.subject, detail)
+        return tuple(new)
+
+    def order_heal(self, *, actor: str, now: datetime) -> tuple[OpenDrift, ...]:
+        """Order every drift that is held to be healed; return them. Safe to repeat."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "UPDATE drifts SET heal_ordered_at = coalesce(heal_ordered_at, %s),"
+                " heal_ordered_by = CASE WHEN heal_ordered_at IS NULL THEN %s ELSE heal_ordered_by END"
+                " WHERE repository_id = %s AND host = %s AND ended_at IS NULL AND handling = 'held' RETURNING *",
+                [now, actor, self._id(), self._host],
+            ).fetchall()
+            for row in rows:
+                self._audit(connection, "drift.heal", row["subject"], {"reason": row["reason"]}, actor=actor)
+            return tuple(_drift(row) for row in sorted(rows, key=lambda row: int(row["id"])))
+
     # -- reports and deliveries at the end of a tick ----------------------------------------------------------------
 
     def record_tick(self, reports: Sequence[WantedReport], *, done: Sequence[int], now: datetime) -> int:
@@ -1132,6 +1212,7 @@ def _slot(row: DictRow, *, lease: Lease | None, runs: list[DictRow], migrated: t
         provisioned_fence=row["provisioned_fence"],
         wiped_fence=row["wiped_fence"],
         ended_fence=row["ended_fence"],
+        stopped_at=row["stopped_at"],
         lease=lease,
         run=None if running is None else _run(running),
         verdicts=() if running is None else _verdicts(running),
@@ -1218,6 +1299,21 @@ def _quarantined(row: DictRow) -> Quarantined:
         reason=row["reason"],
         message=row["message"],
         at=row["at"],
+    )
+
+
+def _drift(row: DictRow) -> OpenDrift:
+    return OpenDrift(
+        id=row["id"],
+        drift=Drift(
+            reason=row["reason"],
+            slot=SlotName(row["slot"]) if row["slot"] else None,
+            subject=row["subject"],
+            message=row["message"],
+            handling=row["handling"],
+        ),
+        found_at=row["found_at"],
+        heal_ordered=row["heal_ordered_at"] is not None,
     )
 
 

@@ -11,13 +11,14 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import assert_never
 from urllib.parse import quote
 
+from controller.decisions.drift import RELEASE_EDITED, HostDrift, ReleaseFact, judge_drift, release_subject
 from controller.decisions.surroundings import (
     app_environment_file,
     environment,
@@ -38,6 +39,7 @@ from controller.effects.publish import (
     publish_release,
     remove_release,
     repair_release,
+    verify_release,
 )
 from controller.effects.runtime import ProcessSpec, Runtime
 from controller.effects.store import Store
@@ -51,7 +53,7 @@ from controller.model.config import Recipe, Settings, TreeLimits
 from controller.model.deploy_toml import recipe_hash
 from controller.model.errors import Failed, OroborosError, Stalled
 from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, instance_unit, job_unit
-from controller.model.nouns import ProcessFact, Run, Verdict
+from controller.model.nouns import Drift, OpenDrift, ProcessFact, Run, Verdict
 from controller.model.states import Outcome, RunState
 from controller.model.world import Observed, SlotObserved
 
@@ -311,10 +313,12 @@ class Hands:
             changed = changed_inodes(self.layout, run.release)
             if not changed:
                 return
-            repair_release(self.open_mirror(), self.layout, run.release, limits=TreeLimits())
+            problems = repair_release(self.open_mirror(), self.layout, run.release, limits=TreeLimits())
         except OroborosError as error:
             log.warning("release %s: %s", run.release[:7], error, extra={"action": "release.unreadable"})
             return
+        if not problems:
+            return  # written again, but as git has it
         message = (
             f"{len(changed)} files of {run.release[:7]} had been changed on the disk, {changed[0]} for one; mended"
         )
@@ -347,6 +351,52 @@ class Hands:
         log.info(
             "boot: release %s is whole, %d mended", live.release[:7], len(problems), extra={"action": "boot.verify"}
         )
+
+    def verify_released(self, observed: Observed, open_drifts: tuple[OpenDrift, ...]) -> None:
+        """See that what serves, and what could be gone back to, is as it was published; tell and mend what is not.
+
+        Cheap where nothing changed: one lstat a file. What seems changed is compared with git, byte for byte. Files
+        are shared by links, so one edit may be found in several releases; each is made whole by itself."""
+        facts: list[ReleaseFact] = []
+        unknown: list[str] = []
+        mirror = self.open_mirror()
+        for release, slots in released(observed):
+            try:
+                problems: tuple[str, ...] = ()
+                if changed_inodes(self.layout, release):
+                    found = verify_release(mirror, self.layout, release)
+                    problems = tuple(f"{problem.path or '.'}: {problem.message}" for problem in found)
+                    if not problems:
+                        repair_release(mirror, self.layout, release, limits=observed.policy.limits)
+            except OroborosError as error:
+                unknown.append(release_subject(release))
+                log.warning("release %s: %s", release[:7], error, extra={"action": "release.unreadable"})
+                continue
+            facts.append(ReleaseFact(release=release, slots=slots, problems=problems))
+        drifts = judge_drift(replace(observed, slots=()), HostDrift(releases=tuple(facts)))
+        if drifts or open_drifts:
+            self.note_drifts(self.side, drifts, looked_at={RELEASE_EDITED}, unknown=unknown)
+        healing = {drift.subject for drift in drifts if drift.handling == "heals"}
+        for fact in facts:
+            if release_subject(fact.release) in healing:
+                repair_release(mirror, self.layout, fact.release, limits=observed.policy.limits)
+        if healing:
+            held = [drift for drift in drifts if drift.subject not in healing]
+            self.note_drifts(self.side, held, looked_at={RELEASE_EDITED}, unknown=unknown)
+
+    def note_drifts(
+        self, store: Store, drifts: Sequence[Drift], *, looked_at: Collection[str], unknown: Collection[str] = ()
+    ) -> None:
+        """Remember what a look found, and say aloud what is new in it."""
+        for drift in store.record_drifts(drifts, looked_at=looked_at, unknown=unknown, now=self.clock()):
+            does = {"heals": "put right", "held": "held: `oroboros heal` puts it right", "by_hand": "mend it by hand"}
+            log.warning(
+                "drift: %s: %s; %s",
+                drift.reason,
+                drift.message,
+                does[drift.handling],
+                extra={"action": "drift", "slot": drift.slot},
+            )
 
     def _record_failure(self, kind: str, slot: SlotName, generation: int, release: Sha, error: OroborosError) -> None:
         """A thread's refusal becomes a verdict. Only `Failed` and a wrong configuration are the release's own fault."""
@@ -636,6 +686,21 @@ class Hands:
         self.side.record_removing(step.release)
         remove_release(self.layout, step.release)
         self.side.record_removed(step.release)
+
+
+def released(observed: Observed) -> tuple[tuple[Sha, tuple[SlotName, ...]], ...]:
+    """Return every release that serves or that a slot would fall back to, once, and for which slots."""
+    slots: dict[Sha, list[SlotName]] = {}
+    for slot in observed.slots:
+        live = slot.live
+        if live is None or live.state != "live" or live.release is None:
+            continue
+        for release in {
+            live.release,
+            *([slot.fallback_run.release] if slot.fallback_live and slot.fallback_run else []),
+        }:
+            slots.setdefault(release, []).append(slot.slot)
+    return tuple((release, tuple(names)) for release, names in sorted(slots.items()))
 
 
 def _run_and_recipe(slot: SlotObserved) -> tuple[Run, Recipe]:

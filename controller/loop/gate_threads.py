@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from controller.decisions.drift import STOPPED_FROM_OUTSIDE
 from controller.decisions.gates import (
     RESULTS_KEPT,
     Judgement,
@@ -25,7 +26,6 @@ from controller.decisions.gates import (
     window_pause_s,
     with_log_line,
 )
-from controller.decisions.plan import STOPPED_FROM_OUTSIDE
 from controller.effects.probe import Answer, ask, ask_forwarded, ask_instance
 from controller.model.config import Gate
 from controller.model.errors import OroborosError

@@ -22,7 +22,7 @@ from controller.effects.store import History, SlotRow, Store
 from controller.loop.background import Background
 from controller.model.config import Policy, Recipe
 from controller.model.deploy_toml import parse_policy, parse_recipe, recipe_hash
-from controller.model.errors import ConfigInvalid
+from controller.model.errors import ConfigInvalid, Stalled
 from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, slot_of_unit
 from controller.model.nouns import Head, Live, ProcessFact, PullRequest, Run
 from controller.model.states import ProcessState
@@ -55,6 +55,8 @@ class Sight:
     background: Background
     #: (kind, slot, generation) of the gates and windows that run in this worker.
     gate_activities: Callable[[], frozenset[tuple[str, SlotName, int]]]
+    #: See `Observed.ended_units_stay`.
+    ended_units_stay: bool = False
     recipes: dict[Sha, RecipeAt] = field(default_factory=dict)
     policies: dict[Sha, Policy | tuple[str, ...]] = field(default_factory=dict)
 
@@ -92,6 +94,8 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         policy=policy,
         policy_problems=policy_problems,
         pending_reports=history.pending_reports,
+        heal_ordered=frozenset((o.drift.reason, o.drift.subject) for o in history.drifts if o.heal_ordered),
+        ended_units_stay=sight.ended_units_stay,
     )
     return observed, history
 
@@ -201,11 +205,12 @@ def observe_slot(
     return SlotObserved(
         slot=slot,
         live=live,
-        current=read_current(sight.layout, slot),
+        current=_current(sight.layout, slot),
         lease=row.lease,
         ended_fence=row.ended_fence,
         provisioned_fence=row.provisioned_fence,
         wiped_fence=row.wiped_fence,
+        stopped_at=row.stopped_at,
         processes=mine,
         run=run,
         verdicts=row.verdicts if judged is None else (*row.verdicts, judged),
@@ -227,6 +232,14 @@ def observe_slot(
         deploys_itself=deploys_itself,
         accept_migrations=override is not None and override.accept_migrations,
     )
+
+
+def _current(layout: Layout, slot: SlotName) -> Sha | None:
+    """Return what `current` names; None as well when that is no release of ours: it is put right from `live`."""
+    try:
+        return read_current(layout, slot)
+    except Stalled:
+        return None
 
 
 def _has_ended(process: ProcessFact) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from controller.decisions.drift import RELEASE_EDITED, SEEN_BY_TICK, judge_drift
 from controller.decisions.explain import why
 from controller.decisions.plan import desired, plan_slot
 from controller.decisions.refresh import Hint, Looks, plan_refresh
@@ -31,7 +32,7 @@ from controller.loop.execute import Hands
 from controller.loop.observe import observe
 from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
 from controller.model.names import SlotName
-from controller.model.nouns import PullRequest
+from controller.model.nouns import Drift, PullRequest
 from controller.model.steps import Step
 from controller.model.world import Hold, Observed, Wanted
 
@@ -116,6 +117,9 @@ class Reconciler:
     _same_plan_count: int = 0
     _pruned_at: datetime | None = None
     _told_plan: tuple[Step, ...] = ()
+    _verified_at: datetime | None = None
+    #: Orders to heal a release that a look has begun for.
+    _heals_begun: frozenset[int] = frozenset()
 
     def run(self, stop: threading.Event) -> None:
         """Tick until `stop` is set. Raises `LostEpoch` when another worker took over, and every bug."""
@@ -142,6 +146,8 @@ class Reconciler:
         observed, history = observe(self.hands.sight)
         self._refresh(history, now=now)
         decision = decide(observed, now=now)
+        self._note_drifts(observed, history)
+        self._verify_released(observed, history, now=now)
         steps = self._without_prune(decision, now=now)
         self._tell(decision, steps)
         self._execute_leases(observed, decision.slots, now=now)
@@ -221,6 +227,24 @@ class Reconciler:
             return
         self._failures, self._failed_at = 0, None
 
+    def _note_drifts(self, observed: Observed, history: History) -> None:
+        """Remember and tell what somebody else changed, before any of it is put right."""
+        drifts = judge_drift(observed)
+        known = {_key(o.drift) for o in history.drifts if o.drift.reason in SEEN_BY_TICK}
+        if known != {_key(drift) for drift in drifts}:
+            self.hands.note_drifts(self.hands.store, drifts, looked_at=SEEN_BY_TICK)
+
+    def _verify_released(self, observed: Observed, history: History, *, now: datetime) -> None:
+        """Begin to verify what serves, at the pace of the resync, and once at an order to heal."""
+        edited = tuple(o for o in history.drifts if o.drift.reason == RELEASE_EDITED)
+        ordered = {o.id for o in edited if o.heal_ordered}
+        if self._verified_at is None:
+            self._verified_at = now
+        if now < self._verified_at + timedelta(seconds=self.resync_s) and ordered <= self._heals_begun:
+            return
+        if self.hands.background.start(("integrity", None), lambda: self.hands.verify_released(observed, edited)):
+            self._verified_at, self._heals_begun = now, frozenset(ordered)
+
     def _execute_leases(self, observed: Observed, plan: SlotPlan, *, now: datetime) -> None:
         for step in plan.steps:
             self._attempt(step, observed, now=now)
@@ -290,6 +314,10 @@ class Reconciler:
         timed = any(len(slot.processes) > 1 or slot.run is not None for slot in observed.slots)
         waiting = self._failed_at is not None or any(_is_unserved(observed, slot.slot) for slot in observed.slots)
         return min(self.poll_interval_s, TIMER_S) if timed or waiting else self.poll_interval_s
+
+
+def _key(drift: Drift) -> tuple[str, str, str]:
+    return (drift.reason, drift.subject, drift.handling)
 
 
 def _is_unserved(observed: Observed, name: SlotName) -> bool:

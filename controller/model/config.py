@@ -104,6 +104,8 @@ class Production:
     backend_port: int | None = None
     #: How long after a switch an old instance is kept at least, for requests that are still running.
     drain_s: float = 5.0
+    #: What somebody else changed on the host: "heal" puts it right, "hold" waits for an order.
+    drift: Literal["heal", "hold"] = "heal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

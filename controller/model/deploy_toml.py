@@ -210,6 +210,7 @@ class _Production(_Table):
     host: Host | None = None
     backend_port: Annotated[StrictInt, Field(ge=1024, le=65_535)] | None = None
     drain_s: DrainS = 5.0
+    drift: Literal["heal", "hold"] = "heal"
 
 
 class _Previews(_Table):

@@ -226,3 +226,31 @@ class WantedReport:
     description: str
     target_url: str | None
     generation: int
+
+
+Handling = Literal["heals", "held", "by_hand"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """Something on the host that somebody else changed, and what becomes of it."""
+
+    reason: str
+    #: None when it is not of one slot.
+    slot: SlotName | None
+    #: What differs: a link, a unit, a file, a port. With the reason it tells one drift from another.
+    subject: str
+    message: str
+    #: "heals": the loop puts it right. "held": policy keeps it. "by_hand": it belongs to root.
+    handling: Handling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenDrift:
+    """A drift as it was remembered, of which no look has said that it is over."""
+
+    id: int
+    drift: Drift
+    found_at: datetime
+    #: Somebody ordered to heal it, whatever the policy says.
+    heal_ordered: bool = False

@@ -47,6 +47,8 @@ class SlotObserved:
     #: The lease that the slot was made ready for, and the last one of which nothing is left.
     provisioned_fence: int = 0
     wiped_fence: int = 0
+    #: Until when an order by hand last kept the slot's units stopped; None when there was none.
+    stopped_at: datetime | None = None
     #: Every unit of the slot, instances and jobs, running or ended and not yet forgotten.
     processes: tuple[ProcessFact, ...] = ()
     #: The run that is not ended.
@@ -135,6 +137,11 @@ class Observed:
     pending_reports: tuple[WantedReport, ...] = ()
     policy: Policy = field(default_factory=Policy)
     policy_problems: tuple[str, ...] = ()
+    #: (reason, subject) of the drifts that somebody ordered to heal.
+    heal_ordered: frozenset[tuple[str, str]] = frozenset()
+    #: The host's service manager keeps a unit that ended, and starts at boot what serves: one that is not there was
+    #: stopped by somebody.
+    ended_units_stay: bool = False
 
     def slot(self, name: SlotName) -> SlotObserved:
         return next(s for s in self.slots if s.slot == name)

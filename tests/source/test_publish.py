@@ -331,6 +331,35 @@ def test_damaged_release_is_checked_out_again_by_repair(store: Store) -> None:
     assert read_back(store.layout.release(sha)) == FIRST
 
 
+def test_a_repaired_release_leaves_no_spare_of_its_damaged_files(store: Store) -> None:
+    first = publish(store, FIRST)
+    assert prepare_spare(store.layout, first)
+    broken = store.layout.release(first) / "src/app.py"
+    broken.chmod(0o644)
+    broken.write_text("half")
+    repair_release(store.mirror, store.layout, first, limits=LIMITS)
+    second = publish(store, {**FIRST, b"new": (FILE, b"new")}, first)
+
+    for sha in (first, second):
+        assert changed_inodes(store.layout, sha) == ()
+        assert verify_release(store.mirror, store.layout, sha) == ()
+
+
+def test_files_that_were_written_again_as_they_were_are_known_after_a_repair(store: Store) -> None:
+    sha = publish(store, FIRST)
+    file = store.layout.release(sha) / "src/app.py"
+    body, mode = file.read_bytes(), file.stat().st_mode
+    file.parent.chmod(0o755)
+    file.unlink()
+    file.write_bytes(body)
+    file.chmod(mode)
+    file.parent.chmod(0o555)
+    assert changed_inodes(store.layout, sha) == ("src/app.py",)
+
+    assert repair_release(store.mirror, store.layout, sha, limits=LIMITS) == ()
+    assert changed_inodes(store.layout, sha) == ()
+
+
 def test_full_disk_blames_nobody_and_leaves_nothing(store: Store) -> None:
     """The limit on the size of a file stands for the end of the disk: a write in the middle fails."""
     first = publish(store, FIRST)

@@ -13,7 +13,7 @@ import pytest
 from controller.effects.store import LostEpoch, Store, migrate
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, TreeId, preview_slot, pull_request_domain
-from controller.model.nouns import Head, PullRequest, Verdict, WantedReport
+from controller.model.nouns import Drift, Handling, Head, PullRequest, Verdict, WantedReport
 from controller.model.states import Cause, Outcome, RunState, StatusState
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
@@ -389,3 +389,34 @@ def test_a_command_may_write_a_listing_and_ask_for_a_look(store: Store, postgres
     history = store.load_history()
     assert [p.number for p in history.pulls] == [1]
     assert history.repository.look_asked_at == LATER
+
+
+def drift(subject: str = "current", *, handling: Handling = "heals", reason: str = "CurrentChanged") -> Drift:
+    return Drift(reason=reason, slot=MAIN, subject=subject, message=f"{subject} moved", handling=handling)
+
+
+def test_a_drift_is_new_once_and_over_when_a_look_no_longer_finds_it(store: Store) -> None:
+    kinds = {"CurrentChanged"}
+    assert store.record_drifts([drift()], looked_at=kinds, now=NOW) == (drift(),)
+    assert store.record_drifts([drift()], looked_at=kinds, now=NOW) == ()
+    assert [o.drift for o in store.load_history().drifts] == [drift()]
+    assert store.record_drifts([], looked_at={"ReleaseEdited"}, now=NOW) == ()
+    assert store.record_drifts([], looked_at=kinds, unknown=["current"], now=NOW) == ()
+    assert len(store.load_history().drifts) == 1
+    assert store.record_drifts([], looked_at=kinds, now=LATER) == ()
+
+    assert store.load_history().drifts == ()
+    assert store.record_drifts([drift()], looked_at=kinds, now=LATER) == (drift(),)
+    rows = store.load_rows("SELECT subject, host, detail ->> 'handling' AS handling FROM audit WHERE action = 'drift'")
+    assert rows == [{"subject": "current", "host": "host-1", "handling": "heals"}] * 2
+
+
+def test_an_order_to_heal_is_of_what_is_held_now(store: Store) -> None:
+    store.record_drifts([drift(handling="held"), drift("other")], looked_at={"CurrentChanged"}, now=NOW)
+
+    (ordered,) = store.order_heal(actor="ann", now=NOW)
+    assert ordered.drift.subject == "current"
+    assert {o.drift.subject: o.heal_ordered for o in store.load_history().drifts} == {"current": True, "other": False}
+    store.record_drifts([drift("other")], looked_at={"CurrentChanged"}, now=LATER)
+    store.record_drifts([drift(handling="held"), drift("other")], looked_at={"CurrentChanged"}, now=LATER)
+    assert not any(o.heal_ordered for o in store.load_history().drifts)

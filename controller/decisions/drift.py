@@ -1,0 +1,198 @@
+"""What on this host is not as we left it, and is it put right or held? Changed by no push and no step of ours.
+
+Facts in, drifts out, with a reason each. Rules:
+
+1. `current` that names another release than `live`, while no run is under way, was moved by hand. A worker that died
+   between its two renames has left a run, and finishes it.
+2. An instance that `live` names and that ended by a signal from outside was stopped. On a host whose service manager
+   keeps what ended and starts at boot what serves, so was one that is not there at all. What crashed is no drift.
+3. A file of a release that serves, or could be gone back to, is git's, byte for byte.
+4. A unit that should run runs, a file of install is as it was rendered, and a port of ours is held by us.
+
+`[production] drift` says what becomes of 1 to 3: "heal" puts right, "hold" waits for `oroboros heal`. What belongs to
+root (4) is told, and mended by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from controller.model.names import MAIN, Sha, SlotName, instance_unit
+from controller.model.nouns import Drift, Handling
+from controller.model.states import ProcessState
+from controller.model.world import Observed, SlotObserved
+
+#: HUP, INT and TERM come from outside: it was stopped, it did not fail. KILL is most often a memory limit: its own.
+STOPPED_FROM_OUTSIDE = frozenset({-1, -2, -15})
+CURRENT_CHANGED = "CurrentChanged"
+INSTANCE_STOPPED = "InstanceStopped"
+RELEASE_EDITED = "ReleaseEdited"
+UNIT_NOT_RUNNING = "UnitNotRunning"
+FILE_EDITED = "FileEdited"
+PORT_TAKEN = "PortTaken"
+#: What a tick sees by itself; the others come from a slower look.
+SEEN_BY_TICK = frozenset({CURRENT_CHANGED, INSTANCE_STOPPED})
+NAMED_MAX = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitFact:
+    """A unit of ours that should run."""
+
+    unit: str
+    runs: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFact:
+    """A file that install rendered: digests of what it rendered and of what lies there; None when nothing does."""
+
+    path: str
+    rendered: str
+    on_disk: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortFact:
+    """A port of ours that somebody else listens on, and who that is."""
+
+    what: str
+    port: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseFact:
+    """A release that serves or could be gone back to, and what of it is not git's: `path: what is wrong`, each."""
+
+    release: Sha
+    slots: tuple[SlotName, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostDrift:
+    """What a look at the host found beside what a tick sees."""
+
+    units: tuple[UnitFact, ...] = ()
+    files: tuple[FileFact, ...] = ()
+    ports: tuple[PortFact, ...] = ()
+    releases: tuple[ReleaseFact, ...] = ()
+
+
+_NOTHING = HostDrift()
+
+
+def judge_drift(observed: Observed, host: HostDrift = _NOTHING) -> tuple[Drift, ...]:
+    """Return everything that somebody else changed, and whether it is put right."""
+    return (
+        *(drift for slot in observed.slots for drift in _of_slot(observed, slot)),
+        *(drift for fact in host.releases for drift in _of_release(observed, fact)),
+        *_of_root(host),
+    )
+
+
+def is_held(observed: Observed, reason: str, subject: str) -> bool:
+    """Say whether policy keeps this as it was found: "hold", and nobody has ordered to heal it since."""
+    return observed.policy.production.drift == "hold" and (reason, subject) not in observed.heal_ordered
+
+
+def holds_current(observed: Observed, slot: SlotObserved) -> bool:
+    """Say whether the slot's `current` was moved by hand and stays so."""
+    return _current_moved(slot) and is_held(observed, CURRENT_CHANGED, current_subject(slot.slot))
+
+
+def holds_stopped(observed: Observed, slot: SlotObserved) -> bool:
+    """Say whether the slot's instance was stopped from outside and stays so."""
+    unit = _stopped_unit(observed, slot)
+    return unit is not None and is_held(observed, INSTANCE_STOPPED, unit)
+
+
+def current_subject(slot: SlotName) -> str:
+    """Return how a slot's `current` is called in a drift."""
+    return "current" if slot == MAIN else f"slots/{slot}/current"
+
+
+def release_subject(release: Sha) -> str:
+    """Return how a release is called in a drift."""
+    return f"releases/{release}"
+
+
+def _of_slot(observed: Observed, slot: SlotObserved) -> Iterator[Drift]:
+    if _current_moved(slot):
+        assert slot.live is not None
+        subject = current_subject(slot.slot)
+        names = "no release of ours" if slot.current is None else slot.current[:7]
+        message = f"{subject} names {names}, and {slot.slot} serves {(slot.live.release or '')[:7]}"
+        yield _drift(observed, CURRENT_CHANGED, subject, message, slot=slot.slot)
+    unit = _stopped_unit(observed, slot)
+    if unit is not None:
+        message = f"{unit}, which serves {slot.slot}, was stopped from outside"
+        yield _drift(observed, INSTANCE_STOPPED, unit, message, slot=slot.slot)
+
+
+def _current_moved(slot: SlotObserved) -> bool:
+    live = slot.live
+    if slot.run is not None or live is None or live.state != "live" or live.release is None:
+        return False
+    return slot.current != live.release
+
+
+def _stopped_unit(observed: Observed, slot: SlotObserved) -> str | None:
+    live = slot.live
+    if live is None or live.state != "live" or live.address is None or live.colour is None:
+        return None
+    if any(stop.slot == slot.slot for stop in observed.stops):
+        return None  # by an order
+    unit = instance_unit(slot.slot, live.colour)
+    process = next((p for p in slot.processes if (p.unit, p.generation) == (unit, live.generation)), None)
+    if process is None:
+        return unit if observed.ended_units_stay and not _was_ordered(slot) else None
+    stopped = process.state is ProcessState.EXITED and process.exit_code in STOPPED_FROM_OUTSIDE
+    return unit if stopped and not process.timed_out else None
+
+
+def _was_ordered(slot: SlotObserved) -> bool:
+    """Say whether an order to stop was in force since this instance began to serve: then we stopped it ourselves."""
+    if slot.stopped_at is None:
+        return False
+    began_at = slot.live_run.switched_at if slot.live_run is not None else None
+    return began_at is None or slot.stopped_at >= began_at
+
+
+def _of_release(observed: Observed, fact: ReleaseFact) -> Iterator[Drift]:
+    if not fact.problems:
+        return
+    named = ", ".join(_named(fact.problems))
+    message = f"{fact.release[:7]} differs from git in {len(fact.problems)} places: {named}"
+    slot = fact.slots[0] if fact.slots else None
+    yield _drift(observed, RELEASE_EDITED, release_subject(fact.release), message, slot=slot)
+
+
+def _named(problems: Collection[str]) -> Iterator[str]:
+    yield from list(problems)[:NAMED_MAX]
+    if len(problems) > NAMED_MAX:
+        yield f"and {len(problems) - NAMED_MAX} more"
+
+
+def _of_root(host: HostDrift) -> Iterator[Drift]:
+    for unit in host.units:
+        if not unit.runs:
+            yield _by_hand(UNIT_NOT_RUNNING, unit.unit, f"{unit.unit} should run, and does not")
+    for file in host.files:
+        if file.on_disk != file.rendered:
+            what = "is gone" if file.on_disk is None else "is not what was installed"
+            yield _by_hand(FILE_EDITED, file.path, f"{file.path} {what}")
+    for port in host.ports:
+        message = f"port {port.port} ({port.what}) is held by {port.owner}"
+        yield _by_hand(PORT_TAKEN, f"port {port.port}", message)
+
+
+def _drift(observed: Observed, reason: str, subject: str, message: str, *, slot: SlotName | None) -> Drift:
+    handling: Handling = "held" if is_held(observed, reason, subject) else "heals"
+    return Drift(reason=reason, slot=slot, subject=subject, message=message, handling=handling)
+
+
+def _by_hand(reason: str, subject: str, message: str) -> Drift:
+    return Drift(reason=reason, slot=None, subject=subject, message=message, handling="by_hand")
