@@ -197,4 +197,25 @@ MUTANTS: tuple[Mutant, ...] = (
         replacement="        and release.sha",
         caught_by=f"{RETENTION_RULES}::test_pinned_ones_stay",
     ),
+    Mutant(
+        name="what a person has stopped is started again",
+        file=PLAN,
+        original="    if stop is not None:\n        steps.extend(_plan_stopped",
+        replacement="    if False:\n        steps.extend(_plan_stopped",
+        caught_by=f"{PLAN_RULES}::TestStoppedByHand::test_nothing_is_repaired_and_no_newer_head_begins",
+    ),
+    Mutant(
+        name="a stop outlives its lease",
+        file=PLAN,
+        original="if (stop.slot, stop.fence) == (slot.slot, fence)), None)",
+        replacement="if stop.slot == slot.slot), None)",
+        caught_by=f"{PLAN_RULES}::TestStoppedByHand::test_a_stop_does_not_concern_the_next_tenant",
+    ),
+    Mutant(
+        name="a restart never ends",
+        file=PLAN,
+        original='    if stop.kind == "restart":',
+        replacement="    if False:",
+        caught_by=f"{WORLDS}::test_stops_by_hand_break_no_promise_and_come_to_an_end",
+    ),
 )

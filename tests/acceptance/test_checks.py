@@ -67,8 +67,16 @@ def test_all_is_well_and_every_endpoint_of_the_contract_was_asked(world: World, 
 
 def test_a_preview_is_smoked_and_what_it_said_is_kept_with_its_run(world: World, previewed: str) -> None:
     (run,) = world.rows("SELECT max(generation) FROM runs WHERE sha = %s AND proven", previewed)
-    url = str(world.stack["urls"]["preview-1"])  # type: ignore[index]
-    words = ("--preview-url", url, "--proxy-origin", str(world.stack["edge"]), "--changed-route", "/page")
+    urls = world.stack["urls"]
+    assert isinstance(urls, dict)
+    words = (
+        "--preview-url",
+        str(urls["preview-1"]),
+        "--proxy-origin",
+        str(world.stack["edge"]),
+        "--changed-route",
+        "/page",
+    )
 
     done = script(world, "preview-smoke-e2e.sh", *words, "--run-id", str(run[0]), "--persist-validation")
 

@@ -6,6 +6,8 @@ import socket
 
 import pytest
 
+from controller.doors.cli_health import read_health
+from controller.doors.stacks import Stack
 from controller.effects.ping import ping_postgres, ping_redis, postgres_address, redis_address
 from controller.model.errors import ConfigInvalid
 from tests.doors.stack import Small
@@ -26,6 +28,15 @@ def test_tells_parts_that_are_there_from_those_that_are_away(small: Small) -> No
     assert found["web-preview-2"]["said"] == "nobody listens"
     assert found["api-preview-3"]["address"] == f"127.0.0.1:{small.topology.ports.backend(small.topology.slots[3])}"
     assert small.run("health").exit_code == 1
+
+
+def test_who_may_not_read_the_services_environment_asks_at_the_contracts_addresses(small: Small) -> None:
+    """On a host the addresses of Postgres and Redis lie in files of root's."""
+    stack = Stack(root=small.root, environ={}, embedded=False)
+
+    found = {one.service: one.address for one in read_health(lambda: stack, wait_s=0)}
+
+    assert (found["postgres"], found["redis"]) == ("127.0.0.1:5432", "127.0.0.1:6379")
 
 
 def test_a_stack_that_does_not_run_is_told_apart_from_one_that_is_unwell(small: Small) -> None:

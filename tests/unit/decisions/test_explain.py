@@ -23,6 +23,7 @@ from tests.builders import (
     run,
     serving,
     sha,
+    stop,
     verdict,
 )
 
@@ -46,6 +47,18 @@ CLOSED = SlotObserved(slot=PREVIEW_1, live=free(PREVIEW_1), ended_fence=50)
         (
             observed(replace(GATING, verdicts=(verdict(R2, "gate", Outcome.FAIL),)), at_head=head(2)),
             f"ends {sha(2)[:7]} as failed: GateFailed: it answered 500",
+        ),
+        (
+            observed(serving(R1), at_head=head(2), stops=(stop(),)),
+            "stops everything: stopped by hand by ann: too loud",
+        ),
+        (
+            observed(replace(serving(R1), processes=()), at_head=head(2), stops=(stop(),)),
+            f"keeps {sha(1)[:7]}: stopped by hand by ann: too loud (StoppedByHand)",
+        ),
+        (
+            observed(GATING, at_head=head(2), stops=(stop(reason=""),)),
+            f"ends {sha(2)[:7]} as superseded: StoppedByHand: stopped by hand by ann",
         ),
         (observed(CLOSED), "wipes the slot: its lease ended and nothing runs in it"),
         (observed(replace(CLOSED, wiped_fence=50)), "stays free: nobody holds it"),

@@ -26,6 +26,7 @@ from tests.builders import (
     run,
     serving,
     sha,
+    stop,
 )
 
 TOPOLOGY = Topology()
@@ -148,6 +149,24 @@ def test_superseded_after_it_was_confirmed_is_a_success() -> None:
 def test_a_superseded_repair_takes_nothing_from_a_proven_commit() -> None:
     gone = run(2, 1, RunState.SUPERSEDED, reason="NewerHead", message=f"superseded by {sha(3)[:7]}", cause=Cause.REPAIR)
     assert of(with_run(gone), 1) == ("success", f"was live; {sha(3)[:7]} took over")
+
+
+def test_a_run_that_a_person_stopped_is_an_error_unless_it_had_been_live() -> None:
+    def stopped(**fields: float) -> Run:
+        message = "stopped by hand by ann: too loud"
+        return run(2, 2, RunState.SUPERSEDED, reason="StoppedByHand", message=message, **fields)
+
+    assert of(with_run(stopped()), 2) == ("error", "not deployed: stopped by hand by ann: too loud")
+    assert of(with_run(stopped(switched_s=10, confirmed_s=12)), 2) == (
+        "success",
+        "was live; stopped by hand by ann: too loud",
+    )
+
+
+def test_a_head_that_came_while_a_person_had_stopped_the_slot_waits_and_says_for_whom() -> None:
+    seen = observed(serving(R1), at_head=head(2), stops=(stop(),))
+
+    assert of(seen, 2) == ("pending", "accepted; waits: stopped by hand by ann: too loud")
 
 
 def test_a_quarantined_head_without_a_run_names_the_one_that_failed() -> None:
