@@ -444,14 +444,16 @@ def _begin(wanted: Wanted, observed: Observed, slot: SlotObserved) -> list[Step]
 def _repair(observed: Observed, slot: SlotObserved, *, now: datetime, comes_next: bool) -> list[Step]:
     """Nothing new can be done now: bring what `live` names back to what it was promised to be.
 
-    It is started again if the host lost it (a crash, a reboot), and proven again if its window was cut short or ended
-    without a judgement and nothing newer took over or comes next."""
+    It is started again if the host lost it (a crash, a reboot), or if its own environment was changed since it began,
+    and proven again if its window was cut short or ended without a judgement and nothing newer took over or comes
+    next."""
     live, live_run = slot.live, slot.live_run
     if live is None or live.state != "live" or live_run is None:
         return []
     if holds_stopped(observed, slot):
         return []
-    if not _is_lost(slot, live) and (comes_next or not _lacks_proof(observed, live_run)):
+    must_start = _is_lost(slot, live) or slot.environment_changed
+    if not must_start and (comes_next or not _lacks_proof(observed, live_run)):
         return []
     again = Wanted(slot=slot.slot, domain=live_run.domain, fence=live_run.fence, head=live_run.head, cause=Cause.REPAIR)
     return _begin(again, observed, slot) if retry_at(observed, slot, again) <= now else []

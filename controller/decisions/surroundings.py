@@ -9,6 +9,9 @@ from controller.model.config import Recipe
 from controller.model.names import MAIN, Colour, Layout, Sha, SlotName, Topology
 from controller.model.nouns import Live, Run
 
+#: Which version of the app's own environment file a process was started with.
+CONFIGURED = "OROBOROS_CONFIGURED"
+
 
 def listening_address(
     recipe: Recipe, *, layout: Layout, topology: Topology, slot: SlotName, colour: Colour
@@ -41,6 +44,7 @@ def environment(
     database_url: str | None,
     data_folder: Path,
     app_values: Mapping[str, str],
+    configured: str,
 ) -> dict[str, str]:
     """Return the environment of an instance or a job: the app's own values, then ours over them."""
     values = dict(app_values)
@@ -48,6 +52,7 @@ def environment(
     values["OROBOROS_RELEASE"] = run.release
     values["OROBOROS_URL"] = url
     values["OROBOROS_DATA"] = str(data_folder)
+    values[CONFIGURED] = configured
     if nonce:
         values["OROBOROS_NONCE"] = nonce
     if run.domain.startswith("pr-"):

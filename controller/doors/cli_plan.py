@@ -80,6 +80,7 @@ def read_plan(stack: Stack, settings: Settings, topology: Topology) -> PlanView:
             databases=databases,
             layout=settings.layout,
             topology=topology,
+            config_dir=settings.config_dir,
             background=Background(threading.Event().set),
             gate_activities=frozenset,
             ended_units_stay=settings.runtime == "systemd",

@@ -115,6 +115,7 @@ class Worker:
                 databases=databases,
                 layout=settings.layout,
                 topology=topology,
+                config_dir=settings.config_dir,
                 background=background,
                 gate_activities=gates.running,
                 ended_units_stay=settings.runtime == "systemd",

@@ -46,7 +46,7 @@ from controller.effects.store import Store
 from controller.failpoints import failpoint
 from controller.loop.background import Background
 from controller.loop.gate_threads import GateOrder, GateThreads, Instance, StaticFile, WatchOrder
-from controller.loop.observe import Sight, recipe_at
+from controller.loop.observe import Sight, recipe_at, version_of
 from controller.model import steps as s
 from controller.model.command import app_values
 from controller.model.config import Recipe, Settings, TreeLimits
@@ -506,6 +506,7 @@ class Hands:
             url=self.topology.url(run.slot),
             database_url=database_url,
             data_folder=self.layout.slot_data(run.slot),
+            configured=version_of(app_file),
             app_values=app_values(app_file.read_text(errors="surrogateescape")) if ours_to_read else {},
         )
 

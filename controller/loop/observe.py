@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import get_args
 
 from controller.decisions.refresh import Hint, Looks, is_answered
+from controller.decisions.surroundings import CONFIGURED, app_environment_file
 from controller.effects.checkout import is_sealed
 from controller.effects.database import AppDatabases
 from controller.effects.judge_files import read_result
@@ -23,7 +25,7 @@ from controller.loop.background import Background
 from controller.model.config import Policy, Recipe
 from controller.model.deploy_toml import parse_policy, parse_recipe, recipe_hash
 from controller.model.errors import ConfigInvalid, Stalled
-from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, slot_of_unit
+from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, instance_unit, slot_of_unit
 from controller.model.nouns import Head, Live, ProcessFact, PullRequest, Run
 from controller.model.states import ProcessState
 from controller.model.world import Activity, DeliveryHint, Observed, SlotObserved
@@ -52,6 +54,8 @@ class Sight:
     databases: AppDatabases | None
     layout: Layout
     topology: Topology
+    #: Folder of the apps' own environment files.
+    config_dir: Path
     background: Background
     #: (kind, slot, generation) of the gates and windows that run in this worker.
     gate_activities: Callable[[], frozenset[tuple[str, SlotName, int]]]
@@ -229,6 +233,7 @@ def observe_slot(
         database_ready=slot in databases and _database_is_of_lease(sight, slot, fence),
         wanted_migration_head=run.migration_head if run is not None else "",
         database_migration_head=_database_migration_head(row, fence),
+        environment_changed=_environment_changed(sight, slot, live),
         deploys_itself=deploys_itself,
         accept_migrations=override is not None and override.accept_migrations,
     )
@@ -240,6 +245,23 @@ def _current(layout: Layout, slot: SlotName) -> Sha | None:
         return read_current(layout, slot)
     except Stalled:
         return None
+
+
+def version_of(app_file: Path) -> str:
+    """Return a text that differs whenever an app's own environment file was written; "0" when there is none.
+
+    Its content is not ours to read on a host."""
+    try:
+        return str(app_file.stat().st_mtime_ns)
+    except OSError:
+        return "0"
+
+
+def _environment_changed(sight: Sight, slot: SlotName, live: Live | None) -> bool:
+    if live is None or live.state != "live" or live.colour is None:
+        return False
+    started_with = sight.runtime.environment(instance_unit(slot, live.colour)).get(CONFIGURED)
+    return started_with is not None and started_with != version_of(app_environment_file(sight.config_dir, slot))
 
 
 def _has_ended(process: ProcessFact) -> bool:

@@ -77,6 +77,8 @@ class SlotObserved:
     wanted_migration_head: str = ""
     #: The migration head that the slot's database is at: that of the newest run that migrated it.
     database_migration_head: str | None = None
+    #: The app's own environment file is another than when what `live` names was started.
+    environment_changed: bool = False
     #: Its releases are of Oroboros itself, and replace api and worker: a judge switches to them.
     deploys_itself: bool = False
     #: The newest accepted order by hand says that differing migrations are accepted.

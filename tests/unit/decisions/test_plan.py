@@ -607,3 +607,23 @@ class TestStoppedByHand:
         old = stop(PREVIEW_1, fence=50)
 
         assert plan(observed(slot, stops=(old,))) == (EndOverride(slot=PREVIEW_1, id=old.id, reason="the lease ended"),)
+
+
+class TestEnvironment:
+    """An app's own values changed since what serves was started."""
+
+    def test_what_serves_is_started_anew_and_proven_like_a_release(self) -> None:
+        slot = replace(serving(R1), environment_changed=True)
+
+        (begin,) = plan(world(slot, 1))
+
+        assert isinstance(begin, BeginRun)
+        assert (begin.cause, begin.release, begin.colour) == (Cause.REPAIR, R1.release, "b")
+
+    def test_a_new_head_takes_the_new_values_along(self) -> None:
+        slot = replace(serving(R1), environment_changed=True)
+
+        (begin,) = plan(world(slot, 2))
+
+        assert isinstance(begin, BeginRun)
+        assert begin.head == head(2)
