@@ -261,8 +261,9 @@ def test_the_examples_of_deploy_toml_are_valid() -> None:
 
 
 def test_every_environment_value_is_described() -> None:
-    source = (CHECKOUT / "controller" / "model" / "config.py").read_text()
-    names = set(re.findall(r'"((?:OROBOROS|WORKER|DATABASE|REDIS)_[A-Z_]+)"', source))
+    modules = ("model/config.py", "decisions/surfaces.py", "doors/surface.py")
+    source = "".join((CHECKOUT / "controller" / module).read_text() for module in modules)
+    names = set(re.findall(r'"((?:OROBOROS|WORKER|DATABASE|REDIS|WEB|RUNTIME|LOGS)_[A-Z_]+)"', source))
     text = (DOCS / "deploy-toml.md").read_text()
 
     assert names
