@@ -10,6 +10,7 @@ The files under `infra/systemd` are this rendering for the host contract's own t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from controller.decisions.edge import CERTIFICATE, CERTIFICATE_KEY
@@ -36,7 +37,7 @@ from controller.model.names import (
     systemd_unit,
     unit_instance,
 )
-from controller.model.profiles import Profile, profile_of
+from controller.model.profiles import BUILD, PREVIEW, Profile, profile_of
 
 UNITS = Path("/etc/systemd/system")
 POLKIT_RULE = Path("/etc/polkit-1/rules.d/50-oroboros.rules")
@@ -109,7 +110,7 @@ def render_units(topology: Topology, *, resolvers: Sequence[str] = ()) -> tuple[
         *_slices(),
         *_control_plane(topology),
         *_maintenance(),
-        *_slot_templates(resolvers),
+        *_slot_templates(topology, resolvers),
         *(file for slot in topology.slots for file in _slot(topology, slot)),
         HostFile(path=POLKIT_RULE, text=_polkit_rule(topology)),
         HostFile(path=TMPFILES, text=_tmpfiles(topology)),
@@ -309,10 +310,9 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
             f"EnvironmentFile={HOST_CONFIG}/web-%i.env\n"
             "RuntimeDirectory=ouroboros-web/%i\n"
             "LogsDirectory=oroboros/web\n"
-            f"Environment=OROBOROS_ROOT={HOST_ROOT} OROBOROS_RUN={HOST_RUN} OROBOROS_LOGS=%L/oroboros/web\n"
-            f"Environment=OROBOROS_CADDY={HOST_CADDY}\n"
+            f"Environment=OROBOROS_ROOT={HOST_ROOT} OROBOROS_RUN={HOST_RUN}\n"
             "Environment=XDG_DATA_HOME=%t/ouroboros-web/%i XDG_CONFIG_HOME=%t/ouroboros-web/%i\n"
-            f"ExecStart={CONTROL} surface %i\n"
+            f"ExecStart={CONTROL} surface %i --caddy {HOST_CADDY}\n"
             "Restart=always\nRestartSec=200ms\n"
             "TimeoutStopSec=15s\n"
             f"{_WALLS}"
@@ -423,13 +423,17 @@ def _maintenance() -> tuple[HostFile, ...]:
 # -- slots ------------------------------------------------------------------------------------------------------------
 
 
-def _slot_templates(resolvers: Sequence[str]) -> tuple[HostFile, ...]:
+def _slot_templates(topology: Topology, resolvers: Sequence[str]) -> tuple[HostFile, ...]:
     order = f"{HOST_ROOT}/orders/%N.json"
     handed = f"LoadCredential=order:{order}\n"
+    walls = _SLOT_WALLS
+    if topology.walls.system_calls == "any":
+        walls = "".join(line for line in walls.splitlines(keepends=True) if not line.startswith("SystemCall"))
+    network = "PrivateNetwork=yes\n" if topology.walls.build_network == "none" else _BUILD_NETWORK
     jobs = {
         "build": (
             "a build of slot %i",
-            f"ReadWritePaths={HOST_ROOT}/builds\nInaccessiblePaths=-/run/postgresql\n{_BUILD_NETWORK}"
+            f"ReadWritePaths={HOST_ROOT}/builds\nInaccessiblePaths=-/run/postgresql\n{network}"
             + "".join(f"IPAddressAllow={address}\n" for address in ("127.0.0.53", *resolvers)),
         ),
         "migrate": ("a migration of slot %i", ""),
@@ -452,7 +456,7 @@ def _slot_templates(resolvers: Sequence[str]) -> tuple[HostFile, ...]:
             f"ExecCondition={MAY_START} %N\n"
             f"ExecStart={LAUNCHER} %n\n"
             f"TimeoutStartSec=60s\nTimeoutStopSec={STOP_LIMIT_S}s\n"
-            f"{_SLOT_WALLS}"
+            f"{walls}"
             "\n"
             "[Install]\nWantedBy=multi-user.target\n",
         ),
@@ -469,7 +473,7 @@ def _slot_templates(resolvers: Sequence[str]) -> tuple[HostFile, ...]:
                 f"{handed}"
                 f"ExecStart={LAUNCHER} %n\n"
                 f"TimeoutStartSec={JOB_LIMIT_S}s\nTimeoutStopSec=15s\n"
-                f"{_SLOT_WALLS}{more}",
+                f"{walls}{more}",
             )
             for kind, (what, more) in jobs.items()
         ),
@@ -484,7 +488,7 @@ def _slot_templates(resolvers: Sequence[str]) -> tuple[HostFile, ...]:
             f"{handed}"
             f"ExecStart={LAUNCHER} %n\n"
             "TimeoutStartSec=300s\n"
-            f"{_SLOT_WALLS}"
+            f"{walls}"
             "PrivateNetwork=yes\n"
             f"ReadWritePaths={HOST_ROOT}/builds\n",
         ),
@@ -501,6 +505,16 @@ def _slot(topology: Topology, slot: SlotName) -> list[HostFile]:
 
 def _drop_in(unit: str, text: str) -> HostFile:
     return _unit(f"{systemd_unit(unit)}.d/slot.conf", text)
+
+
+def _profile(topology: Topology, unit: str) -> Profile:
+    """Return the unit's profile as this host's walls have it."""
+    profile, walls = profile_of(unit), topology.walls
+    if profile is BUILD or unit.startswith("migrate-"):
+        return replace(profile, memory_bytes_max=walls.build_memory_bytes)
+    if profile is PREVIEW:
+        return replace(profile, memory_bytes_max=walls.preview_memory_bytes, tasks_max=walls.preview_tasks)
+    return replace(profile, memory_bytes_max=walls.production_memory_bytes)
 
 
 def _who(slot: SlotName, profile: Profile, slice_name: str) -> str:
@@ -524,7 +538,7 @@ def _instance_drop_in(topology: Topology, slot: SlotName, colour: Colour) -> Hos
     sockets = Layout(HOST_ROOT, HOST_RUN).instance_socket(slot, colour).parent
     text = (
         "[Service]\n"
-        + _who(slot, profile_of(unit), "ouroboros-production.slice" if is_main else "ouroboros-previews.slice")
+        + _who(slot, _profile(topology, unit), "ouroboros-production.slice" if is_main else "ouroboros-previews.slice")
         + f"LoadCredential=app.env:{HOST_CONFIG}/app-{slot}.env\n"
         + f"ReadWritePaths={_data(slot)}\n"
         + f"BindPaths={sockets}\n"
@@ -539,7 +553,7 @@ def _instance_drop_in(topology: Topology, slot: SlotName, colour: Colour) -> Hos
 
 def _job_drop_in(topology: Topology, slot: SlotName, kind: JobKind) -> HostFile:
     unit = job_unit(kind, slot)
-    text = "[Service]\n" + _who(slot, profile_of(unit), "ouroboros-builds.slice")
+    text = "[Service]\n" + _who(slot, _profile(topology, unit), "ouroboros-builds.slice")
     if kind != "wipe":
         text += f"LoadCredential=app.env:{HOST_CONFIG}/app-{slot}.env\n"
     text += f"InaccessiblePaths=-{_data(slot)}\n" if kind == "build" else f"ReadWritePaths={_data(slot)}\n"

@@ -6,6 +6,7 @@ finding is `ok`, `failed` with the remedy, or a `note`: nothing is wrong, but so
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -472,6 +473,10 @@ def waiting_for_install(policy: Policy, topology: Topology) -> tuple[str, ...]:
     if policy.edge.trusted_proxies != topology.trusted_proxies:
         here = ", ".join(topology.trusted_proxies) or "none"
         waits.append(f"[edge] trusted_proxies = {', '.join(policy.edge.trusted_proxies) or '[]'}, this host has {here}")
+    for field in dataclasses.fields(policy.walls):
+        wanted, installed_value = getattr(policy.walls, field.name), getattr(topology.walls, field.name)
+        if wanted != installed_value:
+            waits.append(f"[walls] {field.name} = {wanted}, this host has {installed_value}")
     return tuple(f"{wait}: it waits for `oroboros install`" for wait in waits)
 
 

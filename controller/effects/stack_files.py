@@ -5,6 +5,7 @@ Both are small JSON, written by one rename. The stack file holds addresses and p
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import secrets
@@ -14,6 +15,7 @@ from typing import Literal
 
 from controller.model.errors import ConfigInvalid, Unavailable
 from controller.model.names import Layout, Ports, Topology
+from controller.model.profiles import Walls
 
 JSON_BYTES_MAX = 64 << 10
 
@@ -41,6 +43,7 @@ def write_topology(layout: Layout, topology: Topology) -> None:
         "production_backend_port": topology.production_backend_port,
         "tls": topology.tls,
         "trusted_proxies": list(topology.trusted_proxies),
+        "walls": dataclasses.asdict(topology.walls),
         "isolated_previews": topology.isolated_previews,
         "control_plane": topology.control_plane,
     }
@@ -66,6 +69,7 @@ def read_topology(layout: Layout) -> Topology:
             production_backend_port=None if backend_port is None else int(str(backend_port)),
             tls=_tls(value.get("tls", "off")),
             trusted_proxies=_texts(value.get("trusted_proxies", [])),
+            walls=_walls(value.get("walls", {})),
             isolated_previews=value.get("isolated_previews") is True,
             control_plane="current" if value.get("control_plane") == "current" else "installed",
         )
@@ -85,6 +89,15 @@ def _texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise ValueError(f"not a list of texts: {value!r:.60}")
     return tuple(value)
+
+
+def _walls(value: object) -> Walls:
+    if not isinstance(value, dict):
+        raise ValueError(f"walls: {value!r:.60}")
+    try:
+        return Walls(**value)
+    except TypeError as error:
+        raise ValueError(f"walls: {error}") from error
 
 
 def _text_or_none(value: object) -> str | None:

@@ -1,9 +1,9 @@
 """`deploy.toml` and the environment of our own processes, as validated frozen values.
 
 A deploy.toml has two kinds of tables. Recipe (`[build] [web] [api] [database] [gate] [smoke]`) is read at the commit
-being deployed. Policy (`[production] [previews] [edge] [retention] [permissions] [limits]`) is read only from the head
-of the production branch, so that a pull request cannot change it. Unknown keys are refused; every problem is reported
-at once with its key path.
+being deployed. Policy (`[production] [previews] [edge] [walls] [retention] [permissions] [limits]`) is read only from
+the head of the production branch, so that a pull request cannot change it. Unknown keys are refused; every problem is
+reported at once with its key path.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal
 
 from controller.model.errors import ConfigInvalid
 from controller.model.names import HOST_CONFIG, HOST_ROOT, REPOSITORY, Layout
+from controller.model.profiles import Walls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +165,7 @@ class Policy:
     production: Production = field(default_factory=Production)
     previews: Previews = field(default_factory=Previews)
     edge: Edge = field(default_factory=Edge)
+    walls: Walls = field(default_factory=Walls)
     retention: Retention = field(default_factory=Retention)
     permissions: Permissions = field(default_factory=Permissions)
     limits: TreeLimits = field(default_factory=TreeLimits)

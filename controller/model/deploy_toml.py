@@ -32,6 +32,7 @@ from pydantic import (
 
 from controller.model import config
 from controller.model.errors import ConfigInvalid
+from controller.model.profiles import BUILD, PREVIEW, PRODUCTION, Walls
 
 DEPLOY_TOML_BYTES_MAX = 64 << 10
 WORDS_MAX = 64
@@ -162,6 +163,7 @@ WindowS = Annotated[float, BeforeValidator(_seconds), Field(ge=1, le=3_600)]
 # Below a twentieth of a second a request that waits in the old instance's queue could be lost.
 DrainS = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=300)]
 LeaseS = Annotated[float, BeforeValidator(_seconds), Field(ge=60, le=365 * 86_400)]
+Memory = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=64 << 20)]
 Size = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=1)]
 
 
@@ -220,6 +222,16 @@ class _Previews(_Table):
     lease_ttl_s: LeaseS = 7 * 86_400.0
 
 
+class _Walls(_Table):
+    production_memory_bytes: Memory = PRODUCTION.memory_bytes_max
+    preview_memory_bytes: Memory = PREVIEW.memory_bytes_max
+    build_memory_bytes: Memory = BUILD.memory_bytes_max
+    preview_tasks: Annotated[StrictInt, Field(ge=16, le=32_768)] = PREVIEW.tasks_max
+    preview_network: Literal["none", "host"] = "none"
+    build_network: Literal["internet", "none"] = "internet"
+    system_calls: Literal["service", "any"] = "service"
+
+
 class _Edge(_Table):
     tls: Literal["off", "auto", "files"] = "off"
     trusted_proxies: Annotated[tuple[Network, ...], Field(max_length=100)] = ()
@@ -253,6 +265,7 @@ class _File(_Table):
     production: _Production = Field(default_factory=_Production)
     previews: _Previews = Field(default_factory=_Previews)
     edge: _Edge = Field(default_factory=_Edge)
+    walls: _Walls = Field(default_factory=_Walls)
     retention: _Retention = Field(default_factory=_Retention)
     permissions: _Permissions = Field(default_factory=_Permissions)
     limits: _Limits = Field(default_factory=_Limits)
@@ -268,12 +281,13 @@ _TABLES: dict[str, type[_Table]] = {
     "production": _Production,
     "previews": _Previews,
     "edge": _Edge,
+    "walls": _Walls,
     "retention": _Retention,
     "permissions": _Permissions,
     "limits": _Limits,
 }
 RECIPE_TABLES = ("build", "web", "api", "database", "gate", "smoke")
-POLICY_TABLES = ("production", "previews", "edge", "retention", "permissions", "limits")
+POLICY_TABLES = ("production", "previews", "edge", "walls", "retention", "permissions", "limits")
 
 
 def parse_recipe(data: bytes) -> config.Recipe:
@@ -385,6 +399,7 @@ def _policy(file: _File) -> config.Policy:
         production=config.Production(**dict(file.production)),
         previews=config.Previews(**dict(file.previews)),
         edge=config.Edge(**dict(file.edge)),
+        walls=Walls(**dict(file.walls)),
         retention=config.Retention(**dict(file.retention)),
         permissions=config.Permissions(**dict(file.permissions)),
         limits=config.TreeLimits(**dict(file.limits)),

@@ -8,9 +8,11 @@ Units begin with `ouroboros-`, everything else is `oroboros`: both spellings are
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NewType
+
+from controller.model.profiles import Walls
 
 SlotName = NewType("SlotName", str)
 Sha = NewType("Sha", str)  # 40 lower-case hex digits: a commit
@@ -228,6 +230,8 @@ class Topology:
     tls: Literal["off", "auto", "files"] = "off"
     #: Addresses and networks of proxies in front of the edge, whose `X-Forwarded-For` is believed.
     trusted_proxies: tuple[str, ...] = ()
+    #: What the units of slots may take and reach.
+    walls: Walls = field(default_factory=Walls)
     #: Each preview instance has a network of its own, and is reached through a socket that systemd holds for it.
     isolated_previews: bool = False
     #: "installed": api and worker run what was installed. "current": what production serves, so that merging to the

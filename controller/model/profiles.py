@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 _MIB = 1 << 20
 _GIB = 1 << 30
@@ -32,6 +33,26 @@ PRODUCTION = Profile(memory_bytes_max=2 * _GIB, tasks_max=1_024, weight=100, nic
 PREVIEW = Profile(memory_bytes_max=512 * _MIB, tasks_max=256, weight=50, niceness=5, oom_score_adjust=500)
 #: Also production's: it must not slow down what serves.
 BUILD = Profile(memory_bytes_max=2 * _GIB, tasks_max=1_024, weight=20, niceness=10, oom_score_adjust=700)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walls:
+    """`[walls]`: what the units of slots may take and reach, where an app needs more than they have by default.
+
+    Takes effect at install, on a host; a stack of `oroboros up` keeps the defaults."""
+
+    #: Of one instance, and of one preview's; of one build or migration.
+    production_memory_bytes: int = PRODUCTION.memory_bytes_max
+    preview_memory_bytes: int = PREVIEW.memory_bytes_max
+    build_memory_bytes: int = BUILD.memory_bytes_max
+    #: Processes and threads of one preview instance.
+    preview_tasks: int = PREVIEW.tasks_max
+    #: "none": a preview has a network of its own with nothing in it. "host": it shares the host's, loopback and all.
+    preview_network: Literal["none", "host"] = "none"
+    #: "internet": a build reaches all but loopback, private networks and the cloud's own addresses.
+    build_network: Literal["internet", "none"] = "internet"
+    #: "service": the calls that services need. "any": what some runtimes need beyond, such as their own sandboxes.
+    system_calls: Literal["service", "any"] = "service"
 
 
 def profile_of(unit: str) -> Profile:
