@@ -45,6 +45,7 @@ class Access(StrEnum):
     READS = "reads"  # changes nothing
     ORDERS = "orders"  # writes an order into the store; the worker acts on it
     SERVES = "serves"  # runs a part in the foreground
+    TIDIES = "tidies"  # lets go of rows and logs that retention lets go
     WRITES_FOLDER = "writes folder"  # writes a file into the folder that was named
     RECORDS = "records"  # writes what it found into a file, and into the store's rows of the run that was named
 
@@ -62,6 +63,7 @@ ACCESS: Mapping[str, Access] = {
     "judge": Access.SERVES,
     "init": Access.WRITES_FOLDER,
     "logs": Access.READS,
+    "maintenance daily-summary": Access.TIDIES,
     "maintenance reset-audit": Access.READS,
     "maintenance stale-leases": Access.ORDERS,
     "plan": Access.READS,
@@ -695,7 +697,7 @@ def heal(context: click.Context, as_json: bool, no_wait: bool) -> int:
 @main.group()
 @_root_option
 def maintenance() -> None:
-    """What a host's timers run: stale leases, the audit of resets."""
+    """What a host's timers run: stale leases, the audit of resets, the daily summary."""
 
 
 @maintenance.command("stale-leases")
@@ -806,6 +808,33 @@ def backend(
     else:
         cli_backend.print_backend(tables.open_console(), view, now=utc_now())
     return DONE if view.ok else FAILED
+
+
+@maintenance.command("daily-summary")
+@_root_option
+@_json_option
+@click.option(
+    "--output-dir",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the file of the day is written.",
+)
+@click.pass_context
+def daily_summary(context: click.Context, as_json: bool, folder: Path) -> int:
+    """Write what was of this day, and let go of rows and logs that retention lets go."""
+    from controller.doors.cli_daily_summary import keep_summary, print_summary, summarize
+
+    log_to_stderr()
+    stack, settings, store, topology = _open(context)
+    with tables.progress("gathering the day"):
+        summary = summarize(stack, settings, store, topology, now=utc_now())
+        path = keep_summary(settings, store, summary, folder)
+    if as_json:
+        print_json(summary)
+    else:
+        print_summary(tables.open_console(), summary, path)
+    return DONE if summary.record is not None else UNREACHABLE
 
 
 # -- a folder that is to be deployed ----------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
+from controller.decisions.forget import EndedRun
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
 from controller.model.nouns import (
@@ -51,6 +52,8 @@ MIGRATION_LOCK = 0x0B0B_0001
 SQL_FOLDER = Path(__file__).resolve().parents[2] / "infra" / "sql"
 #: Deliveries that one tick looks at; the rest waits for the next.
 PENDING_MAX = 500
+#: Ended runs that are looked at for what may be forgotten.
+ENDED_RUNS_MAX = 50_000
 #: Open drifts that one tick knows of.
 DRIFTS_MAX = 500
 #: Fetches on behalf of one delivery before it is given up: the resync goes on without it.
@@ -983,6 +986,90 @@ class Store:
                 "UPDATE overrides SET ended_at = %s, end_reason = %s WHERE id = %s AND ended_at IS NULL",
                 [now, reason, override_id],
             )
+
+    # -- what the daily job lets go of ------------------------------------------------------------------------------
+
+    def load_ended_runs(self, *, at_most: int = ENDED_RUNS_MAX) -> tuple[EndedRun, ...]:
+        """Return every ended run of this host as far as forgetting it goes, newest first."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT generation, slot, domain, fence, sha, release, ended_at, proven, migrated, fallback FROM runs"
+                " WHERE repository_id = %s AND host = %s AND ended_at IS NOT NULL ORDER BY generation DESC LIMIT %s",
+                [self._id(), self._host, at_most],
+            ).fetchall()
+            return tuple(
+                EndedRun(
+                    generation=row["generation"],
+                    slot=SlotName(row["slot"]),
+                    domain=Domain(row["domain"]),
+                    fence=row["fence"],
+                    sha=Sha(row["sha"]),
+                    release=Sha(row["release"]),
+                    ended_at=row["ended_at"],
+                    proven=row["proven"],
+                    migrated=row["migrated"],
+                    fallback=row["fallback"],
+                )
+                for row in rows
+            )
+
+    def forget_runs(self, generations: Sequence[int]) -> int:
+        """Remove ended runs with their journals, checks and artifacts; return how many. Safe to repeat."""
+        with self._transaction() as connection:
+            return connection.execute(
+                "DELETE FROM runs WHERE repository_id = %s AND host = %s AND generation = ANY(%s)"
+                " AND ended_at IS NOT NULL",
+                [self._id(), self._host, list(generations)],
+            ).rowcount
+
+    def forget_deliveries(self, *, before: datetime, keep: int, at_most: int) -> int:
+        """Remove deliveries that were answered before then, but the newest `keep`; return how many.
+
+        Never one that is pending. That a head was told of is remembered without its delivery. The same bytes sent
+        again afterwards are a new delivery, which is a hint like any other. Safe to repeat, and beside the receiver."""
+        with self._transaction() as connection:
+            return connection.execute(
+                "WITH old AS (SELECT seq, sha FROM deliveries WHERE state <> 'pending'"
+                "  AND greatest(received_at, armed_at, done_at) < %(before)s"
+                "  AND seq < coalesce((SELECT min(seq) FROM"
+                "   (SELECT seq FROM deliveries ORDER BY seq DESC LIMIT %(keep)s) newest), 9223372036854775807)"
+                "  ORDER BY seq LIMIT %(at_most)s FOR UPDATE SKIP LOCKED),"
+                " told AS (UPDATE refs_seen r SET by_webhook = true FROM old"
+                "  WHERE r.sha = old.sha AND NOT r.by_webhook)"
+                " DELETE FROM deliveries d USING old WHERE d.seq = old.seq AND d.state <> 'pending'",
+                {"before": before, "keep": keep, "at_most": at_most},
+            ).rowcount
+
+    def forget_reports(self, *, before: datetime, at_most: int) -> int:
+        """Remove reports that were sent before then about commits of which there is no run and no open pull request
+        any more; return how many. Never one that is not sent, or still says "pending"."""
+        with self._transaction() as connection:
+            return connection.execute(
+                "DELETE FROM reports WHERE (repository_id, surface, key) IN"
+                " (SELECT p.repository_id, p.surface, p.key FROM reports p WHERE p.repository_id = %(r)s"
+                "  AND p.sent_generation = p.generation AND p.updated_at < %(before)s"
+                "  AND p.wanted->>'state' <> 'pending'"
+                "  AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.repository_id = p.repository_id"
+                "   AND runs.sha = p.wanted->>'sha')"
+                "  AND NOT EXISTS (SELECT 1 FROM pull_requests q WHERE q.repository_id = p.repository_id"
+                "   AND q.state = 'open' AND q.head_sha = p.wanted->>'sha')"
+                "  ORDER BY p.updated_at LIMIT %(at_most)s)",
+                {"r": self._id(), "before": before, "at_most": at_most},
+            ).rowcount
+
+    def forget_audit(self, *, before: datetime, at_most: int) -> int:
+        """Remove lines of the audit, and drifts that are over, from before then; return how many."""
+        with self._transaction() as connection:
+            lines = connection.execute(
+                "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < %s ORDER BY id LIMIT %s)",
+                [before, at_most],
+            ).rowcount
+            drifts = connection.execute(
+                "DELETE FROM drifts WHERE id IN (SELECT id FROM drifts WHERE repository_id = %s AND host = %s"
+                " AND ended_at < %s ORDER BY id LIMIT %s)",
+                [self._id(), self._host, before, at_most],
+            ).rowcount
+            return lines + drifts
 
     # -- drift ------------------------------------------------------------------------------------------------------
 

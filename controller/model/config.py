@@ -132,10 +132,20 @@ class Edge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """`[retention]`: how many proven releases stay per domain, beside current, previous good and pinned ones."""
+    """`[retention]`: how many proven releases stay per domain, beside current, previous good and pinned ones; and for
+    how long rows, logs and summaries do."""
 
     keep: int = 5
     pinned: tuple[str, ...] = ()
+    deliveries_days: int = 30
+    #: The newest stay, however old.
+    deliveries_keep: int = 1_000
+    runs_days: int = 90
+    #: Of each slot, the newest stay, however old.
+    runs_keep: int = 50
+    audit_days: int = 365
+    #: Daily summaries.
+    summaries: int = 90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

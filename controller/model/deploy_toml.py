@@ -164,6 +164,7 @@ WindowS = Annotated[float, BeforeValidator(_seconds), Field(ge=1, le=3_600)]
 DrainS = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=300)]
 LeaseS = Annotated[float, BeforeValidator(_seconds), Field(ge=60, le=365 * 86_400)]
 Memory = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=64 << 20)]
+Days = Annotated[StrictInt, Field(ge=1, le=3_650)]
 Size = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=1)]
 
 
@@ -240,6 +241,13 @@ class _Edge(_Table):
 class _Retention(_Table):
     keep: Annotated[StrictInt, Field(ge=1, le=1_000)] = 5
     pinned: Annotated[tuple[ShaPrefix, ...], Field(max_length=100)] = ()
+    deliveries_days: Days = 30
+    deliveries_keep: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 1_000
+    runs_days: Days = 90
+    # More than a tick looks back.
+    runs_keep: Annotated[StrictInt, Field(ge=20, le=10_000)] = 50
+    audit_days: Days = 365
+    summaries: Annotated[StrictInt, Field(ge=1, le=3_650)] = 90
 
 
 class _Permissions(_Table):

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -135,3 +136,58 @@ def test_names_what_is_stale_when_no_worker_answers_and_changes_nothing(quiet_wo
     assert open_leases(world) == [number]
     assert world.command("maintenance", "stale-leases").returncode == 0
     assert open_leases(world) == []
+
+
+def test_the_daily_job_lets_go_of_what_is_old_and_of_nothing_that_is_needed(quiet_world: World, tmp_path: Path) -> None:
+    world = quiet_world
+    world.release("ok", f"With a short memory {time.monotonic_ns()}")
+    recipe = world.author.clone / "deploy.toml"
+    recipe.write_text(recipe.read_text() + "\n[retention]\ndeliveries_keep = 0\nruns_keep = 20\nsummaries = 2\n")
+    sha = world.author.commit("With a short memory, indeed")
+    world.author.push()
+    world.await_serving(sha)
+    world.author.await_status(sha, "success", says="live since")
+    serving = world.rows("SELECT generation FROM runs WHERE sha = %s AND proven", sha)[0][0]
+    with psycopg.connect(str(world.stack["database_url"])) as connection:
+        connection.execute(
+            "UPDATE deliveries SET received_at = t, armed_at = t, done_at = t FROM (SELECT now() -"
+            " interval '40 days' AS t) AS old WHERE state <> 'pending'"
+        )
+        # Forty failures since what serves, and forty before it.
+        connection.execute(
+            "INSERT INTO runs (generation, repository_id, host, slot, domain, fence, sha, tree, release, cause, state,"
+            " worker, begun_at, ended_at) SELECT g, repository_id, host, 'main', 'production', 0, sha, tree, release,"
+            " 'push', 'failed', 'test', old, old FROM runs r, (SELECT now() - interval '100 days' AS old) AS at,"
+            " generate_series(100001, 100080) AS g WHERE r.generation = %s",
+            [serving],
+        )
+        connection.execute("UPDATE runs SET ended_at = now() - interval '100 days' WHERE ended_at IS NOT NULL")
+    for generation in (100_001, serving):
+        logs = world.root / "artifacts" / "runs" / str(generation)
+        logs.mkdir(parents=True, exist_ok=True)
+        (logs / "main-a.log").write_text("a line\n")
+    for name in ("20200101", "20200102", "20200103"):
+        (tmp_path / f"daily-health-summary-{name}.json").write_text("{}")
+
+    done = world.command("maintenance", "daily-summary", "--output-dir", str(tmp_path), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["record"]["forgotten"]["problem"] == ""
+    assert told["record"]["forgotten"]["runs"] >= 60
+    assert told["record"]["forgotten"]["deliveries"] > 0
+    assert [one for one in told["health"] if not one["ok"]] == []
+    left = {row[0] for row in world.rows("SELECT generation FROM runs WHERE slot = 'main'")}
+    assert serving in left
+    assert {generation for generation in left if generation > 100_000} == set(range(100_061, 100_081))
+    assert not (world.root / "artifacts" / "runs" / "100001").exists()
+    assert (world.root / "artifacts" / "runs" / str(serving)).exists()
+    assert world.rows("SELECT 1 FROM deliveries") == []
+    assert min(path.name for path in tmp_path.iterdir()) == "daily-health-summary-20200103.json"
+    assert len(list(tmp_path.iterdir())) == 2
+
+    # The loop goes on as before: the same head serves, and nothing is begun anew.
+    world.author.wait(
+        lambda: world.command("plan").stdout.rstrip().endswith("nothing to do"),
+        lambda: f"there is something to do: {world.command('plan').stdout}",
+    )
+    assert world.serves() == sha

@@ -23,6 +23,11 @@ CALLS = [
         ["--lookback-hours", "24", "--running-grace-minutes", "90"],
         "maintenance reset-audit --lookback-hours 24 --running-grace-minutes 90",
     ),
+    (
+        "maintenance-daily-health-summary.sh",
+        ["--output-dir", "/srv/oroboros/artifacts/maintenance"],
+        "maintenance daily-summary --output-dir /srv/oroboros/artifacts/maintenance",
+    ),
     ("runtime-health-check.sh", [], "health"),
     ("runtime-health-check.sh", ["--wait", "5", "--json"], "health --wait 5 --json"),
     ("deploy.sh", [SHA], f"deploy {SHA}"),
@@ -52,6 +57,7 @@ WRONG: list[tuple[str, list[str]]] = [
     ("preview-backend-runtime.sh", ["kill", "1"]),
     ("preview-backend-runtime.sh", ["stop", "--json"]),
     ("rollback.sh", ["; id"]),
+    ("maintenance-daily-health-summary.sh", []),
 ]
 
 

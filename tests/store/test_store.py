@@ -420,3 +420,98 @@ def test_an_order_to_heal_is_of_what_is_held_now(store: Store) -> None:
     store.record_drifts([drift("other")], looked_at={"CurrentChanged"}, now=LATER)
     store.record_drifts([drift(handling="held"), drift("other")], looked_at={"CurrentChanged"}, now=LATER)
     assert not any(o.heal_ordered for o in store.load_history().drifts)
+
+
+def deliver(url: str, number: int, *, state: str = "done", age_days: int = 100, letter: str = "a") -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "INSERT INTO deliveries (id, event, signature, body, state, target, sha, received_at, armed_at, done_at)"
+            " VALUES (%(id)s, 'push', %(signature)s, '', %(state)s, 'ref:refs/heads/trunk', %(sha)s, %(at)s, %(at)s,"
+            " %(at)s)",
+            {
+                "id": f"d-{number}",
+                "signature": number.to_bytes(32),
+                "state": state,
+                "sha": sha(letter),
+                "at": NOW - timedelta(days=age_days),
+            },
+        )
+
+
+def test_old_deliveries_go_but_never_a_pending_one_or_the_newest(store: Store, postgres_url: str) -> None:
+    for number, (state, age_days) in enumerate(
+        [("done", 100), ("pending", 100), ("ignored", 100), ("dead", 100), ("done", 10), ("done", 100), ("done", 100)]
+    ):
+        deliver(postgres_url, number, state=state, age_days=age_days)
+    before = NOW - timedelta(days=30)
+
+    assert store.forget_deliveries(before=before, keep=2, at_most=2) == 2
+    assert store.forget_deliveries(before=before, keep=2, at_most=10) == 1
+    assert store.forget_deliveries(before=before, keep=2, at_most=10) == 0
+    left = store.load_rows("SELECT id FROM deliveries ORDER BY seq")
+    assert [row["id"] for row in left] == ["d-1", "d-4", "d-5", "d-6"]
+    assert store.forget_deliveries(before=before, keep=0, at_most=10) == 2
+
+
+def test_a_delivery_that_was_armed_again_is_as_young_as_that(store: Store, postgres_url: str) -> None:
+    deliver(postgres_url, 1)
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("UPDATE deliveries SET armed_at = %s", [NOW])
+
+    assert store.forget_deliveries(before=NOW - timedelta(days=30), keep=0, at_most=10) == 0
+
+
+def test_a_head_stays_told_of_after_its_delivery_is_gone(store: Store, postgres_url: str) -> None:
+    ref = "refs/heads/trunk"
+    for letter in "abc":
+        store.record_fetch(production=head(letter), ref=ref, refused=[], began_at=NOW)
+    deliver(postgres_url, 1, letter="b")
+    assert not store.was_found_by_resync(ref, sha("b"))
+    assert store.forget_deliveries(before=NOW, keep=0, at_most=10) == 1
+
+    assert not store.was_found_by_resync(ref, sha("b"))
+    assert store.was_found_by_resync(ref, sha("c"))
+
+
+def test_forgotten_runs_take_their_journal_along_and_one_under_way_never_goes(store: Store) -> None:
+    generation = begin(store, "a")
+    assert generation is not None
+    assert store.forget_runs([generation]) == 0
+    store.end_run(generation, RunState.FAILED, reason="X", message="", proven=False, now=NOW)
+    (ended,) = store.load_ended_runs()
+    assert (ended.generation, ended.sha, ended.ended_at) == (generation, sha("a"), NOW)
+
+    assert store.forget_runs([generation]) == 1
+    assert store.forget_runs([generation]) == 0
+    assert store.load_rows("SELECT 1 AS one FROM run_steps") == []
+
+
+def test_a_sent_report_goes_with_the_last_run_of_its_commit(store: Store) -> None:
+    later = LATER + timedelta(days=1)
+    store.record_tick([report(StatusState.SUCCESS, generation=1)], done=[], now=NOW)
+    assert store.forget_reports(before=later, at_most=10) == 0  # not sent
+    (unsent,) = store.load_unsent_reports(now=NOW)
+    store.record_sent(unsent.key, unsent.generation, now=NOW)
+    assert store.forget_reports(before=NOW, at_most=10) == 0  # young
+    generation = begin(store, "a")
+    assert generation is not None
+    assert store.forget_reports(before=later, at_most=10) == 0  # its run is there
+    store.end_run(generation, RunState.FAILED, reason="X", message="", proven=False, now=NOW)
+    store.forget_runs([generation])
+    store.record_listing([pull(1, letter="a")], began_at=NOW)
+    assert store.forget_reports(before=later, at_most=10) == 0  # it is the head of an open pull request
+    store.record_listing([], began_at=LATER)
+
+    assert store.forget_reports(before=later, at_most=10) == 1
+
+
+def test_audit_and_drifts_that_are_over_go_and_open_drifts_stay(store: Store) -> None:
+    store.record_audit("test", "one", {}, actor="ann")
+    store.record_drifts([drift(), drift("other")], looked_at={"CurrentChanged"}, now=NOW)
+    store.record_drifts([drift("other")], looked_at={"CurrentChanged"}, now=NOW)
+    far = datetime(2100, 1, 1, tzinfo=UTC)
+
+    assert store.forget_audit(before=datetime(2000, 1, 1, tzinfo=UTC), at_most=10) == 0
+    assert store.forget_audit(before=far, at_most=2) == 3  # two lines of three, and the drift that is over
+    assert store.forget_audit(before=far, at_most=10) == 1
+    assert [o.drift.subject for o in store.load_history().drifts] == ["other"]
