@@ -26,6 +26,7 @@ class Looks:
     fetched_at: datetime | None
     listed_at: datetime | None
     failures_in_a_row: int = 0
+    #: When the last one that failed began.
     last_failure_at: datetime | None = None
     #: Looks that began before this instant missed something: the worker or the receiver was down meanwhile, or
     #: somebody asked for a new one.

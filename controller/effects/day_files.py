@@ -20,7 +20,8 @@ from controller.model.errors import Unavailable
 _NAME = re.compile(r"daily-health-summary-[0-9]{8}\.json\Z")
 #: What `st_blocks` counts in, whatever the disk's own blocks are (stat(2)).
 BLOCK_BYTES = 512
-FILE_MODE = 0o644
+#: Messages of runs may quote what an app wrote: not for everybody on the host.
+FILE_MODE = 0o640
 FOLDER_MODE = 0o755
 
 

@@ -195,6 +195,7 @@ class Reconciler:
     def _look(self, *, listing: bool, branch: str | None, known: tuple[PullRequest, ...], seqs: list[int]) -> None:
         """List (when asked) and fetch; runs in a thread of its own."""
         side = self.hands.side
+        look_began_at = self.clock()
         try:
             if seqs:
                 side.record_looks(seqs)
@@ -221,7 +222,8 @@ class Reconciler:
             raise
         except OroborosError as error:
             self._failures += 1
-            self._failed_at = self.clock()
+            # Not when it ended: a push that came meanwhile is news, and does not wait for a pause that has grown.
+            self._failed_at = look_began_at
             log.warning("look: %s", error, extra={"action": "look.failed"})
             self.health.last_error = str(error)
             return

@@ -116,7 +116,7 @@ def test_a_summary_replaces_the_one_of_its_day_by_a_rename(tmp_path: Path) -> No
     write_summary(tmp_path, day, "two")
 
     assert path.name == "daily-health-summary-20300102.json"
-    assert (path.read_text(), path.stat().st_mode & 0o777) == ("two", 0o644)
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("two", 0o640)
     assert path.stat().st_ino != inode
     assert list(tmp_path.iterdir()) == [path]
 

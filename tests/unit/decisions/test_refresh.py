@@ -1,0 +1,50 @@
+"""When is it time to look at the forge again?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from controller.decisions.refresh import Hint, Looks, Refresh, plan_refresh
+from tests.builders import at
+
+RESYNC_S = 300.0
+RESTING = Looks(fetched_at=at(0), listed_at=at(0))
+FAILING = replace(RESTING, failures_in_a_row=6, last_failure_at=at(100))
+
+
+def due(looks: Looks, *hints: Hint, now_s: float) -> Refresh | None:
+    return plan_refresh(hints, looks, resync_s=RESYNC_S, now=at(now_s))
+
+
+def push(armed_s: float) -> Hint:
+    return Hint(target="ref:refs/heads/trunk", armed_at=at(armed_s))
+
+
+def test_nothing_is_looked_at_until_somebody_tells_or_the_resync_is_due() -> None:
+    assert due(RESTING, now_s=299) is None
+    assert due(RESTING, now_s=300) == Refresh(listing=True, because="resync")
+
+
+@pytest.mark.parametrize(("target", "listing"), [("ref:refs/heads/trunk", False), ("pull:7", True)])
+def test_a_delivery_is_looked_at_at_once_a_pull_request_with_a_listing(target: str, listing: bool) -> None:
+    hint = Hint(target=target, armed_at=at(10))
+
+    assert due(RESTING, hint, now_s=10) == Refresh(listing=listing, because="delivery")
+
+
+def test_a_look_that_somebody_asked_for_since_is_due() -> None:
+    asked = replace(RESTING, not_before=at(20))
+
+    assert due(asked, now_s=20) is not None
+    assert due(replace(asked, fetched_at=at(21), listed_at=at(21)), now_s=22) is None
+
+
+def test_failures_in_a_row_grow_the_pause() -> None:
+    assert due(FAILING, push(90), now_s=131) is None
+    assert due(FAILING, push(90), now_s=132) is not None
+
+
+def test_what_came_while_the_look_that_failed_was_under_way_does_not_wait() -> None:
+    assert due(FAILING, push(101), now_s=102) == Refresh(listing=False, because="delivery")
