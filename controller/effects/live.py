@@ -108,7 +108,8 @@ def write_live(layout: Layout, live: Live, *, held: SlotLock) -> None:
         versions.mkdir(parents=True, exist_ok=True)
         version.mkdir()
         # Caddy runs as another user, whatever our umask says.
-        version.chmod(0o755)
+        for folder in (versions, version):
+            folder.chmod(0o755)
         for name, text in files.items():
             _write_synced(version / name, text + "\n")
         _sync_folder(version)
