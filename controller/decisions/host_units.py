@@ -39,7 +39,8 @@ from controller.model.names import (
 )
 from controller.model.profiles import BUILD, PREVIEW, Profile, profile_of
 
-UNITS = Path("/etc/systemd/system")
+#: Not /etc: there an administrator may mask a unit, or override it.
+UNITS = Path("/usr/local/lib/systemd/system")
 POLKIT_RULE = Path("/etc/polkit-1/rules.d/50-oroboros.rules")
 TMPFILES = Path("/etc/tmpfiles.d/oroboros.conf")
 LAUNCHER = f"/usr/bin/python3 -I {HOST_PROGRAM}/app/controller/launcher.py"

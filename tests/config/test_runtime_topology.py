@@ -81,7 +81,9 @@ def test_a_service_has_its_unit_and_listens_where_it_is_told(row: list[str]) -> 
 def test_a_host_name_leads_where_it_is_told(row: list[str]) -> None:
     host, target = row
 
-    found = re.search(rf"^http://{re.escape(host)}:8088 \{{\n\tbind 127\.0\.0\.1\n\timport behind \S+ (\d+) ", CADDYFILE, re.MULTILINE)
+    found = re.search(
+        rf"^http://{re.escape(host)}:8088 \{{\n\tbind 127\.0\.0\.1\n\timport behind \S+ (\d+) ", CADDYFILE, re.MULTILINE
+    )
 
     assert found is not None
     assert target == f"127.0.0.1:{found[1]}"
