@@ -70,14 +70,14 @@ def main(words: list[str]) -> NoReturn:
     if unit is None or slot is None:
         print(f"oroboros: no unit of a slot: {words}", file=sys.stderr)
         sys.exit(EXIT_NO_ORDER)
+    if words[1:] == ["--may-start"]:
+        sys.exit(0 if serves(Layout(HOST_ROOT), slot, unit) else 1)
     credentials = Path(os.environ["CREDENTIALS_DIRECTORY"])
     try:
         order = read_order(credentials)
     except (OSError, ValueError, TypeError) as error:
         print(f"oroboros: {unit}: no order that could be read: {error}", file=sys.stderr)
         sys.exit(EXIT_NO_ORDER)
-    if words[1:] == ["--may-start"]:
-        sys.exit(0 if serves(Layout(HOST_ROOT), slot, unit, order.generation) else 1)
     notify(f"STATUS=generation {order.generation}")
     write_to_journal(f"{unit}.{order.generation}")
     app_file = credentials / "app.env"
@@ -90,18 +90,17 @@ def main(words: list[str]) -> NoReturn:
     become(order, own)
 
 
-def serves(layout: Layout, slot: SlotName, unit: str, generation: int) -> bool:
-    """Say whether `live` names this unit's generation: then it may start without the worker's word."""
+def serves(layout: Layout, slot: SlotName, unit: str) -> bool:
+    """Say whether `live` names this unit: then it may start without the worker's word.
+
+    Of what it is ordered to run nothing is asked: a condition has no credentials yet (systemd 252), and while `live`
+    names a colour nothing else is ordered in it."""
     try:
         live = json.loads((layout.live(slot) / "live.json").read_text())
     except (OSError, ValueError):
         return False
     colour = unit.rpartition("-")[2]
-    return isinstance(live, dict) and (live.get("state"), live.get("colour"), live.get("generation")) == (
-        "live",
-        colour,
-        generation,
-    )
+    return isinstance(live, dict) and (live.get("state"), live.get("colour")) == ("live", colour)
 
 
 def write_to_journal(identifier: str) -> None:
