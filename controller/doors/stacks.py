@@ -19,7 +19,7 @@ from controller.effects.stack_files import read_topology, write_private
 from controller.effects.store import Store
 from controller.model.config import Settings, read_settings
 from controller.model.errors import ConfigInvalid, Unavailable
-from controller.model.names import HOST_ROOT, Layout
+from controller.model.names import HOST_ROOT, Layout, SlotName
 
 ENVIRONMENT_FILE = "environment.json"
 LOCAL_ROOT = ".oroboros"
@@ -89,7 +89,21 @@ def open_databases(settings: Settings) -> AppDatabases | None:
     """Return the apps' databases, None when this host has no server for them."""
     if settings.app_database_admin_url is None:
         return None
-    return AppDatabases(settings.app_database_admin_url, config_dir=settings.config_dir, write_private=write_private)
+    if settings.app_database_roles == "installed":
+
+        def file_of(slot: SlotName) -> Path:
+            return settings.layout.slot_database(slot)
+    else:
+
+        def file_of(slot: SlotName) -> Path:
+            return settings.config_dir / f"database-{slot}.secret"
+
+    return AppDatabases(
+        settings.app_database_admin_url,
+        file_of=file_of,
+        write_private=write_private,
+        roles=settings.app_database_roles,
+    )
 
 
 def open_runtime(settings: Settings) -> Runtime:

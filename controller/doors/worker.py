@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 
-from controller.effects.database import AppDatabases
+from controller.doors.stacks import open_databases
 from controller.effects.github_http import Forge
 from controller.effects.mirror import Mirror
 from controller.effects.runtime import Runtime
@@ -103,11 +103,7 @@ class Worker:
                     bell.set()
 
             gates = GateThreads(record)
-            databases = None
-            if settings.app_database_admin_url is not None:
-                databases = AppDatabases(
-                    settings.app_database_admin_url, config_dir=settings.config_dir, write_private=write_private
-                )
+            databases = open_databases(settings)
             sight = Sight(
                 store=store,
                 mirror=mirror,

@@ -1,8 +1,10 @@
 """Which slot has a Postgres database and role of its own, and how are they made and removed?
 
-One database and one role per slot, named alike by `names.database_name`; the password is drawn anew for each lease and
-lies in a 0600 file with the fence of that lease. Every fresh Postgres database lets PUBLIC connect: here nobody but
-its own role may (https://www.postgresql.org/docs/current/ddl-priv.html). Truth is `pg_database`, not the file alone.
+One database and one role per slot, named alike by `names.database_name`. Where the roles are ours to make, each gets a
+password, drawn anew for each lease; on a host install has made them, their users are let in by peer authentication
+over the Unix socket, and we may make no role at all. A 0600 file holds the fence of the lease that the database is for.
+Every fresh Postgres database lets PUBLIC connect: here nobody but its own role may
+(https://www.postgresql.org/docs/current/ddl-priv.html). Truth is `pg_database`, not the file alone.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import psycopg
 from psycopg import conninfo, sql
 
 from controller.decisions.integrity import DatabaseFact
-from controller.model.errors import Unavailable
+from controller.model.errors import Stalled, Unavailable
 from controller.model.names import MAIN, SlotName, database_name, preview_slot
 
 CONNECT_TIMEOUT_S = 3
@@ -31,13 +34,21 @@ SLOTS_MAX = 50
 class AppDatabases:
     """The apps' databases on one server, through an admin connection of which no app knows."""
 
-    def __init__(self, admin_url: str, *, config_dir: Path, write_private: Callable[[Path, str], None]) -> None:
+    def __init__(
+        self,
+        admin_url: str,
+        *,
+        file_of: Callable[[SlotName], Path],
+        write_private: Callable[[Path, str], None],
+        roles: Literal["ours", "installed"] = "ours",
+    ) -> None:
         self._admin_url = admin_url
+        self._roles = roles
         self._write_private = write_private
         # Kept open: every tick looks, and a password handshake costs more than the look.
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
-        self._config_dir = config_dir
+        self._file = file_of
         self._names = {
             database_name(slot): slot for slot in (MAIN, *(preview_slot(k) for k in range(1, SLOTS_MAX + 1)))
         }
@@ -75,7 +86,7 @@ class AppDatabases:
         )
 
     def made_for(self, slot: SlotName) -> int | None:
-        """Return the fence of the lease that the slot's password was drawn for; 0 for main, None without one."""
+        """Return the fence of the lease that the slot's database is for; 0 for main, None without one."""
         try:
             first, _, _ = self._file(slot).read_text().partition(" ")
             return int(first)
@@ -96,6 +107,12 @@ class AppDatabases:
         if made_for is not None and made_for != fence and slot != MAIN:
             self.drop(slot)
         name = sql.Identifier(database_name(slot))
+        if self._roles == "installed":
+            self._write_private(self._file(slot), f"{fence} {self._url(slot, None)}\n")
+            with self._admin() as connection:
+                _require_role(connection, slot)
+                _make_database(connection, slot)
+            return
         url = self.url(slot)
         password = conninfo.conninfo_to_dict(url).get("password") if url is not None else None
         password = str(password) if password else secrets.token_urlsafe(24)
@@ -114,10 +131,7 @@ class AppDatabases:
                 sql.SQL("ALTER ROLE {} SET statement_timeout = {}").format(name, sql.Literal(ROLE_STATEMENT_TIMEOUT))
             )
             connection.execute(sql.SQL("ALTER ROLE {} SET lock_timeout = '10s'").format(name))
-            found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database_name(slot)]).fetchone()
-            if found is None:
-                connection.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(name, name))
-            connection.execute(sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(name))
+            _make_database(connection, slot)
             # The control plane's own first of all; only those that still let everyone in.
             open_to_all = connection.execute(
                 "SELECT datname FROM pg_database WHERE datallowconn"
@@ -130,25 +144,24 @@ class AppDatabases:
                 )
 
     def drop(self, slot: SlotName) -> None:
-        """End every session, drop database and role, forget the password. Safe to repeat. Never of production."""
+        """End every session, drop the database and, where it is ours, the role. Safe to repeat. Never of production."""
         if slot == MAIN:
             raise ValueError("production's database is never dropped")
         name = sql.Identifier(database_name(slot))
         with self._admin() as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
-            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
+            if self._roles == "ours":
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
         self._file(slot).unlink(missing_ok=True)
 
-    def _file(self, slot: SlotName) -> Path:
-        return self._config_dir / f"database-{slot}.secret"
-
-    def _url(self, slot: SlotName, password: str) -> str:
+    def _url(self, slot: SlotName, password: str | None) -> str:
         parts = conninfo.conninfo_to_dict(self._admin_url)
         name = database_name(slot)
         host, port = str(parts.get("host") or ""), str(parts.get("port") or "5432")
+        who = name if password is None else f"{name}:{password}"
         if host.startswith("/"):
-            return f"postgresql://{name}:{password}@/{name}?host={host}&port={port}"
-        return f"postgresql://{name}:{password}@{host or '127.0.0.1'}:{port}/{name}"
+            return f"postgresql://{who}@/{name}?host={host}&port={port}"
+        return f"postgresql://{who}@{host or '127.0.0.1'}:{port}/{name}"
 
     @contextmanager
     def _admin(self) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
@@ -178,6 +191,22 @@ class AppDatabases:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+
+def _require_role(connection: psycopg.Connection[tuple[object, ...]], slot: SlotName) -> None:
+    name = database_name(slot)
+    if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone() is None:
+        raise Stalled(
+            "RoleMissing", f"Postgres has no role {name} for {slot}: install again, it makes the slots' roles"
+        )
+
+
+def _make_database(connection: psycopg.Connection[tuple[object, ...]], slot: SlotName) -> None:
+    name = sql.Identifier(database_name(slot))
+    found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database_name(slot)]).fetchone()
+    if found is None:
+        connection.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(name, name))
+    connection.execute(sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(name))
 
 
 def _verifier(connection: psycopg.Connection[tuple[object, ...]], slot: SlotName, password: str) -> str:

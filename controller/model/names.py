@@ -335,6 +335,10 @@ class Layout:
         """A folder that outlives releases, for uploads and the like; a preview's is wiped with its lease."""
         return self.slot(slot) / "data"
 
+    def slot_database(self, slot: SlotName) -> Path:
+        """On a host: the fence of the lease that the slot's database is for, and how it is reached."""
+        return self.slot(slot) / "database"
+
     @property
     def artifacts(self) -> Path:
         return self.root / "artifacts" / "runs"

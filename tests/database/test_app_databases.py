@@ -8,10 +8,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import conninfo, sql
 
 from controller.development.parts import Postgres
 from controller.effects.database import CONNECTIONS_MAX, AppDatabases
-from controller.model.errors import Unavailable
+from controller.model.errors import Stalled, Unavailable
 from controller.model.names import MAIN, preview_slot
 
 ONE, TWO = preview_slot(1), preview_slot(2)
@@ -24,7 +25,7 @@ def write_private(path: Path, text: str) -> None:
 
 @pytest.fixture
 def databases(postgres_server: Postgres, tmp_path: Path) -> Iterator[AppDatabases]:
-    made = AppDatabases(postgres_server.url(), config_dir=tmp_path, write_private=write_private)
+    made = AppDatabases(postgres_server.url(), file_of=lambda slot: tmp_path / slot, write_private=write_private)
     yield made
     for slot in (ONE, TWO):
         made.drop(slot)
@@ -142,7 +143,7 @@ def test_the_password_is_in_no_statement_that_the_server_sees(
 
 def test_a_server_that_is_away_is_told_without_the_password(tmp_path: Path) -> None:
     url = f"postgresql://postgres:canary-password@/postgres?host={tmp_path}"
-    databases = AppDatabases(url, config_dir=tmp_path, write_private=write_private)
+    databases = AppDatabases(url, file_of=lambda slot: tmp_path / slot, write_private=write_private)
 
     with pytest.raises(Unavailable, match="AppDatabaseAway") as raised:
         databases.observe()
@@ -161,3 +162,57 @@ def test_a_survey_shows_what_there_is_of_each_slot_and_whose_it_is(databases: Ap
         (preview_slot(3), True, False, False, None),
     }
     databases.drop(preview_slot(3))
+
+
+@pytest.fixture
+def installed(postgres_server: Postgres, tmp_path: Path) -> Iterator[AppDatabases]:
+    """As on a host: roles were made before, and who makes databases may make no role.
+
+    A host lets its users in by who they are; this server asks for a password, the administrator's for all."""
+    password = sql.Literal(conninfo.conninfo_to_dict(postgres_server.url())["password"])
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        for statement in (
+            "CREATE ROLE maker LOGIN CREATEDB NOCREATEROLE NOSUPERUSER PASSWORD {}",
+            "CREATE ROLE preview_1 LOGIN PASSWORD {}",
+            "GRANT preview_1 TO maker",
+            "GRANT CONNECT ON DATABASE postgres TO maker",
+        ):
+            connection.execute(sql.SQL(statement).format(password))
+    url = conninfo.make_conninfo(postgres_server.url(), user="maker")
+    made = AppDatabases(url, file_of=lambda slot: tmp_path / slot, write_private=write_private, roles="installed")
+    yield made
+    made.drop(ONE)
+    made.close()
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute("REVOKE CONNECT ON DATABASE postgres FROM maker")
+        connection.execute("DROP ROLE preview_1, maker")
+
+
+def test_where_roles_are_installed_none_is_made_and_no_password_is(installed: AppDatabases) -> None:
+    installed.ensure(ONE, fence=7)
+    installed.ensure(ONE, fence=7)
+
+    assert installed.observe() == {ONE}
+    assert installed.made_for(ONE) == 7
+    parts = conninfo.conninfo_to_dict(url_of(installed, ONE))
+    assert (parts["user"], parts["dbname"], parts.get("password")) == ("preview_1", "preview_1", None)
+
+
+def test_an_installed_role_outlives_the_database_of_its_lease(
+    installed: AppDatabases, postgres_server: Postgres
+) -> None:
+    installed.ensure(ONE, fence=7)
+    password = conninfo.conninfo_to_dict(postgres_server.url())["password"]
+    with psycopg.connect(url_of(installed, ONE), password=password) as connection:
+        connection.execute("CREATE TABLE secret AS SELECT 1")
+    installed.drop(ONE)
+    assert installed.observe() == frozenset()
+    installed.ensure(ONE, fence=8)
+
+    with psycopg.connect(url_of(installed, ONE), password=password) as connection:
+        assert connection.execute("SELECT to_regclass('secret')").fetchone() == (None,)
+
+
+def test_a_slot_whose_role_was_not_installed_says_so(installed: AppDatabases) -> None:
+    with pytest.raises(Stalled, match="RoleMissing"):
+        installed.ensure(TWO, fence=7)
