@@ -24,7 +24,8 @@ import httpx
 
 from controller.development.forge_client import clone_for_author
 from controller.development.parts import Part, PartSpec
-from controller.effects.github_http import Forge
+from controller.effects.github_http import Client, Forge
+from controller.effects.github_identity import TokenFile
 
 REPOSITORY = "acme/shop"
 #: Nothing may ever show it: no log, no error, no clone.
@@ -99,8 +100,9 @@ def run_forge(
 ) -> Iterator[ForgeUnderTest]:
     """Run an empty forge whose state, token and secret lie in `folder`; nothing of it is left after."""
     token_file, secret_file, log_file = folder / "token", folder / "secret", folder / "forge.log"
-    token_file.write_text(CANARY + "\n")
-    secret_file.write_text(SECRET + "\n")
+    for file, secret in ((token_file, CANARY), (secret_file, SECRET)):
+        file.touch(mode=0o600)
+        file.write_text(secret + "\n")
     port = _free_port() if port is None else port
     url = f"http://127.0.0.1:{port}"
     spec = PartSpec(
@@ -120,7 +122,7 @@ def run_forge(
         Part(spec) as part,
         httpx.Client(base_url=f"{url}/api/v3/repos/{repository}", headers=authorization, trust_env=False) as api,
         httpx.Client(base_url=url, headers=authorization, trust_env=False) as knobs,
-        Forge(url, repository, token_file) as client,
+        Forge(Client(url, write_pause_s=0), repository, TokenFile(token_file)) as client,
     ):
         yield ForgeUnderTest(
             folder=folder,

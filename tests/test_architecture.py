@@ -54,6 +54,7 @@ PURE = frozenset(
             "difflib",
             "enum",
             "functools",
+            "html",
             "hashlib",
             "ipaddress",
             "itertools",

@@ -23,6 +23,7 @@ import click
 import psycopg
 
 from controller.doors import tables, views
+from controller.doors.forges import secret_files
 from controller.doors.log_output import hide_contents_of, log_to_stderr
 from controller.doors.stacks import Stack, find_stack, open_runtime, utc_now
 from controller.doors.views import RunView
@@ -58,6 +59,8 @@ ACCESS: Mapping[str, Access] = {
     "deliveries": Access.READS,
     "deploy": Access.ORDERS,
     "doctor": Access.READS,
+    "github check": Access.READS,
+    "github setup": Access.WRITES_FOLDER,
     "heal": Access.ORDERS,
     "health": Access.READS,
     "judge": Access.SERVES,
@@ -296,7 +299,7 @@ def api(context: click.Context, port: int | None, fd: int | None) -> int:
 
     log_to_stderr()
     settings = stack_of(context).settings()
-    hide_contents_of([settings.webhook_secrets_file, settings.forge_token_file])
+    hide_contents_of(secret_files(settings))
     if port is None:
         port = read_topology(settings.layout).ports.api
     return serve(settings, port=port, more=routes(settings), fd=fd)
@@ -311,7 +314,7 @@ def worker(context: click.Context) -> int:
 
     log_to_stderr()
     settings = stack_of(context).settings()
-    hide_contents_of([settings.webhook_secrets_file, settings.forge_token_file])
+    hide_contents_of(secret_files(settings))
     return Worker(settings, open_runtime(settings)).run()
 
 
@@ -835,6 +838,91 @@ def daily_summary(context: click.Context, as_json: bool, folder: Path) -> int:
     else:
         print_summary(tables.open_console(), summary, path)
     return DONE if summary.record is not None else UNREACHABLE
+
+
+# -- the forge --------------------------------------------------------------------------------------------------------
+
+
+@main.group()
+def github() -> None:
+    """Create the GitHub App that Oroboros is, and see that all is well with it."""
+
+
+@github.command("setup")
+@_json_option
+@click.option("--webhook-url", required=True, help="Public address of the receiver: https://HOST/webhooks/github.")
+@click.option("--name", default=None, help="Name of the App; no two at a forge share one.")
+@click.option("--organization", default=None, help="Organization that is to own it, instead of you.")
+@click.option(
+    "--forge-url", envvar="OROBOROS_FORGE_URL", default="https://github.com", help="Forge; GitHub without it."
+)
+@click.option("--repository", envvar="OROBOROS_REPOSITORY", default=None, metavar="OWNER/NAME", help="Its home page.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="OROBOROS_CONFIG_DIR",
+    default=Path("/etc/oroboros"),
+    show_default=True,
+    help="Where key and webhook secret are written.",
+)
+@click.option("--port", type=click.IntRange(0, 65_535), default=0, help="Port of the page on loopback; any without it.")
+@click.option("--code", default=None, help="The code in the browser's address bar, where the page is out of its reach.")
+def github_setup(
+    as_json: bool,
+    webhook_url: str,
+    name: str | None,
+    organization: str | None,
+    forge_url: str,
+    repository: str | None,
+    folder: Path,
+    port: int,
+    code: str | None,
+) -> None:
+    """Create the App, with your browser, and write its key and webhook secret."""
+    from controller.decisions.github.app import is_code
+    from controller.doors import cli_github
+
+    if not webhook_url.startswith(("https://", "http://127.0.0.1", "http://localhost")):
+        raise click.UsageError(f"--webhook-url {webhook_url!r:.80} is not https://…")
+    if code is not None and not is_code(code):
+        raise click.UsageError("--code is not a code of the forge's")
+    wanted = cli_github.SetUp(
+        forge_url=forge_url.rstrip("/"),
+        webhook_url=webhook_url,
+        name=name or cli_github.default_name(),
+        homepage=forge_url if repository is None else f"{forge_url.rstrip('/')}/{repository}",
+        organization=organization,
+        folder=folder.absolute(),
+        port=port,
+        code=code,
+    )
+    created = cli_github.set_up(wanted, say=lambda text: click.echo(text, err=True))
+    if as_json:
+        print_json(created)
+    else:
+        click.echo(tables.plain(cli_github.describe(created)))
+
+
+@github.command("check")
+@_root_option
+@_json_option
+@click.option("--webhook-url", default=None, help="The address that the webhook should have.")
+@click.pass_context
+def github_check(context: click.Context, as_json: bool, webhook_url: str | None) -> int:
+    """Check App, installation, permissions, events and webhook, and say how to mend what is wrong."""
+    from controller.doors.cli_github import examine
+    from controller.doors.doctor import Outcome, print_findings
+    from controller.doors.forges import open_forges
+
+    settings = stack_of(context).settings()
+    with open_forges(settings, clock=utc_now) as forges, tables.progress("asking the forge"):
+        findings = examine(forges, webhook_url=webhook_url)
+    wrong = [finding for finding in findings if finding.outcome is Outcome.FAILED]
+    if as_json:
+        print_json({"ok": not wrong, "checks": findings})
+    else:
+        print_findings(tables.open_console(), findings)
+    return FAILED if wrong else DONE
 
 
 # -- a folder that is to be deployed ----------------------------------------------------------------------------------

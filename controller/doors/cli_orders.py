@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import click
 import pygit2
 
+from controller.decisions.github.wire import git_url
 from controller.doors import tables, views
 from controller.doors.stacks import utc_now
 from controller.doors.views import ReleaseView, RunView
@@ -62,8 +63,7 @@ class Order:
 
 def open_mirror(settings: Settings) -> Mirror:
     """Return the mirror for reading; it is never fetched from here."""
-    url = f"{settings.forge_url.rstrip('/')}/{settings.repository}.git"
-    return Mirror(settings.layout.mirror, url, token_file=settings.forge_token_file)
+    return Mirror(settings.layout.mirror, git_url(settings.forge_url, settings.repository))
 
 
 def actor() -> str:

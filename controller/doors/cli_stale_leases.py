@@ -18,9 +18,9 @@ from rich.text import Text
 from controller.decisions.stale import SlotHeld, Stale, judge_leases
 from controller.doors import tables
 from controller.doors.doctor_host import ask_health
+from controller.doors.forges import open_forges
 from controller.doors.stacks import open_runtime, utc_now
 from controller.doors.views import read_host_slot
-from controller.effects.github_http import Forge
 from controller.effects.runtime import Runtime
 from controller.effects.store import Store
 from controller.effects.wake import Bell
@@ -66,8 +66,8 @@ def find_stale(
 ) -> StaleLeasesView:
     """Ask forge and host, have the loop reclaim what is stale, and return what became of it."""
     began_at = utc_now()
-    with Forge(settings.forge_url, settings.repository, settings.forge_token_file) as forge:
-        listed = forge.open_pulls()
+    with open_forges(settings, clock=utc_now) as forges:
+        listed = forges.forge.open_pulls()
     runtime = open_runtime(settings)
 
     def look() -> tuple[Stale, ...]:

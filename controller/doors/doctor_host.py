@@ -24,7 +24,8 @@ import starlette
 from controller.doors import doctor, views
 from controller.doors.cli_orders import open_mirror
 from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, PortOwner, RootFacts, SecretFile
-from controller.doors.stacks import ENVIRONMENT_FILE, Stack, open_runtime
+from controller.doors.forges import open_forges, secret_files
+from controller.doors.stacks import ENVIRONMENT_FILE, Stack, open_runtime, utc_now
 from controller.doors.tables import progress
 from controller.effects.publish import verify_release
 from controller.effects.stack_files import read_stack, read_topology
@@ -138,7 +139,7 @@ def find_secret_files(settings: Settings) -> list[SecretFile]:
     """Return every file that holds a secret of this stack, with its mode."""
     layout = settings.layout
     paths = [layout.stack_file, layout.root / ENVIRONMENT_FILE]
-    paths += [path for path in (settings.webhook_secrets_file, settings.forge_token_file) if path is not None]
+    paths += secret_files(settings)
     for folder in (settings.config_dir, layout.environment_file("x").parent):
         with contextlib.suppress(OSError):
             paths += sorted(folder.glob("*.env"))
@@ -179,11 +180,9 @@ def _examine_mirror(settings: Settings) -> Finding:
 
 
 def _examine_forge(settings: Settings) -> Finding:
-    from controller.effects.github_http import Forge
-
     try:
-        with Forge(settings.forge_url, settings.repository, settings.forge_token_file) as forge:
-            branch = forge.repository().default_branch
+        with open_forges(settings, clock=utc_now) as forges:
+            branch = forges.forge.repository().default_branch
     except OroborosError as error:
         return doctor.check_forge(settings.forge_url, problem=f"{error.reason}: {error.message}", branch="")
     return doctor.check_forge(settings.forge_url, problem="", branch=branch)

@@ -63,11 +63,9 @@ def log_to_stderr(form: str = FORMAT) -> None:
     threading.excepthook = _tell_end_of_thread
 
 
-def hide_contents_of(files: Iterable[Path | None]) -> None:
+def hide_contents_of(files: Iterable[Path]) -> None:
     """Mask every line of these files from now on; one that cannot be read is somebody else's error."""
     for file in files:
-        if file is None:
-            continue
         try:
             with file.open("rb") as opened:
                 text = opened.read(SECRETS_BYTES_MAX).decode("utf-8", "replace")

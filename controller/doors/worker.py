@@ -20,9 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 
+from controller.doors.forges import open_forges
 from controller.doors.stacks import open_databases
-from controller.effects.github_http import Forge
-from controller.effects.mirror import Mirror
 from controller.effects.runtime import Runtime
 from controller.effects.stack_files import read_topology, write_private
 from controller.effects.store import LostEpoch, Store, migrate
@@ -43,8 +42,6 @@ LOCK_PATIENCE_S = 10.0
 #: A tick older than this many poll intervals (and at least this many seconds) means that the worker is not fit.
 FIT_TICKS = 5
 FIT_AGE_S = 15.0
-#: GitHub asks for a second between writes; a forge on loopback is ours.
-WRITE_PAUSE_S = 1.0
 STOP_TIMEOUT_S = 5.0
 
 log = logging.getLogger(__name__)
@@ -77,16 +74,11 @@ class Worker:
             side = store.shared()
             bell = threading.Event()
             health = Health(started_at=self.clock())
-            forge = Forge(settings.forge_url, settings.repository, settings.forge_token_file)
-            reports = Reporter(
-                store.shared(), forge, pause_between_s=_write_pause_s(settings.forge_url), clock=self.clock
-            )
+            forges = open_forges(settings, clock=self.clock)
+            reports = Reporter(store.shared(), forges.forge, clock=self.clock)
             background = Background(bell.set)
 
-            def open_mirror() -> Mirror:
-                return Mirror(settings.layout.mirror, forge.git_url, token_file=settings.forge_token_file)
-
-            mirror = open_mirror()
+            mirror = forges.open_mirror()
             mirror.ensure()
 
             def record(verdict: Verdict, proof: str = "") -> None:
@@ -124,12 +116,12 @@ class Worker:
                 gates=gates,
                 background=background,
                 clock=self.clock,
-                open_mirror=open_mirror,
+                open_mirror=forges.open_mirror,
                 record_verdict=record,
             )
             reconciler = Reconciler(
                 hands=hands,
-                forge=forge,
+                forge=forges.forge,
                 production_branch=settings.production_branch,
                 poll_interval_s=settings.poll_interval_s,
                 resync_s=settings.resync_s,
@@ -222,10 +214,6 @@ def _when_reachable(attempt: Callable[[], object]) -> None:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.1)
-
-
-def _write_pause_s(forge_url: str) -> float:
-    return 0.0 if "//127.0.0.1" in forge_url else WRITE_PAUSE_S
 
 
 def is_fit(health: Health, *, now: datetime, poll_interval_s: float) -> bool:

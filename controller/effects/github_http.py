@@ -1,23 +1,40 @@
-"""How do requests to the forge travel? A thin sync adapter of httpx around `decisions/github_protocol`.
+"""How do requests to the forge travel? A thin sync adapter of httpx around `decisions/github`.
 
-Every wait and every body has a limit, no redirect is followed, no proxy is taken from the environment, and the token
-is read from its file at each request, so that a new one takes effect at once. Errors never name a header.
+Every wait and every body has a limit and no proxy is taken from the environment. One request is in flight at a time,
+writes keep their distance, and a limit of the forge is kept by everything that asks through the same client: what may
+not be asked yet is an error at once, which names the time. Errors never name a header.
 
 Safe to repeat: reading changes nothing, and of two equal statuses the newest counts. Safe to use from several threads.
 """
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Final, Self
 
 import httpx
 
-from controller.decisions import github_protocol as protocol
-from controller.decisions.github_protocol import PostedStatus, Reply, Repository, Request
+from controller.decisions.github import repository as protocol
+from controller.decisions.github.exchange import (
+    Asked,
+    Known,
+    Read,
+    Renew,
+    Send,
+    after,
+    conditional,
+    settled,
+    to_know,
+)
+from controller.decisions.github.identity import Identity
+from controller.decisions.github.limits import WRITE_PAUSE_S, Pace, may_ask_at, paced, raise_if_quiet
+from controller.decisions.github.repository import PostedStatus, Repository
+from controller.decisions.github.wire import Reply, Request, api_base, git_url, with_token
 from controller.model.errors import Unavailable
 from controller.model.names import Sha
 from controller.model.nouns import PullRequest, WantedReport
@@ -27,30 +44,37 @@ REPLY_TIMEOUT_S: Final = 10.0
 EXCHANGE_TIMEOUT_S: Final = 30.0
 #: A page of 100 pull requests with long texts takes several megabytes.
 REPLY_BYTES_MAX: Final = 32 << 20
-TOKEN_BYTES_MAX: Final = 4096
 LISTINGS_MAX: Final = 4
+#: A pause between two writes is waited for; anything longer is an error that names the time.
+PAUSE_S_MAX: Final = 2.0
+#: Replies that are asked for again by their tag.
+KNOWN_MAX: Final = 64
+KNOWN_BYTES_MAX: Final = 4 << 20
 
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Forge:
-    """One repository at one forge."""
+class Client:
+    """All that one process asks of one forge."""
 
     def __init__(
         self,
         base_url: str,
-        repository: str,
-        token_file: Path | None,
         *,
         clock: Callable[[], datetime] = _utc_now,
+        write_pause_s: float = WRITE_PAUSE_S,
+        sleep: Callable[[float], None] = time.sleep,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._base_url = base_url.rstrip("/")
-        self._repository = repository
-        self._token_file = token_file
-        self._clock = clock
+        self.base_url = base_url.rstrip("/")
+        self.clock = clock
+        self._api = api_base(self.base_url)
+        self._sleep = sleep
+        self._pace = Pace(write_pause_s=write_pause_s)
+        self._in_flight = threading.Lock()
+        self._known: OrderedDict[str, Known] = OrderedDict()
         self._client = httpx.Client(
             timeout=httpx.Timeout(REPLY_TIMEOUT_S, connect=5.0),
             limits=httpx.Limits(max_connections=4, max_keepalive_connections=2, keepalive_expiry=20.0),
@@ -69,15 +93,125 @@ class Forge:
         """Close the connections."""
         self._client.close()
 
+    def ask(self, request: Request) -> Reply:
+        """Send a request that carries its own token, and return the last reply; redirects are followed."""
+        return self._exchange(Asked(request=request))[1]
+
+    def ask_as(self, identity: Identity, request: Request) -> tuple[Reply, bool]:
+        """Send a request with a token of `identity`, with a new one once if it is refused.
+
+        Returns the reply, and whether a redirect said that the address has changed for good."""
+        token = identity.token()
+        asked, reply, is_refused = self._exchange(Asked(request=with_token(request, token)))
+        if is_refused and token is not None and identity.renew(token):
+            again = replace(asked, request=with_token(asked.request, identity.token()))
+            asked, reply, _ = self._exchange(again)
+        return reply, asked.is_moved
+
+    def _exchange(self, asked: Asked) -> tuple[Asked, Reply, bool]:
+        """Send and follow until there is an answer; say, too, whether a new token may help."""
+        while True:
+            reply = self._send(asked.request)
+            match after(asked, reply, base_url=self._api):
+                case Read():
+                    return asked, reply, False
+                case Send(asked=following):
+                    asked = following
+                case Renew(asked=again):
+                    return again, reply, True
+
+    def _send(self, request: Request) -> Reply:
+        where = f"{request.method} {request.path.partition('?')[0]}"
+        if not self._in_flight.acquire(timeout=EXCHANGE_TIMEOUT_S):
+            raise Unavailable("ForgeTimedOut", f"{where}: the request before it has not ended yet")
+        try:
+            self._keep_pace(request, where)
+            known = self._known.get(request.path)
+            reply = self._receive(conditional(request, known), where)
+            self._pace = paced(self._pace, request, reply, now=self.clock())
+            self._remember(request, reply)
+            return settled(reply, known)
+        finally:
+            self._in_flight.release()
+
+    def _keep_pace(self, request: Request, where: str) -> None:
+        now = self.clock()
+        at = may_ask_at(self._pace, request, now=now)
+        if at > now + timedelta(seconds=PAUSE_S_MAX):
+            raise_if_quiet(self._pace, at=at, what=where)
+        if at > now:
+            self._sleep((at - now).total_seconds())
+
+    def _remember(self, request: Request, reply: Reply) -> None:
+        found = to_know(request, reply)
+        if found is not None and len(reply.body) <= KNOWN_BYTES_MAX:
+            self._known[request.path] = found
+            self._known.move_to_end(request.path)
+            while len(self._known) > KNOWN_MAX:
+                self._known.popitem(last=False)
+
+    def _receive(self, request: Request, where: str) -> Reply:
+        deadline = time.monotonic() + EXCHANGE_TIMEOUT_S
+        try:
+            with self._client.stream(
+                request.method,
+                self._api + request.path,
+                headers={"Accept-Encoding": "gzip", **request.headers},
+                content=request.body or None,
+            ) as answer:
+                body = bytearray()
+                for piece in answer.iter_bytes(64 << 10):
+                    body += piece
+                    if len(body) > REPLY_BYTES_MAX:
+                        raise Unavailable("ForgeReplyInvalid", f"{where}: more than {REPLY_BYTES_MAX} bytes")
+                    if time.monotonic() > deadline:
+                        raise Unavailable("ForgeTimedOut", f"{where}: not answered in {EXCHANGE_TIMEOUT_S:g} s")
+                headers = {name.lower(): value for name, value in answer.headers.items()}
+                return Reply(status=answer.status_code, headers=headers, body=bytes(body))
+        except httpx.TimeoutException as error:
+            raise Unavailable("ForgeTimedOut", f"{where}: {type(error).__name__} at {self.base_url}") from error
+        except httpx.DecodingError as error:
+            raise Unavailable("ForgeReplyInvalid", f"{where}: the answer cannot be unpacked") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unavailable("ForgeUnreachable", f"{where}: {type(error).__name__} at {self.base_url}") from error
+
+
+class Forge:
+    """One repository at one forge."""
+
+    def __init__(self, client: Client, repository: str, identity: Identity) -> None:
+        self._client = client
+        self._repository = repository
+        self._identity = identity
+        #: Redirects led to another address for good: the repository has another name now.
+        self._is_moved = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
     @property
     def git_url(self) -> str:
-        """The address from which git fetches."""
-        return f"{self._base_url}/{self._repository}.git"
+        """The address from which git fetches: that of the newest name that we know."""
+        return git_url(self._client.base_url, self._repository)
+
+    @property
+    def is_moved(self) -> bool:
+        """Say whether the forge told that the repository was renamed, and its new name was not asked for yet."""
+        return self._is_moved
 
     def repository(self) -> Repository:
-        """Return what the forge says of the repository."""
-        reply = self._send(protocol.get_repository(self._repository, token=self._token()))
-        return protocol.read_repository(reply, now=self._clock())
+        """Return what the forge says of the repository. From then on it is asked for by the name that it has now."""
+        reply = self._send(protocol.get_repository(self._repository))
+        found = protocol.read_repository(reply, now=self._client.clock())
+        self._repository, self._is_moved = found.full_name, False
+        return found
 
     def open_pulls(self) -> tuple[PullRequest, ...]:
         """Return every open pull request; Unavailable rather than a list in which one may be missing.
@@ -95,15 +229,20 @@ class Forge:
                 return pulls
         raise Unavailable("ForgeListingUnstable", "the list of pull requests changes faster than it can be read")
 
+    def branch_head(self, branch: str) -> Sha:
+        """Return the head of a branch."""
+        reply = self._send(protocol.get_branch(self._repository, branch))
+        return protocol.read_branch(reply, now=self._client.clock())
+
     def post_status(self, report: WantedReport) -> None:
         """Set a commit's status; Stalled when the forge refuses it for good."""
-        reply = self._send(protocol.create_status(self._repository, report, token=self._token()))
-        protocol.read_created_status(reply, now=self._clock())
+        reply = self._send(protocol.create_status(self._repository, report))
+        protocol.read_created_status(reply, now=self._client.clock())
 
     def statuses(self, sha: Sha) -> tuple[PostedStatus, ...]:
         """Return the newest statuses of a commit, the newest first."""
-        reply = self._send(protocol.list_statuses(self._repository, sha, token=self._token()))
-        return protocol.read_statuses(reply, now=self._clock())
+        reply = self._send(protocol.list_statuses(self._repository, sha))
+        return protocol.read_statuses(reply, now=self._client.clock())
 
     def _list_pulls(self) -> tuple[tuple[PullRequest, ...], int]:
         """Return the open pull requests of one pass over the pages, and how many pages there were."""
@@ -111,52 +250,13 @@ class Forge:
         page: int | None = 1
         pages = 0
         while page is not None:
-            reply = self._send(protocol.list_open_pulls(self._repository, page=page, token=self._token()))
-            listed = protocol.read_pulls_page(reply, page=page, now=self._clock())
+            reply = self._send(protocol.list_open_pulls(self._repository, page=page))
+            listed = protocol.read_pulls_page(reply, page=page, now=self._client.clock())
             found.update((pull.number, pull) for pull in listed.pulls)
             page, pages = listed.next_page, pages + 1
         return tuple(found[number] for number in sorted(found)), pages
 
-    def _token(self) -> str | None:
-        if self._token_file is None:
-            return None
-        try:
-            with self._token_file.open("rb") as file:
-                content = file.read(TOKEN_BYTES_MAX + 1).strip()
-        except OSError as error:
-            raise Unavailable(
-                "ForgeTokenUnreadable", f"{self._token_file} cannot be read: {error.strerror or type(error).__name__}"
-            ) from error
-        # Checked here, since the HTTP library would put an illegal header's value into its error.
-        if not 0 < len(content) <= TOKEN_BYTES_MAX or not all(0x21 <= byte <= 0x7E for byte in content):
-            raise Unavailable(
-                "ForgeTokenUnreadable",
-                f"{self._token_file} holds no token: one line of 1 to {TOKEN_BYTES_MAX} printable ASCII characters",
-            )
-        return content.decode("ascii")
-
     def _send(self, request: Request) -> Reply:
-        where = f"{request.method} {request.path.partition('?')[0]}"
-        deadline = time.monotonic() + EXCHANGE_TIMEOUT_S
-        try:
-            with self._client.stream(
-                request.method,
-                protocol.api_base(self._base_url) + request.path,
-                headers={"Accept-Encoding": "gzip", **request.headers},
-                content=request.body or None,
-            ) as answer:
-                body = bytearray()
-                for piece in answer.iter_bytes(64 << 10):
-                    body += piece
-                    if len(body) > REPLY_BYTES_MAX:
-                        raise Unavailable("ForgeReplyInvalid", f"{where}: more than {REPLY_BYTES_MAX} bytes")
-                    if time.monotonic() > deadline:
-                        raise Unavailable("ForgeTimedOut", f"{where}: not answered in {EXCHANGE_TIMEOUT_S:g} s")
-                headers = {name.lower(): value for name, value in answer.headers.items()}
-                return Reply(status=answer.status_code, headers=headers, body=bytes(body))
-        except httpx.TimeoutException as error:
-            raise Unavailable("ForgeTimedOut", f"{where}: {type(error).__name__} at {self._base_url}") from error
-        except httpx.DecodingError as error:
-            raise Unavailable("ForgeReplyInvalid", f"{where}: the answer cannot be unpacked") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unavailable("ForgeUnreachable", f"{where}: {type(error).__name__} at {self._base_url}") from error
+        reply, is_moved = self._client.ask_as(self._identity, request)
+        self._is_moved = self._is_moved or is_moved
+        return reply

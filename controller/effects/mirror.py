@@ -6,7 +6,8 @@
 - git runs with a pinned configuration and an environment of its own: no file of the host's or of a user's changes what
   it does, no hook, helper or submodule runs, and no redirect is followed. Its whole process group ends at a deadline,
   and what it writes is bounded.
-- The token is read from its file by a credential helper inside git: it is in no argv, no URL and no environment.
+- A credential helper inside git reads the token from memory that git inherits: it is in no argv, no URL, no environment
+  and no file. When the forge refuses it, git is run once more with a new one, if there is one.
 - A pull request whose objects git refuses cannot keep production from being fetched: then each is fetched by itself.
 - Fetches exclude each other by a lock that git inherits. It is free only when no git of an earlier worker is left,
   and then leftovers of one that was killed are removed.
@@ -35,6 +36,7 @@ from urllib.parse import urlsplit
 import pygit2
 from pygit2.enums import ConfigLevel, ObjectType
 
+from controller.decisions.github.identity import Identity
 from controller.decisions.tree_rules import FOLDER, ObjectId, parse_tree, visible
 from controller.failpoints import failpoint
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Unavailable
@@ -52,7 +54,7 @@ _LOCK_WAIT_S: Final = 10.0
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _HEADS_KEPT: Final = 4096
 
-#: Reads the file that the environment names; `read` and `printf` are the shell's own, so that no argv holds the token.
+#: Reads what the environment names; `read` and `printf` are the shell's own, so that no argv holds the token.
 _CREDENTIAL_HELPER: Final = (
     '!f() { test "$1" = get || exit 0; IFS= read -r t < "$OROBOROS_TOKEN_FILE" || test -n "$t" || exit 1;'
     ' printf "username=x-access-token\\npassword=%s\\n" "$t"; }; f'
@@ -155,7 +157,7 @@ class Mirror:
         path: Path,
         url: str,
         *,
-        token_file: Path | None = None,
+        identity: Identity | None = None,
         fetch_timeout_s: float = 300.0,
         disk_bytes_max: int = 8 << 30,
         allow_file_url: bool = False,
@@ -164,7 +166,7 @@ class Mirror:
         self._path = path
         self._url = url
         self._scheme = _require_url(url, allow_file_url=allow_file_url)
-        self._token_file = token_file
+        self._identity = identity
         self._fetch_timeout_s = fetch_timeout_s
         self._disk_bytes_max = disk_bytes_max
         #: Commits never change, so what was read of one stays true.
@@ -222,7 +224,7 @@ class Mirror:
         """Ask the remote which branch is its default; Unavailable when it does not say."""
         self.ensure()
         arguments = ["ls-remote", "--symref", "--quiet", "--", self._url, "HEAD"]
-        output = self._run(arguments, lock=None, deadline=time.monotonic() + min(60.0, self._fetch_timeout_s))
+        output = self._ask(arguments, lock=None, deadline=time.monotonic() + min(60.0, self._fetch_timeout_s))
         match = re.search(rb"^ref: refs/heads/([^\t\n]+)\tHEAD$", output, re.MULTILINE)
         if match is None:
             raise Unavailable("NoDefaultBranch", f"{self._url} does not say which branch is its default")
@@ -427,9 +429,21 @@ class Mirror:
             self._url,
             *refspecs,
         ]
-        self._run(arguments, lock=lock, deadline=deadline)
+        self._ask(arguments, lock=lock, deadline=deadline)
 
-    def _run(self, arguments: Sequence[str], *, lock: int | None, deadline: float) -> bytes:
+    def _ask(self, arguments: Sequence[str], *, lock: int | None, deadline: float) -> bytes:
+        """Run a git that asks the remote, and once more with a new token when the forge refuses ours."""
+        token = None if self._identity is None else self._identity.token()
+        try:
+            return self._run(arguments, lock=lock, deadline=deadline, token=token)
+        except Unavailable as error:
+            if error.reason != "ForgeRefusedToken" or self._identity is None or token is None:
+                raise
+            if not self._identity.renew(token):
+                raise
+        return self._run(arguments, lock=lock, deadline=deadline, token=self._identity.token())
+
+    def _run(self, arguments: Sequence[str], *, lock: int | None, deadline: float, token: str | None = None) -> bytes:
         """Run one git to its end and return what it wrote; its whole process group is gone afterwards."""
         room = self._disk_bytes_max - self._pack_bytes()
         if room <= 0:
@@ -439,9 +453,11 @@ class Mirror:
         argv = ["git", f"--git-dir={self._path}"]
         for key, value in config.items():
             argv += ["-c", f"{key}={value}"]
-        if self._token_file is not None:
+        inherited = [] if lock is None else [lock]
+        if token is not None:
+            inherited.append(_in_memory(token))
             argv += ["-c", f"credential.{_origin(self._url)}.helper={_CREDENTIAL_HELPER}"]
-            environment["OROBOROS_TOKEN_FILE"] = str(self._token_file)
+            environment["OROBOROS_TOKEN_FILE"] = f"/proc/self/fd/{inherited[-1]}"
         try:
             process = subprocess.Popen(
                 [*argv, *arguments],
@@ -451,10 +467,13 @@ class Mirror:
                 env=environment,
                 cwd=self._path,
                 start_new_session=True,
-                pass_fds=() if lock is None else (lock,),
+                pass_fds=inherited,
             )
         except OSError as error:
             raise Unavailable("GitMissing", f"git could not be started: {error.strerror or error}") from error
+        finally:
+            if token is not None:
+                os.close(inherited[-1])
         with contextlib.suppress(ProcessLookupError):
             # Bounds every file that git and what it starts will write: an endless pack ends here.
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (room, room))
@@ -464,6 +483,13 @@ class Mirror:
         if process.returncode != 0:
             raise _translate(errors, process.returncode, url=self._url)
         return output
+
+
+def _in_memory(token: str) -> int:
+    """Return a file of memory that holds the token; each opening of it in /proc begins at its start."""
+    descriptor = os.memfd_create("token", os.MFD_CLOEXEC)
+    os.write(descriptor, token.encode() + b"\n")
+    return descriptor
 
 
 class _RefMissing(OroborosError):
@@ -618,7 +644,7 @@ _MEANINGS: Final = (
     ),
     _Meaning(
         r"Could not resolve|Failed to connect|Connection (refused|reset|timed out)|Operation too slow"
-        r"|returned error: 5\d\d|SSL|gnutls",
+        r"|returned error: 5\d\d|SSL|gnutls|certificate",
         Unavailable,
         "ForgeUnreachable",
         "the remote did not answer as it should",

@@ -23,6 +23,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
 from controller.decisions.forget import EndedRun
+from controller.decisions.github.repository import Repository
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
 from controller.model.nouns import (
@@ -280,6 +281,13 @@ class Store:
         Writes the repository and slot rows if they are missing, and counts an attempt on every run that a former
         worker began and did not end. Safe to repeat: each call is a new epoch."""
         with self._transaction() as connection:
+            # The settings follow a rename: so do its rows.
+            connection.execute(
+                "UPDATE repositories SET full_name = %(name)s, renamed_to = NULL"
+                " WHERE lower(renamed_to) = lower(%(name)s) AND NOT EXISTS"
+                " (SELECT 1 FROM repositories o WHERE o.full_name = %(name)s)",
+                {"name": self._repository},
+            )
             connection.execute(
                 "INSERT INTO repositories (full_name) VALUES (%s) ON CONFLICT DO NOTHING", [self._repository]
             )
@@ -558,6 +566,17 @@ class Store:
         """Remember the forge's default branch as the production branch."""
         with self._transaction(fenced=True) as connection:
             connection.execute("UPDATE repositories SET production_branch = %s WHERE id = %s", [branch, self._id()])
+
+    def record_repository(self, found: Repository) -> None:
+        """Remember the forge's id of the repository, which survives a rename, and the name that it has there now."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "UPDATE repositories SET forge_id = %(id)s,"
+                " renamed_to = CASE WHEN lower(full_name) = lower(%(name)s) THEN NULL ELSE %(name)s END"
+                " WHERE id = %(row)s AND NOT EXISTS"
+                " (SELECT 1 FROM repositories o WHERE o.forge_id = %(id)s AND o.id <> %(row)s)",
+                {"id": found.id, "name": found.full_name, "row": self._id()},
+            )
 
     def was_found_by_resync(self, ref: str, sha: Sha) -> bool:
         """Say whether no delivery ever told of this head."""

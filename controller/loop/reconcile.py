@@ -26,6 +26,7 @@ from controller.decisions.report import project
 from controller.decisions.retention import select_prunable
 from controller.decisions.slots import SlotPlan, assign_slots
 from controller.effects.github_http import Forge
+from controller.effects.mirror import Mirror, PullNotFetched
 from controller.effects.store import History, LostEpoch
 from controller.failpoints import failpoint
 from controller.loop.execute import Hands
@@ -200,16 +201,16 @@ class Reconciler:
             if seqs:
                 side.record_looks(seqs)
             if branch is None:
-                branch = self.production_branch or self.forge.repository().default_branch
+                found = self.forge.repository()
+                side.record_repository(found)
+                branch = self.production_branch or found.default_branch
                 side.record_branch(branch)
             pulls, listed_at = known, None
             if listing:
                 listed_at = self.clock()
                 pulls = self.forge.open_pulls()
             began_at = self.clock()
-            mirror = self.hands.open_mirror()
-            mirror.ensure()
-            refused = mirror.fetch(branch=branch, pulls=[pull.number for pull in pulls if pull.same_repository])
+            mirror, refused = self._fetch(branch, [pull.number for pull in pulls if pull.same_repository])
             if listed_at is not None:
                 side.record_listing(pulls, began_at=listed_at)
             side.record_fetch(
@@ -246,6 +247,30 @@ class Reconciler:
             return
         if self.hands.background.start(("integrity", None), lambda: self.hands.verify_released(observed, edited)):
             self._verified_at, self._heals_begun = now, frozenset(ordered)
+
+    def _fetch(self, branch: str, pulls: list[int]) -> tuple[Mirror, tuple[PullNotFetched, ...]]:
+        """Fetch; git follows no redirect, so a repository that was renamed is asked for its new address first."""
+        if self.forge.is_moved:
+            self._learn_name()
+        mirror = self.hands.open_mirror()
+        mirror.ensure()
+        try:
+            return mirror, mirror.fetch(branch=branch, pulls=pulls)
+        except Unavailable as error:
+            if error.reason != "RedirectRefused":
+                raise
+        self._learn_name()
+        mirror = self.hands.open_mirror()
+        return mirror, mirror.fetch(branch=branch, pulls=pulls)
+
+    def _learn_name(self) -> None:
+        found = self.forge.repository()
+        self.hands.side.record_repository(found)
+        log.warning(
+            "look: the repository is called %s now; set OROBOROS_REPOSITORY",
+            found.full_name,
+            extra={"action": "look.renamed"},
+        )
 
     def _execute_leases(self, observed: Observed, plan: SlotPlan, *, now: datetime) -> None:
         for step in plan.steps:

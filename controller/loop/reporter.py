@@ -2,7 +2,8 @@
 
 A report that cannot be sent is tried again with a growing pause; one that the forge refuses for good is stalled and
 said loudly. Before the first report after a start, the present status is not read back: sending the same state twice
-changes nothing, since the latest status of a context counts.
+changes nothing, since the latest status of a context counts. Pauses between writes are the client's business; while
+the forge asks us to wait, nothing is tried.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ log = logging.getLogger(__name__)
 class Reporter:
     """The sender of one worker."""
 
-    def __init__(self, store: Store, forge: Forge, *, pause_between_s: float, clock: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, forge: Forge, *, clock: Callable[[], datetime]) -> None:
         self._store = store
         self._forge = forge
-        self._pause_between_s = pause_between_s
+        #: The forge asks us to wait: what is unsent stays so, and is no attempt.
+        self._quiet_until: datetime | None = None
         self._clock = clock
         self._woken = threading.Event()
         self._stopped = threading.Event()
@@ -63,16 +65,19 @@ class Reporter:
                 log.info("report: %s", error, extra={"action": "report.waits"})
 
     def _send_batch(self) -> bool:
+        if self._quiet_until is not None and self._clock() < self._quiet_until:
+            return False
         unsent = self._store.load_unsent_reports(now=self._clock())
         for report in unsent:
             if self._stopped.is_set():
                 return False
             self._send(report)
-            if self._pause_between_s:
-                self._stopped.wait(self._pause_between_s)
+            if self._quiet_until is not None:
+                return False
         return bool(unsent)
 
     def _send(self, report: UnsentReport) -> None:
+        self._quiet_until = None
         try:
             self._forge.post_status(report.wanted)
         except Stalled as error:
@@ -80,6 +85,8 @@ class Reporter:
             self._store.record_unsent(report.key, report.generation, error=str(error), retry_at=None, stalled=True)
         except OroborosError as error:
             retry_at = error.retry_at if isinstance(error, Unavailable) else None
+            if error.reason == "ForgeLimited":
+                self._quiet_until = retry_at
             pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** min(report.attempts, 16))
             stalled = report.attempts + 1 >= ATTEMPTS_MAX
             self._store.record_unsent(

@@ -181,6 +181,7 @@ class Policy:
     limits: TreeLimits = field(default_factory=TreeLimits)
 
 
+_APP_ID = re.compile(r"[1-9][0-9]{0,17}\Z")
 #: Without user and password: the address is in error messages and in git's argv.
 _FORGE_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[A-Za-z0-9._~/-]*)?\Z")
 
@@ -200,6 +201,9 @@ class Settings:
     repository: str
     forge_url: str
     forge_token_file: Path | None
+    #: We are this GitHub App, with the key in that file; None: whoever the token file says.
+    github_app_id: int | None
+    github_app_key_file: Path | None
     webhook_secrets_file: Path | None
     #: NULL: the forge's default branch.
     production_branch: str | None
@@ -270,6 +274,14 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         # It may hold a password, so it is not repeated here.
         problems.append("OROBOROS_FORGE_URL: is not http(s)://host; a token belongs in OROBOROS_FORGE_TOKEN_FILE")
 
+    app_id_text = environ.get("OROBOROS_GITHUB_APP_ID", "").strip()
+    app_id = int(app_id_text) if _APP_ID.match(app_id_text) else None
+    app_key_file = optional_path("OROBOROS_GITHUB_APP_KEY_FILE")
+    if app_id_text and app_id is None:
+        problems.append(f"OROBOROS_GITHUB_APP_ID: is {app_id_text!r:.40}, not the number of an App")
+    if app_id is not None and app_key_file is None:
+        problems.append("OROBOROS_GITHUB_APP_KEY_FILE: is not set, and the App is nobody without its key")
+
     admin = environ.get("OROBOROS_APP_DATABASE_ADMIN_URL", "").strip()
     settings = Settings(
         database_url=libpq_url(need("DATABASE_URL")),
@@ -279,6 +291,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         repository=repository,
         forge_url=forge_url,
         forge_token_file=optional_path("OROBOROS_FORGE_TOKEN_FILE"),
+        github_app_id=app_id,
+        # On a host the key's place is always named, whether there is an App or not.
+        github_app_key_file=app_key_file if app_id is not None else None,
         webhook_secrets_file=optional_path("OROBOROS_WEBHOOK_SECRETS_FILE"),
         production_branch=environ.get("OROBOROS_BRANCH", "").strip() or None,
         poll_interval_s=seconds("WORKER_POLL_INTERVAL_SECONDS", 5.0),

@@ -35,7 +35,7 @@ def test_no_line_holds_a_secret(way: str, tmp_path: Path) -> None:
         "import logging, sys\nfrom pathlib import Path\n"
         "from controller.doors.log_output import hide_contents_of, log_to_stderr\n"
         "TOKEN, SECRET = sys.argv[1:3]\nlog = logging.getLogger('x')\n"
-        "log_to_stderr()\nhide_contents_of([None, Path('/nonexistent'), Path(sys.argv[3])])\n"
+        "log_to_stderr()\nhide_contents_of([Path('/nonexistent'), Path(sys.argv[3])])\n"
         f"{way}\n"
     )
     ended = subprocess.run(

@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from controller.effects import github_http
-from controller.effects.github_http import Forge
+from controller.effects.github_http import Client, Forge
+from controller.effects.github_identity import TokenFile
 from controller.model.errors import OroborosError, Unavailable
 from tests.forge.test_protocol import NOW, pull, report
 from tests.forge_fixture import CANARY, ForgeUnderTest
@@ -28,18 +29,16 @@ Answer = Callable[[httpx.Request], httpx.Response]
 @pytest.fixture
 def token_file(tmp_path: Path) -> Path:
     file = tmp_path / "token"
+    file.touch(mode=0o600)
     file.write_text(CANARY + "\n")
     return file
 
 
 def scripted(token_file: Path | None, answer: Answer) -> Forge:
-    return Forge(
-        "https://git.example.org",
-        "acme/shop",
-        token_file,
-        clock=lambda: NOW,
-        transport=httpx.MockTransport(answer),
+    client = Client(
+        "https://git.example.org", clock=lambda: NOW, write_pause_s=0, transport=httpx.MockTransport(answer)
     )
+    return Forge(client, "acme/shop", TokenFile(token_file))
 
 
 def raised(token_file: Path, answer: Answer) -> Unavailable:
@@ -49,7 +48,7 @@ def raised(token_file: Path, answer: Answer) -> Unavailable:
 
 
 def test_git_url_is_of_the_forge_itself() -> None:
-    with Forge("https://github.com/", "acme/shop", None) as forge:
+    with Forge(Client("https://github.com/"), "acme/shop", TokenFile(None)) as forge:
         assert forge.git_url == "https://github.com/acme/shop.git"
 
 
@@ -167,8 +166,9 @@ def test_limits_and_outages_of_a_forge_are_understood_and_pass(forge: ForgeUnder
     for shape, status in itertools.product(("retry-after", "reset", "secondary"), (403, 429)):
         forge.knob("limit", shape=shape, status=status, seconds=20)
         before = datetime.now(UTC)
-        with pytest.raises(Unavailable) as caught:
-            forge.client.repository()
+        client = Forge(Client(forge.url), "acme/shop", TokenFile(forge.token_file))
+        with client, pytest.raises(Unavailable) as caught:
+            client.repository()
         assert caught.value.reason == "ForgeLimited"
         assert caught.value.retry_at is not None
         told_s = (caught.value.retry_at - before) / timedelta(seconds=1)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from controller.decisions import github_protocol as protocol
-from controller.decisions.github_protocol import Reply
+from controller.decisions.github import repository as protocol
+from controller.decisions.github.wire import Reply, api_base, git_url, with_token
 from controller.model.errors import Stalled, Unavailable
 from controller.model.names import Sha
 from controller.model.nouns import WantedReport
@@ -62,11 +62,12 @@ def read_pulls(answer: Reply, *, page: int = 1) -> protocol.PullsPage:
     ],
 )
 def test_api_has_its_own_host_at_github_only(forge: str, base: str) -> None:
-    assert protocol.api_base(forge) == base
+    assert api_base(forge) == base
+    assert git_url(forge, "acme/shop") == f"{forge.rstrip('/')}/acme/shop.git"
 
 
 def test_requests_say_who_we_are_and_hide_the_token_in_their_repr() -> None:
-    request = protocol.get_repository("acme/shop", token="canary")
+    request = with_token(protocol.get_repository("acme/shop"), "canary")
     assert dict(request.headers) == {
         "Accept": "application/vnd.github+json",
         "X-GitHub-Api-Version": "2022-11-28",
@@ -74,7 +75,7 @@ def test_requests_say_who_we_are_and_hide_the_token_in_their_repr() -> None:
         "Authorization": "Bearer canary",
     }
     assert "canary" not in repr(request)
-    assert "Authorization" not in protocol.get_repository("acme/shop", token=None).headers
+    assert "Authorization" not in with_token(protocol.get_repository("acme/shop"), None).headers
 
 
 @pytest.mark.parametrize("status", [403, 429])
@@ -210,7 +211,7 @@ def test_body_that_is_not_json_is_nothing(body: bytes) -> None:
 
 
 def test_status_request_holds_what_is_wanted() -> None:
-    request = protocol.create_status("acme/shop", report(target_url="http://x"), token=None)
+    request = protocol.create_status("acme/shop", report(target_url="http://x"))
     assert (request.method, request.path) == ("POST", f"/repos/acme/shop/statuses/{SHA}")
     assert json.loads(request.body) == {
         "state": "pending",
@@ -218,4 +219,4 @@ def test_status_request_holds_what_is_wanted() -> None:
         "description": "begun",
         "target_url": "http://x",
     }
-    assert "target_url" not in json.loads(protocol.create_status("acme/shop", report(), token=None).body)
+    assert "target_url" not in json.loads(protocol.create_status("acme/shop", report()).body)

@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 from jsonschema import Draft202012Validator
 
-from controller.effects.github_http import Forge
+from controller.effects.github_http import Client, Forge
+from controller.effects.github_identity import TokenFile
 from controller.model.names import parse_sha
 from controller.model.nouns import WantedReport
 from controller.model.states import StatusState
@@ -71,7 +72,8 @@ def test_requests_of_our_client_and_their_replies_are_as_published(forge: ForgeU
     forge.open_pull("topic")
     forge.knob("fork_pull", title="From a fork", head_sha_branch="topic")
     recorder = Recorder()
-    with Forge(forge.url, REPOSITORY, forge.token_file, transport=recorder) as client:
+    talking = Client(forge.url, write_pause_s=0, transport=recorder)
+    with Forge(talking, REPOSITORY, TokenFile(forge.token_file)) as client:
         client.repository()
         client.open_pulls()
         client.post_status(

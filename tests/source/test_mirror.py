@@ -16,6 +16,7 @@ import pygit2
 import pytest
 from pygit2.enums import ConfigLevel, ObjectType
 
+from controller.effects.github_identity import TokenFile
 from controller.effects.mirror import PACKS_MAX, Mirror
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Unavailable
 from controller.model.names import Sha, parse_sha
@@ -245,8 +246,9 @@ def test_token_reaches_the_remote_and_nothing_else(
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("OROBOROS_UNRELATED_SECRET", "s3cret")
     token_file = folder / "token; touch canary"
+    token_file.touch(mode=0o600)
     token_file.write_text(CANARY_TOKEN + "\n")
-    mirror = Mirror(tmp_path / "repo.git", remote.server.url, token_file=token_file)
+    mirror = Mirror(tmp_path / "repo.git", remote.server.url, identity=TokenFile(token_file))
     mirror.fetch(branch="main", pulls=[])
     assert mirror.production_head() is not None
     seen = (tmp_path / "seen").read_text()

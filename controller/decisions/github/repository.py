@@ -1,0 +1,200 @@
+"""What do we ask and tell about our repository, and what do the answers mean?
+
+Reading a reply gives a value, or an error that says what follows. A list is complete or it is nothing, since a pull
+request that is missing from it would lose its preview.
+https://docs.github.com/rest
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import parse_qs, quote, urlsplit
+
+from controller.decisions.github.answers import raise_unless
+from controller.decisions.github.wire import (
+    Object,
+    Reply,
+    Request,
+    ask,
+    invalid,
+    read_instant,
+    read_json,
+    read_list,
+    read_number,
+    read_object,
+    read_sha,
+    read_text,
+    tell,
+    told,
+)
+from controller.model.errors import Stalled
+from controller.model.names import Sha
+from controller.model.nouns import PullRequest, WantedReport
+from controller.model.states import StatusState
+
+PAGE_SIZE: Final = 100
+#: More open pull requests than this many pages hold are not believed.
+PAGES_MAX: Final = 50
+DESCRIPTION_CHARS_MAX: Final = 140
+
+_NEXT_LINK = re.compile(r'<([^<>]{1,2000})>\s*;[^,]*?\brel="?next"?')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """What we need to know of the repository."""
+
+    id: int
+    full_name: str
+    default_branch: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullsPage:
+    """One page of the open pull requests, and the number of the page after it, if there is one."""
+
+    pulls: tuple[PullRequest, ...]
+    next_page: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostedStatus:
+    """A commit status as the forge shows it."""
+
+    state: StatusState
+    context: str
+    description: str
+    target_url: str | None
+    created_at: datetime
+
+
+# -- requests -------------------------------------------------------------------------------------------------------
+
+
+def get_repository(repository: str) -> Request:
+    """Ask for the repository."""
+    return ask(f"/repos/{repository}")
+
+
+def list_open_pulls(repository: str, *, page: int) -> Request:
+    """Ask for a page of the open pull requests, the oldest first: what is opened meanwhile comes last."""
+    query = f"state=open&sort=created&direction=asc&per_page={PAGE_SIZE}&page={page}"
+    return ask(f"/repos/{repository}/pulls?{query}")
+
+
+def get_branch(repository: str, branch: str) -> Request:
+    """Ask for the head of a branch."""
+    return ask(f"/repos/{repository}/git/ref/heads/{quote(branch)}")
+
+
+def create_status(repository: str, report: WantedReport) -> Request:
+    """Set the status of a commit in a context. The newest counts, so that sending it again changes nothing."""
+    content: Object = {"state": str(report.state), "context": report.context, "description": report.description}
+    if report.target_url is not None:
+        content["target_url"] = report.target_url
+    return tell("POST", f"/repos/{repository}/statuses/{quote(report.sha, safe='')}", content)
+
+
+def list_statuses(repository: str, sha: Sha) -> Request:
+    """Ask for the newest statuses of a commit."""
+    return ask(f"/repos/{repository}/commits/{quote(sha, safe='')}/statuses?per_page={PAGE_SIZE}")
+
+
+# -- replies --------------------------------------------------------------------------------------------------------
+
+
+def read_repository(reply: Reply, *, now: datetime) -> Repository:
+    """Return what the forge says of the repository."""
+    what = "get the repository"
+    raise_unless(200, reply, what=what, permission="metadata: read", now=now)
+    found = read_object(read_json(reply, what), what)
+    return Repository(
+        id=read_number(found, "id", what),
+        full_name=read_text(found, "full_name", what),
+        default_branch=read_text(found, "default_branch", what),
+    )
+
+
+def read_pulls_page(reply: Reply, *, page: int, now: datetime) -> PullsPage:
+    """Return one page of the open pull requests."""
+    what = "list the pull requests"
+    raise_unless(200, reply, what=what, permission="pull requests: read", now=now)
+    pulls = tuple(_pull(read_object(one, what), what) for one in read_list(read_json(reply, what), what))
+    return PullsPage(pulls=pulls, next_page=_next_page(reply, page=page, is_full=len(pulls) >= PAGE_SIZE, what=what))
+
+
+def read_created_status(reply: Reply, *, now: datetime) -> None:
+    """Return when the forge took the status; Stalled when it never will."""
+    what = "set a commit status"
+    if reply.status == 422:
+        raise Stalled("StatusRefused", f"the forge does not take the commit status: {told(reply)}")
+    raise_unless(201, reply, what=what, permission="commit statuses: write", now=now)
+
+
+def read_statuses(reply: Reply, *, now: datetime) -> tuple[PostedStatus, ...]:
+    """Return the statuses of a commit, the newest first."""
+    what = "list the commit statuses"
+    raise_unless(200, reply, what=what, permission="commit statuses: read", now=now)
+    return tuple(_status(read_object(one, what), what) for one in read_list(read_json(reply, what), what))
+
+
+def read_branch(reply: Reply, *, now: datetime) -> Sha:
+    """Return the head of a branch."""
+    what = "get a branch"
+    raise_unless(200, reply, what=what, permission="contents: read", now=now)
+    return read_sha(read_object(read_object(read_json(reply, what), what).get("object"), what), what)
+
+
+def _next_page(reply: Reply, *, page: int, is_full: bool, what: str) -> int | None:
+    """Return the number of the next page. Only its number is taken from the link: we build our own addresses.
+
+    A full page may have lost its link to a proxy. To ask for one page more, which is empty, costs less than a preview.
+    """
+    match = _NEXT_LINK.search(reply.headers.get("link", ""))
+    if match is None and not is_full:
+        return None
+    try:
+        numbers = [str(page + 1)] if match is None else parse_qs(urlsplit(match[1]).query).get("page", [])
+    except ValueError:
+        numbers = []
+    if numbers != [str(page + 1)]:
+        invalid(what, f"page {page} is followed by {numbers}")
+    if page >= PAGES_MAX:
+        invalid(what, f"there are more than {PAGES_MAX} pages")
+    return page + 1
+
+
+def _pull(found: Object, what: str) -> PullRequest:
+    head, base = read_object(found.get("head"), what), read_object(found.get("base"), what)
+    # Null when the fork was deleted: https://github.com/github/rest-api-description/issues/161
+    head_repository = head.get("repo")
+    base_id = read_number(read_object(base.get("repo"), what), "id", what)
+    same = head_repository is not None and read_number(read_object(head_repository, what), "id", what) == base_id
+    # Null for an account that was deleted.
+    user = found.get("user")
+    return PullRequest(
+        number=read_number(found, "number", what),
+        head_sha=read_sha(head, what),
+        head_branch=read_text(head, "ref", what),
+        title=read_text(found, "title", what),
+        author="" if user is None else read_text(read_object(user, what), "login", what),
+        same_repository=same,
+        opened_at=read_instant(found, "created_at", what),
+    )
+
+
+def _status(found: Object, what: str) -> PostedStatus:
+    try:
+        state = StatusState(read_text(found, "state", what))
+    except ValueError:
+        invalid(what, "a status has an unknown state")
+    return PostedStatus(
+        state=state,
+        context=read_text(found, "context", what),
+        description="" if found.get("description") is None else read_text(found, "description", what),
+        target_url=None if found.get("target_url") is None else read_text(found, "target_url", what),
+        created_at=read_instant(found, "created_at", what),
+    )
