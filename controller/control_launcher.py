@@ -50,8 +50,13 @@ def choose_base(part: str) -> Path | None:
         base = (ROOT / "current").resolve()
     else:
         return None
-    is_release = base.parent == ROOT / "releases" and _SHA.fullmatch(base.name) is not None
-    return base if is_release and (base / "controller" / "doors" / "cli.py").is_file() else None
+    if base.parent != ROOT / "releases" or _SHA.fullmatch(base.name) is None:
+        return None
+    try:
+        # Another app's release may be closed to us.
+        return base if (base / "controller" / "doors" / "cli.py").is_file() else None
+    except OSError:
+        return None
 
 
 def environment_of(base: Path | None) -> Path | None:

@@ -653,8 +653,8 @@ class Hands:
         base = self._base(run, recipe)
         self.store.check_may_switch(step.generation)
         previous = read_live(self.layout, step.slot)
-        if recipe.web is not None:
-            self.runtime.open_to_surface(base)
+        # The api runs as the surfaces' user, and from this release.
+        self.runtime.open_to_surface(base)
         live = live_for(run, recipe, topology=self.topology, layout=self.layout, base=base, previous=previous)
         judge = self.settings.own_release
         write_order(
