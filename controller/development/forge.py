@@ -14,6 +14,7 @@ It listens on loopback only. It is for development and tests, and holds no secre
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def open_forge(
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     records = Records(root / "forge.sqlite")
     created_at = records.keep_fact("created_at", utc_text())
-    return Forge(
+    forge = Forge(
         git=GitRepository(root, repository.rpartition("/")[2]),
         records=records,
         shapes=Shapes(base_url, repository, created_at=created_at),
@@ -50,6 +51,12 @@ def open_forge(
         webhook_secret_file=webhook_secret_file,
         token_file=token_file,
     )
+    names = records.load_fact("names")
+    if names is not None:
+        newest, former = json.loads(names)
+        forge.shapes.rename(newest)
+        forge.former_names.update(former)
+    return forge
 
 
 def main(words: Sequence[str]) -> int:

@@ -6,15 +6,15 @@ Knobs for what goes wrong at the real one, each a POST with a JSON object to /_d
 - drop {count}: the next webhooks are never made. pause {paused}: webhooks wait, and come in order once it is false.
 - outage {seconds}: the API answers 503. slow {seconds}: each of its answers comes so much later, until set to 0.
 - limit {shape: "retry-after" | "reset" | "secondary", status: 403 | 429, seconds}: the API is limited.
+- fail {status, count, path}: the next answers of the API are this error. clock {ahead}: its clock differs by seconds.
+- rename {repository}: another name; the old one is redirected. strict {enforced, per_hour}: GitHub's limits.
+- install {installed, suspended, permissions, revoke}: what the owner does at the App's page. seen (a GET): what came.
 - fork_pull {title, head_sha_branch, null_repo}: a pull request from a fork, or from one that was deleted.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hmac
 import json
 import math
 import re
@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from html import escape
-from typing import IO, Final, TypeVar
+from typing import IO, Final
 from urllib.parse import quote, urlencode
 
 from starlette.applications import Starlette
@@ -35,33 +35,46 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from controller.development.forge_events import Forge, Knobs, Limit, Problem, invalid, read_first_line, utc_text
+from controller.development.forge_app import Apps
+from controller.development.forge_app_doors import AppDoors
+from controller.development.forge_events import Forge, Knobs, Limit, Problem, invalid, utc_text
 from controller.development.forge_git import BodyMalformed, BodyTooLarge, Service
+from controller.development.forge_guard import Guard, answer_problem
+from controller.development.forge_input import (
+    KNOB_MAX,
+    PAGE_SIZE,
+    PAGE_SIZE_MAX,
+    knob,
+    number,
+    own_url,
+    page,
+    read_object,
+    text,
+)
 from controller.development.forge_records import closed
-from controller.development.forge_shapes import DEFAULT_BRANCH, HOOK_ID, Delivery, Json, Object, Pull, Status
+from controller.development.forge_shapes import DEFAULT_BRANCH, HOOK_ID, REPOSITORY_ID, Delivery, Object, Pull, Status
+from controller.model.names import REPOSITORY
 from controller.model.states import StatusState
 
-BODY_BYTES_MAX: Final = 1 << 20
-PAGE_SIZE: Final = 30
-PAGE_SIZE_MAX: Final = 100
 DESCRIPTION_CHARS_MAX: Final = 140
 STATUSES_PER_CONTEXT_MAX: Final = 1000
-KNOB_MAX: Final = 86_400.0
 TITLE_CHARS_MAX: Final = 256
 
-_T = TypeVar("_T")
 _SHA = re.compile(r"[0-9a-f]{40}\Z")
 _GIT_SERVICES: Final[dict[str, Service]] = {
     "git-upload-pack": "git-upload-pack",
     "git-receive-pack": "git-receive-pack",
 }
+_GIT_NEEDS: Final[dict[Service, str]] = {"git-upload-pack": "contents:read", "git-receive-pack": "contents:write"}
 
 
 def build_app(forge: Forge) -> Starlette:
     """Return the application."""
     api = "/api/v3/repos/{owner}/{name}"
     git = "/{owner}/{name}"
-    doors = Doors(forge)
+    guard = Guard(forge, Apps(forge.records, forge.shapes))
+    doors = Doors(guard)
+    app_doors = AppDoors(guard)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -75,6 +88,8 @@ def build_app(forge: Forge) -> Starlette:
             forge.records.close()
 
     def route(path: str, answer: Callable[[Request], Awaitable[Response]], *methods: str) -> Route:
+        if path.startswith("/api/"):
+            answer = guard.wrap(answer)
         return Route(path, answer, methods=list(methods or ("GET",)))
 
     return Starlette(
@@ -96,6 +111,25 @@ def build_app(forge: Forge) -> Starlette:
             route(api + "/hooks/{hook:int}/deliveries", doors.deliveries),
             route(api + "/hooks/{hook:int}/deliveries/{number:int}", doors.delivery),
             route(api + "/hooks/{hook:int}/deliveries/{number:int}/attempts", doors.redeliver, "POST"),
+            route(api + "/branches/{branch:path}", doors.branch),
+            route(api + "/installation", app_doors.installation),
+            route("/api/v3/app", app_doors.app),
+            route("/api/v3/app/hook/config", app_doors.hook_config, "GET", "PATCH"),
+            route("/api/v3/app/hook/deliveries", doors.deliveries),
+            route("/api/v3/app/hook/deliveries/{number:int}", doors.delivery),
+            route("/api/v3/app/hook/deliveries/{number:int}/attempts", doors.redeliver, "POST"),
+            route("/api/v3/app/installations/{installation:int}/access_tokens", app_doors.access_tokens, "POST"),
+            route("/api/v3/app-manifests/{code}/conversions", app_doors.convert, "POST"),
+            route("/api/v3/installation/repositories", app_doors.repositories),
+            route("/api/v3/rate_limit", app_doors.rate_limit),
+            route("/settings/apps/new", app_doors.register, "POST"),
+            route("/organizations/{organization}/settings/apps/new", app_doors.register, "POST"),
+            route("/_development/install", app_doors.install, "POST"),
+            route("/_development/fail", doors.fail, "POST"),
+            route("/_development/clock", doors.clock, "POST"),
+            route("/_development/rename", doors.rename, "POST"),
+            route("/_development/strict", doors.strict, "POST"),
+            route("/_development/seen", doors.seen),
             route("/_development/drop", doors.drop, "POST"),
             route("/_development/pause", doors.pause, "POST"),
             route("/_development/fork_pull", doors.fork_pull, "POST"),
@@ -108,11 +142,28 @@ def build_app(forge: Forge) -> Starlette:
         ],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
+            Middleware(ById, forge=forge),
             Middleware(SlowApi, knobs=forge.knobs),
         ],
         exception_handlers={Problem: _answer_problem, HTTPException: _answer_http_problem},
         lifespan=lifespan,
     )
+
+
+class ById:
+    """Answers for the repository by its id, which survives a rename."""
+
+    def __init__(self, app: ASGIApp, *, forge: Forge) -> None:
+        self._app = app
+        self._forge = forge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        prefix = f"/api/v3/repositories/{REPOSITORY_ID}"
+        path = str(scope.get("path", ""))
+        if scope["type"] == "http" and (path == prefix or path.startswith(f"{prefix}/")):
+            path = f"/api/v3/repos/{self._forge.shapes.full_name}{path.removeprefix(prefix)}"
+            scope = {**scope, "path": path, "raw_path": quote(path, safe="/%").encode()}
+        await self._app(scope, receive, send)
 
 
 class SlowApi:
@@ -131,8 +182,9 @@ class SlowApi:
 class Doors:
     """What each address answers."""
 
-    def __init__(self, forge: Forge) -> None:
-        self.forge = forge
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self.forge = guard.forge
 
     # -- open to all --------------------------------------------------------------------------------------------------
 
@@ -151,11 +203,11 @@ class Doors:
     # -- the API: repository and pull requests ------------------------------------------------------------------------
 
     async def repository(self, request: Request) -> Response:
-        self._admit_api(request)
+        self.guard.admit(request, "metadata:read")
         return JSONResponse(self.forge.full_repository_shape())
 
     async def pulls(self, request: Request) -> Response:
-        self._admit_api(request)
+        self.guard.admit(request, "pull_requests:read")
         query = request.query_params
         state, head, base = query.get("state", "open"), query.get("head"), query.get("base")
         found = [
@@ -170,13 +222,13 @@ class Doors:
         # GitHub's default is the newest first, unless another order was asked for.
         if query.get("direction", "desc" if query.get("sort", "created") == "created" else "asc") == "desc":
             found.reverse()
-        page, headers = _page(request, found)
-        return JSONResponse(self.forge.pull_simple_shapes(page), headers=headers)
+        shown, headers = page(request, found)
+        return JSONResponse(self.forge.pull_simple_shapes(shown), headers=headers)
 
     async def create_pull(self, request: Request) -> Response:
-        self._admit_api(request)
-        content = await _read_object(request)
-        title, head, base = (_text(content, key, "PullRequest") for key in ("title", "head", "base"))
+        self.guard.admit(request, "pull_requests:write")
+        content = await read_object(request)
+        title, head, base = (text(content, key, "PullRequest") for key in ("title", "head", "base"))
         body = content.get("body")
         owner, _, branch = head.rpartition(":")
         if owner not in ("", self.forge.shapes.owner):
@@ -193,17 +245,17 @@ class Doors:
         return JSONResponse(shape, status_code=201, headers={"Location": str(shape["url"])})
 
     async def pull(self, request: Request) -> Response:
-        self._admit_api(request)
+        self.guard.admit(request, "pull_requests:read")
         return JSONResponse(self.forge.pull_shape(self._read_pull(request)))
 
     async def change_pull(self, request: Request) -> Response:
-        self._admit_api(request)
-        content = await _read_object(request)
+        self.guard.admit(request, "pull_requests:write")
+        content = await read_object(request)
         async with self.forge.changing:
             pull = self._read_pull(request)
             if "title" in content:
                 pull = replace(
-                    pull, title=_text(content, "title", "PullRequest")[:TITLE_CHARS_MAX], updated_at=utc_text()
+                    pull, title=text(content, "title", "PullRequest")[:TITLE_CHARS_MAX], updated_at=utc_text()
                 )
                 self.forge.records.replace_pull(pull)
             state = content.get("state", "open" if pull.is_open else "closed")
@@ -226,8 +278,8 @@ class Doors:
         return replace(pull, head_sha=head, is_open=True, closed_at=None, updated_at=utc_text())
 
     async def merge_pull(self, request: Request) -> Response:
-        self._admit_api(request)
-        content = await _read_object(request)
+        self.guard.admit(request, "contents:write")
+        content = await read_object(request)
         method = content.get("merge_method", "merge")
         if method not in ("merge", "squash"):
             raise Problem(405, "This forge merges and squashes only")
@@ -267,14 +319,24 @@ class Doors:
     # -- the API: refs, commits, statuses -----------------------------------------------------------------------------
 
     async def branches(self, request: Request) -> Response:
-        self._admit_api(request)
+        self.guard.admit(request, "contents:read")
         refs = await self.forge.git.refs()
         heads = [(ref.removeprefix("refs/heads/"), sha) for ref, sha in refs.items() if ref.startswith("refs/heads/")]
-        page, headers = _page(request, heads)
-        return JSONResponse([self.forge.shapes.branch(name, sha) for name, sha in page], headers=headers)
+        shown, headers = page(request, heads)
+        return JSONResponse([self.forge.shapes.branch(name, sha) for name, sha in shown], headers=headers)
+
+    async def branch(self, request: Request) -> Response:
+        self.guard.admit(request, "contents:read")
+        name = str(request.path_params["branch"])
+        sha = self.forge.git.branch_head(name)
+        if sha is None:
+            raise Problem(404, "Branch not found")
+        commit = self.forge.git.load_commit(sha)
+        assert commit is not None
+        return JSONResponse(self.forge.shapes.branch_by_itself(name, commit))
 
     async def git_ref(self, request: Request) -> Response:
-        self._admit_api(request)
+        self.guard.admit(request, "contents:read")
         ref = f"refs/{request.path_params['ref']}"
         sha = self.forge.git.ref_target(ref)
         if sha is None:
@@ -282,14 +344,14 @@ class Doors:
         return JSONResponse(self.forge.shapes.git_ref(ref, sha))
 
     async def commit(self, request: Request) -> Response:
-        self._admit_api(request)
+        self.guard.admit(request, "contents:read")
         commit = self.forge.git.load_commit(self._read_sha(request))
         assert commit is not None
         return JSONResponse(self.forge.shapes.commit(commit))
 
     async def create_status(self, request: Request) -> Response:
-        self._admit_api(request)
-        content = await _read_object(request)
+        self.guard.admit(request, "statuses:write")
+        content = await read_object(request)
         sha = str(request.path_params["sha"])
         if not _SHA.match(sha) or self.forge.git.load_commit(sha) is None:
             raise Problem(422, f"No commit found for SHA: {sha[:60]}")
@@ -319,12 +381,12 @@ class Doors:
         return JSONResponse(shape, status_code=201, headers={"Location": str(shape["url"])})
 
     async def statuses(self, request: Request) -> Response:
-        self._admit_api(request)
-        page, headers = _page(request, self.forge.records.load_statuses(self._read_sha(request)))
-        return JSONResponse([self.forge.shapes.status(status) for status in page], headers=headers)
+        self.guard.admit(request, "statuses:read")
+        shown, headers = page(request, self.forge.records.load_statuses(self._read_sha(request)))
+        return JSONResponse([self.forge.shapes.status(status) for status in shown], headers=headers)
 
     async def combined_status(self, request: Request) -> Response:
-        self._admit_api(request)
+        self.guard.admit(request, "statuses:read")
         sha = self._read_sha(request)
         newest: dict[str, Status] = {}
         for status in self.forge.records.load_statuses(sha):
@@ -342,20 +404,19 @@ class Doors:
     # -- the API: webhooks --------------------------------------------------------------------------------------------
 
     async def deliveries(self, request: Request) -> Response:
-        self._admit_api(request)
-        self._require_hook(request)
+        self._admit_log(request, "repository_hooks:read")
         cursor = request.query_params.get("cursor", "")
-        size = _number(request.query_params.get("per_page"), PAGE_SIZE, PAGE_SIZE_MAX)
+        size = number(request.query_params.get("per_page"), PAGE_SIZE, PAGE_SIZE_MAX)
         before = int(cursor) if cursor.isascii() and cursor.isdigit() and len(cursor) < 18 else None
         found = self.forge.records.load_deliveries(before=before, limit=size + 1)
-        page, headers = found[:size], {}
+        shown, headers = found[:size], {}
         if len(found) > size:
-            query = urlencode({"per_page": size, "cursor": page[-1].id})
-            headers["Link"] = f'<{_own_url(request)}?{query}>; rel="next"'
-        return JSONResponse([self.forge.shapes.delivery(delivery) for delivery in page], headers=headers)
+            query = urlencode({"per_page": size, "cursor": shown[-1].id})
+            headers["Link"] = f'<{own_url(request)}?{query}>; rel="next"'
+        return JSONResponse([self.forge.shapes.delivery(delivery) for delivery in shown], headers=headers)
 
     async def delivery(self, request: Request) -> Response:
-        self._admit_api(request)
+        self._admit_log(request, "repository_hooks:read")
         delivery = self._read_delivery(request)
         shape = self.forge.shapes.delivery(delivery)
         shape["url"] = self.forge.webhook_url
@@ -365,7 +426,7 @@ class Doors:
         return JSONResponse(shape)
 
     async def redeliver(self, request: Request) -> Response:
-        self._admit_api(request)
+        self._admit_log(request, "repository_hooks:write")
         delivery = self._read_delivery(request)
         self.forge.records.add_delivery(
             guid=delivery.guid,
@@ -379,14 +440,18 @@ class Doors:
         return JSONResponse({}, status_code=202)
 
     def _read_delivery(self, request: Request) -> Delivery:
-        self._require_hook(request)
         number = int(request.path_params["number"])
         delivery = self.forge.records.load_delivery(number) if number < 1 << 62 else None
         if delivery is None:
             raise Problem(404, "Not Found")
         return delivery
 
-    def _require_hook(self, request: Request) -> None:
+    def _admit_log(self, request: Request, needs: str) -> None:
+        """Raise Problem unless the log of deliveries may be seen: by the App as its own, else as the repository's."""
+        if "hook" not in request.path_params:
+            self.guard.admit_app(request)
+            return
+        self.guard.admit(request, needs)
         if request.path_params["hook"] != HOOK_ID:
             raise Problem(404, "Not Found")
 
@@ -394,15 +459,15 @@ class Doors:
 
     async def drop(self, request: Request) -> Response:
         """Never send the next `count` webhooks."""
-        self._admit(request)
-        count = (await _read_object(request)).get("count", 1)
-        self.forge.knobs.drop_count = int(_knob(count, "count"))
+        self.guard.admit_developer(request)
+        count = (await read_object(request)).get("count", 1)
+        self.forge.knobs.drop_count = int(knob(count, "count"))
         return JSONResponse({"drop": self.forge.knobs.drop_count})
 
     async def pause(self, request: Request) -> Response:
         """Keep webhooks back, or send those that were kept back."""
-        self._admit(request)
-        paused = (await _read_object(request)).get("paused", True)
+        self.guard.admit_developer(request)
+        paused = (await read_object(request)).get("paused", True)
         if not isinstance(paused, bool):
             raise Problem(422, "paused is true or false")
         self.forge.knobs.paused = paused
@@ -411,9 +476,9 @@ class Doors:
 
     async def fork_pull(self, request: Request) -> Response:
         """Open a pull request from a fork whose head is that of a branch; with `null_repo` the fork is gone."""
-        self._admit(request)
-        content = await _read_object(request)
-        title, branch = _text(content, "title", "PullRequest"), _text(content, "head_sha_branch", "PullRequest")
+        self.guard.admit_developer(request)
+        content = await read_object(request)
+        title, branch = text(content, "title", "PullRequest"), text(content, "head_sha_branch", "PullRequest")
         async with self.forge.changing:
             pull = self.forge.open_pull(
                 title=title[:TITLE_CHARS_MAX],
@@ -426,22 +491,22 @@ class Doors:
 
     async def outage(self, request: Request) -> Response:
         """Answer 503 to everything under /api/v3 for `seconds`."""
-        self._admit(request)
-        seconds = _knob((await _read_object(request)).get("seconds", 10), "seconds")
+        self.guard.admit_developer(request)
+        seconds = knob((await read_object(request)).get("seconds", 10), "seconds")
         self.forge.knobs.outage_ends_at_s = time.monotonic() + seconds
         return JSONResponse({"outage": seconds})
 
     async def slow(self, request: Request) -> Response:
         """Answer everything under /api/v3 `seconds` later."""
-        self._admit(request)
-        self.forge.knobs.slow_s = _knob((await _read_object(request)).get("seconds", 1), "seconds")
+        self.guard.admit_developer(request)
+        self.forge.knobs.slow_s = knob((await read_object(request)).get("seconds", 1), "seconds")
         return JSONResponse({"slow": self.forge.knobs.slow_s})
 
     async def limit(self, request: Request) -> Response:
         """Limit everything under /api/v3 for `seconds`, in one of the three documented shapes."""
-        self._admit(request)
-        content = await _read_object(request)
-        seconds = _knob(content.get("seconds", 10), "seconds")
+        self.guard.admit_developer(request)
+        content = await read_object(request)
+        seconds = knob(content.get("seconds", 10), "seconds")
         shape, status = content.get("shape", "retry-after"), content.get("status", 403)
         if shape not in ("retry-after", "reset", "secondary") or status not in (403, 429):
             raise Problem(422, "shape is retry-after, reset or secondary; status is 403 or 429")
@@ -453,18 +518,69 @@ class Doors:
         )
         return JSONResponse({"limit": shape, "seconds": seconds})
 
+    async def fail(self, request: Request) -> Response:
+        """Answer the next `count` requests whose path begins with `path` with `status`."""
+        self.guard.admit_developer(request)
+        content = await read_object(request)
+        status, path = content.get("status", 500), content.get("path", "")
+        if not isinstance(status, int) or not 400 <= status <= 599 or not isinstance(path, str):
+            raise Problem(422, "status is 400 to 599; path is below /api/v3")
+        self.forge.knobs.failures = (int(knob(content.get("count", 1), "count")), status, path)
+        return JSONResponse({"fail": status})
+
+    async def clock(self, request: Request) -> Response:
+        """Let the forge's clock be so many seconds ahead, or behind."""
+        self.guard.admit_developer(request)
+        ahead = (await read_object(request)).get("ahead", 0)
+        if isinstance(ahead, bool) or not isinstance(ahead, int | float) or abs(ahead) > KNOB_MAX:
+            raise Problem(422, "ahead is a number of seconds")
+        self.forge.knobs.clock_ahead_s = float(ahead)
+        return JSONResponse({"ahead": ahead})
+
+    async def rename(self, request: Request) -> Response:
+        """Call the repository by another name; the old one is redirected."""
+        self.guard.admit_developer(request)
+        name = text(await read_object(request), "repository", "Repository")
+        if not REPOSITORY.match(name):
+            raise invalid("Repository", "name")
+        self.forge.rename(name)
+        return JSONResponse(self.forge.repository_shape())
+
+    async def strict(self, request: Request) -> Response:
+        """Enforce the secondary limits, or no longer; `per_hour` is the primary one."""
+        self.guard.admit_developer(request)
+        content = await read_object(request)
+        self.guard.limits.is_strict = content.get("enforced", True) is True
+        self.guard.limits.per_hour = int(knob(content.get("per_hour", 5_000), "per_hour"))
+        return JSONResponse({"enforced": self.guard.limits.is_strict, "per_hour": self.guard.limits.per_hour})
+
+    async def seen(self, request: Request) -> Response:
+        """Tell how the API was asked."""
+        self.guard.admit_developer(request)
+        limits = self.guard.limits
+        gap_s = limits.write_gap_min_s
+        return JSONResponse(
+            {
+                "used": limits.used,
+                "refused": limits.refused,
+                "in_flight_max": limits.in_flight_max,
+                "writes": len(limits.writes_at_s),
+                "write_gap_min_s": None if math.isinf(gap_s) else round(gap_s, 3),
+            }
+        )
+
     # -- git ----------------------------------------------------------------------------------------------------------
 
     async def info_refs(self, request: Request) -> Response:
-        self._admit_git(request)
         service = _GIT_SERVICES.get(request.query_params.get("service", ""))
         if service is None:
             return Response("Please upgrade your git client.\n", status_code=403, media_type="text/plain")
+        self.guard.admit_git(request, _GIT_NEEDS[service])
         content = await self.forge.git.advertise(service, request.headers.get("git-protocol", ""))
         return _git_answer(service, "advertisement", content)
 
     async def upload_pack(self, request: Request) -> Response:
-        body = await self._git_body(request)
+        body = await self._git_body(request, "git-upload-pack")
         pieces = self.forge.git.serve("git-upload-pack", body, protocol=request.headers.get("git-protocol", ""))
 
         async def closing() -> AsyncIterator[bytes]:
@@ -478,15 +594,15 @@ class Doors:
 
     async def receive_pack(self, request: Request) -> Response:
         forge = self.forge
-        with await self._git_body(request) as body:
+        with await self._git_body(request, "git-receive-pack") as body:
             async with forge.changing:
                 before = await forge.git.refs()
                 content = b"".join([piece async for piece in forge.git.serve("git-receive-pack", body, protocol="")])
                 forge.note_ref_moves(before, await forge.git.refs())
         return _git_answer("git-receive-pack", "result", content)
 
-    async def _git_body(self, request: Request) -> IO[bytes]:
-        self._admit_git(request)
+    async def _git_body(self, request: Request, service: Service) -> IO[bytes]:
+        self.guard.admit_git(request, _GIT_NEEDS[service])
         encoding = request.headers.get("content-encoding", "identity").lower()
         if encoding not in ("identity", "gzip", "x-gzip"):
             raise Problem(415, "Unsupported Media Type")
@@ -497,69 +613,10 @@ class Doors:
         except (BodyMalformed, ClientDisconnect) as error:
             raise Problem(400, "Bad Request") from error
 
-    # -- who may ------------------------------------------------------------------------------------------------------
-
-    def _admit_git(self, request: Request) -> None:
-        self._admit(request)
-        self._require_repository(request, suffix=".git")
-
-    def _admit_api(self, request: Request) -> None:
-        self._admit(request)
-        knobs, now_s = self.forge.knobs, time.monotonic()
-        if now_s < knobs.outage_ends_at_s:
-            raise Problem(503, "Service Unavailable")
-        if knobs.limit is not None and now_s < knobs.limit.ends_at_s:
-            raise _limited(knobs.limit, left_s=knobs.limit.ends_at_s - now_s)
-        self._require_repository(request)
-
-    def _require_repository(self, request: Request, *, suffix: str = "") -> None:
-        asked = f"{request.path_params['owner']}/{request.path_params['name']}"
-        # Names compare without case, as at GitHub; git addresses are good with and without ".git".
-        if asked.lower().removesuffix(suffix) != self.forge.shapes.full_name.lower():
-            raise Problem(404, "Not Found")
-
-    def _admit(self, request: Request) -> None:
-        """Raise unless the request holds the token, as a bearer or as a password."""
-        try:
-            expected = read_first_line(self.forge.token_file).encode()
-        except (OSError, ValueError) as error:
-            raise Problem(503, "The forge cannot read its token file") from error
-        given = _token_of(request.headers.get("authorization", ""))
-        if given is None or not hmac.compare_digest(given, expected):
-            told = "Requires authentication" if given is None else "Bad credentials"
-            raise Problem(401, told, headers={"WWW-Authenticate": 'Basic realm="GitHub"'})
-
-
-def _token_of(authorization: str) -> bytes | None:
-    """Return the token in an Authorization header, or None."""
-    scheme, _, rest = authorization.partition(" ")
-    match scheme.lower():
-        case "bearer" | "token":
-            return rest.strip().encode("utf-8", "replace")
-        case "basic":
-            try:
-                return base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
-            except (ValueError, binascii.Error):
-                return b""
-        case _:
-            return None
-
-
-def _limited(limit: Limit, *, left_s: float) -> Problem:
-    told = "You have exceeded a secondary rate limit. Please wait a few minutes before you try again."
-    headers: dict[str, str] = {}
-    if limit.shape == "retry-after":
-        headers["Retry-After"] = str(math.ceil(left_s))
-    elif limit.shape == "reset":
-        told = "API rate limit exceeded for user ID 2."
-        reset = math.ceil(time.time() + left_s)
-        headers = {"X-RateLimit-Limit": "5000", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(reset)}
-    return Problem(limit.status, told, headers=headers)
-
 
 async def _answer_problem(_request: Request, problem: Exception) -> Response:
     assert isinstance(problem, Problem)
-    return JSONResponse(problem.content, status_code=problem.status, headers=problem.headers)
+    return answer_problem(problem)
 
 
 async def _answer_http_problem(_request: Request, problem: Exception) -> Response:
@@ -569,66 +626,6 @@ async def _answer_http_problem(_request: Request, problem: Exception) -> Respons
 
 def _git_answer(service: Service, kind: str, content: bytes) -> Response:
     return Response(content, media_type=f"application/x-{service}-{kind}", headers={"Cache-Control": "no-cache"})
-
-
-# -- other people's input ------------------------------------------------------------------------------------------
-
-
-async def _read_object(request: Request) -> Object:
-    body = bytearray()
-    try:
-        async for piece in request.stream():
-            body += piece
-            if len(body) > BODY_BYTES_MAX:
-                raise Problem(413, "Payload Too Large")
-        content: Json = json.loads(body) if body else {}
-    except (ValueError, RecursionError, ClientDisconnect) as error:
-        raise Problem(400, "Problems parsing JSON") from error
-    if not isinstance(content, dict):
-        raise Problem(400, "Body should be a JSON object")
-    # SQLite and git take no NUL, and no encoding has lone surrogates.
-    return {key: _storable(value) if isinstance(value, str) else value for key, value in content.items()}
-
-
-def _storable(text: str) -> str:
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-
-
-def _text(content: Object, key: str, resource: str) -> str:
-    value = content.get(key)
-    if not isinstance(value, str) or not value:
-        raise invalid(resource, key, code="missing_field")
-    return value
-
-
-def _knob(value: Json, key: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= KNOB_MAX:
-        raise Problem(422, f"{key} is a number from 0 to {KNOB_MAX:g}")
-    return float(value)
-
-
-def _page(request: Request, found: Sequence[_T]) -> tuple[Sequence[_T], dict[str, str]]:
-    """Return the page that was asked for, and the Link header that names the others."""
-    size = _number(request.query_params.get("per_page"), PAGE_SIZE, PAGE_SIZE_MAX)
-    page = _number(request.query_params.get("page"), 1, 1_000_000)
-    last = max(1, -(-len(found) // size))
-    links = []
-    for relation, number in (("prev", page - 1), ("next", page + 1), ("last", last), ("first", 1)):
-        is_wanted = number < page if relation in ("prev", "first") else number > page
-        if is_wanted and 1 <= number <= last:
-            query = urlencode({**dict(request.query_params), "per_page": size, "page": number})
-            links.append(f'<{_own_url(request)}?{query}>; rel="{relation}"')
-    return found[(page - 1) * size : page * size], {"Link": ", ".join(links)} if links else {}
-
-
-def _number(text: str | None, default: int, highest: int) -> int:
-    if text is None or not (text.isascii() and text.isdigit() and len(text) < 9):
-        return default
-    return max(1, min(highest, int(text)))
-
-
-def _own_url(request: Request) -> str:
-    return f"{request.url.scheme}://{request.url.netloc}{quote(request.url.path, safe='/%')}"
 
 
 # -- the page ----------------------------------------------------------------------------------------------------

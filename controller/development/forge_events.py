@@ -13,7 +13,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,6 +66,17 @@ class Limit:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppHook:
+    """The webhook of an App that is installed."""
+
+    app_id: int
+    installation_id: int
+    url: str
+    secret: str
+    events: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class Knobs:
     """What a test or a demo asked to go wrong."""
@@ -77,6 +88,10 @@ class Knobs:
     #: How much later each answer of the API comes.
     slow_s: float = 0.0
     limit: Limit | None = None
+    #: The next answers of the API under a path: (how many, which status, the beginning of the path).
+    failures: tuple[int, int, str] = (0, 500, "")
+    #: How much the forge's clock is ahead of this machine's.
+    clock_ahead_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -90,9 +105,20 @@ class Forge:
     webhook_secret_file: Path
     token_file: Path
     knobs: Knobs = field(default_factory=Knobs)
+    #: Names that the repository had before; both the API and git redirect them.
+    former_names: set[str] = field(default_factory=set)
+    #: An App that is installed hears what happens, in place of the repository's own webhook.
+    app_hook: Callable[[], AppHook | None] = lambda: None
     #: Held while refs and pull requests change, so that each delivery tells of exactly one change.
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     has_unsent: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def rename(self, repository: str) -> None:
+        """Give the repository another name; the old one leads to the new one."""
+        self.former_names.add(self.shapes.full_name.lower())
+        self.former_names.discard(repository.lower())
+        self.shapes.rename(repository)
+        self.records.set_fact("names", json.dumps([repository, sorted(self.former_names)]))
 
     # -- shapes of what there is --------------------------------------------------------------------------------------
 
@@ -124,6 +150,11 @@ class Forge:
             self.knobs.drop_count -= 1
             log.info("forge: %s is dropped, as asked", event)
             return
+        hook = self.app_hook()
+        if hook is not None:
+            if event not in hook.events:
+                return
+            payload = {**payload, "installation": {"id": hook.installation_id, "node_id": "I_77"}}
         body = json.dumps(payload, separators=(",", ":")).encode()
         self.records.add_delivery(
             guid=str(uuid.uuid4()), event=event, action=action, body=body, redelivery=False, now=utc_text()
@@ -230,7 +261,9 @@ class Forge:
         try:
             headers = self._delivery_headers(delivery)
             async with asyncio.timeout(DELIVERY_TIMEOUT_S):
-                async with client.stream("POST", self.webhook_url, content=delivery.body, headers=headers) as answer:
+                hook = self.app_hook()
+                url = self.webhook_url if hook is None else hook.url
+                async with client.stream("POST", url, content=delivery.body, headers=headers) as answer:
                     status_code, status = answer.status_code, answer.reason_phrase or "OK"
                     size = 0
                     async for piece in answer.aiter_raw(64 << 10):
@@ -250,11 +283,14 @@ class Forge:
         )
 
     def _delivery_headers(self, delivery: Delivery) -> dict[str, str]:
-        mac = hmac.new(read_first_line(self.webhook_secret_file).encode(), delivery.body, hashlib.sha256)
+        hook = self.app_hook()
+        secret = read_first_line(self.webhook_secret_file) if hook is None else hook.secret
+        mac = hmac.new(secret.encode(), delivery.body, hashlib.sha256)
         return {**self.plain_headers(delivery), "X-Hub-Signature-256": f"sha256={mac.hexdigest()}"}
 
     def plain_headers(self, delivery: Delivery) -> dict[str, str]:
         """Return a delivery's headers without its signature."""
+        hook = self.app_hook()
         return {
             "Accept": "*/*",
             "Content-Type": "application/json",
@@ -262,8 +298,8 @@ class Forge:
             "X-GitHub-Delivery": delivery.guid,
             "X-GitHub-Event": delivery.event,
             "X-GitHub-Hook-ID": str(HOOK_ID),
-            "X-GitHub-Hook-Installation-Target-ID": str(REPOSITORY_ID),
-            "X-GitHub-Hook-Installation-Target-Type": "repository",
+            "X-GitHub-Hook-Installation-Target-ID": str(REPOSITORY_ID if hook is None else hook.app_id),
+            "X-GitHub-Hook-Installation-Target-Type": "repository" if hook is None else "integration",
         }
 
 

@@ -63,6 +63,11 @@ class Records:
         row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return str(row[0])
 
+    def load_fact(self, name: str) -> str | None:
+        """Return the fact of that name, or None."""
+        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
     def set_fact(self, name: str, value: str) -> None:
         """Record a fact that changes."""
         self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))

@@ -166,10 +166,14 @@ class Shapes:
 
     def __init__(self, base_url: str, repository: str, *, created_at: str) -> None:
         self.base_url = base_url
-        self.full_name = repository
-        self.owner, _, self.name = repository.partition("/")
         self.created_at = created_at
         self.api_url = f"{base_url}/api/v3"
+        self.rename(repository)
+
+    def rename(self, repository: str) -> None:
+        """Call the repository by another name from now on."""
+        self.full_name = repository
+        self.owner, _, self.name = repository.partition("/")
         self.repository_url = f"{self.api_url}/repos/{repository}"
 
     # -- people and repositories ----------------------------------------------------------------------------------
@@ -350,6 +354,18 @@ class Shapes:
             "name": name,
             "commit": {"sha": sha, "url": f"{self.repository_url}/commits/{sha}"},
             "protected": False,
+        }
+
+    def branch_by_itself(self, name: str, commit: Commit) -> Object:
+        """Return a branch as the API shows it by itself."""
+        url = f"{self.repository_url}/branches/{quote(name)}"
+        return {
+            "name": name,
+            "commit": self.commit(commit),
+            "_links": {"self": url, "html": f"{self.base_url}/{self.full_name}/tree/{quote(name)}"},
+            "protected": False,
+            "protection": {"enabled": False, "required_status_checks": {"contexts": [], "checks": []}},
+            "protection_url": f"{url}/protection",
         }
 
     def git_ref(self, name: str, sha: str) -> Object:

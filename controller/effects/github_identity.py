@@ -31,10 +31,12 @@ from controller.decisions.github.identity import (
     get_installation,
     is_fresh,
     jwt_parts,
+    mint_to_look,
     mint_token,
     read_installation,
     read_minted,
 )
+from controller.decisions.github.repository import get_repository, read_repository
 from controller.decisions.github.wire import Reply, Request, with_token
 from controller.model.errors import Unavailable
 
@@ -86,6 +88,7 @@ class AppIdentity:
         self._clock = clock
         self._lock = threading.Lock()
         self._installation: Installation | None = None
+        self._repository_id: int | None = None
         self._minted: Minted | None = None
 
     def token(self) -> str:
@@ -121,12 +124,26 @@ class AppIdentity:
     def _mint(self) -> Minted:
         if self._installation is None:
             self._installation = self.installation()
-        reply = self.ask(mint_token(self._installation, self._repository))
+        reply = self._ask_for_token(self._installation)
         if reply.status == 404:
             # It was installed anew since, under another id.
             self._installation = self.installation()
-            reply = self.ask(mint_token(self._installation, self._repository))
-        return read_minted(reply, now=self._clock())
+            reply = self._ask_for_token(self._installation)
+        if reply.status == 422 and self._repository_id is None:
+            self._repository_id = self._find_repository(self._installation)
+            reply = self._ask_for_token(self._installation)
+        minted = read_minted(reply, now=self._clock())
+        self._repository_id = minted.repository_id or self._repository_id
+        return minted
+
+    def _ask_for_token(self, installation: Installation) -> Reply:
+        return self.ask(mint_token(installation, self._repository, repository_id=self._repository_id))
+
+    def _find_repository(self, installation: Installation) -> int:
+        """Return the id of the repository, which may be called otherwise by now: the forge redirects old names."""
+        look = read_minted(self.ask(mint_to_look(installation)), now=self._clock())
+        reply = self._ask(with_token(get_repository(self._repository), look.token))
+        return read_repository(reply, now=self._clock()).id
 
     def _key(self) -> rsa.RSAPrivateKey:
         pem = read_secret_file(self._key_file, reason="AppKeyUnreadable", bytes_max=KEY_BYTES_MAX)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
+import pytest
 from jsonschema import Draft202012Validator
 
+from controller.decisions.github import app as about_app
+from controller.decisions.github.identity import PERMISSIONS
+from controller.decisions.github.wire import ask, tell, with_token
 from controller.effects.github_http import Client, Forge
-from controller.effects.github_identity import TokenFile
+from controller.effects.github_identity import AppIdentity, TokenFile
 from controller.model.names import parse_sha
 from controller.model.nouns import WantedReport
 from controller.model.states import StatusState
 from tests.forge.conftest import Receiver
+from tests.forge.test_app import set_up
 from tests.forge_fixture import REPOSITORY, ForgeUnderTest
 
 SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
@@ -102,6 +108,113 @@ def test_requests_of_our_client_and_their_replies_are_as_published(forge: ForgeU
             assert problems(published["request"], json.loads(request.content)) == []
             assert set(json.loads(request.content)) <= set(published["request"]["properties"])
         check_reply(operation, answer)
+
+
+def check_exchange(operation: str, request: httpx.Request, answer: httpx.Response) -> None:
+    """Hold what was sent and what came back against what is published of the operation."""
+    published = REST["operations"][operation]
+    for name, value in parse_qsl(urlsplit(str(request.url)).query):
+        typed = int(value) if value.isdigit() and name != "cursor" else value
+        assert problems(published["query"][name], typed) == [], f"{operation}: {name}"
+    if request.content:
+        assert published["request"] is not None, f"{operation} takes no body"
+        content = json.loads(request.content)
+        assert problems(published["request"], content) == [], operation
+        assert set(content) <= set(published["request"]["properties"]), operation
+    check_reply(operation, answer)
+
+
+def test_what_we_say_about_our_app_and_what_the_forge_answers_is_as_published(
+    forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path
+) -> None:
+    created = set_up(forge, receiver.url, tmp_path)
+    forge.knob("install")
+    clone = forge.clone()
+    clone.commit("Begin")
+    clone.push()
+    receiver.await_count(1)
+    recorder = Recorder()
+    with Client(forge.url, write_pause_s=0, transport=recorder) as client:
+        app = AppIdentity(
+            app_id=created.app_id,
+            key_file=created.key_file,
+            repository=REPOSITORY,
+            ask=client.ask,
+            clock=lambda: datetime.now(UTC),
+        )
+        token = app.token()
+        for request in (
+            about_app.get_app(),
+            about_app.get_hook_config(),
+            tell("PATCH", "/app/hook/config", {"url": receiver.url, "content_type": "json", "insecure_ssl": "0"}),
+            about_app.list_deliveries(cursor=None),
+        ):
+            app.ask(request)
+        page = json.loads(recorder.exchanges[-1][1].content)
+        app.ask(ask(f"/app/hook/deliveries/{page[-1]['id']}"))
+        app.ask(about_app.redeliver(page[-1]["id"]))
+        for path in ("/installation/repositories", "/rate_limit", f"/repos/{REPOSITORY}/branches/main"):
+            client.ask(with_token(ask(path), token))
+    operations = [
+        f"GET {R}/installation",
+        "POST /app/installations/{installation_id}/access_tokens",
+        "GET /app",
+        "GET /app/hook/config",
+        "PATCH /app/hook/config",
+        "GET /app/hook/deliveries",
+        "GET /app/hook/deliveries/{delivery_id}",
+        "POST /app/hook/deliveries/{delivery_id}/attempts",
+        "GET /installation/repositories",
+        "GET /rate_limit",
+        f"GET {R}/branches/{{branch}}",
+    ]
+    assert len(recorder.exchanges) == len(operations)
+    for operation, (request, answer) in zip(operations, recorder.exchanges, strict=True):
+        assert operation.partition(" ")[0] == request.method
+        check_exchange(operation, request, answer)
+        assert int(answer.headers["x-ratelimit-remaining"]) > 0
+
+
+def test_what_is_handed_over_for_a_code_is_as_published(forge: ForgeUnderTest, receiver: Receiver) -> None:
+    manifest = about_app.manifest(
+        name="x", url="http://x", webhook_url=receiver.url, redirect_url="http://127.0.0.1:1/"
+    )
+    register = about_app.registration_url(forge.url, organization=None, state="s")
+    sent = httpx.post(register, data={"manifest": json.dumps(manifest)}, trust_env=False).headers["Location"]
+    recorder = Recorder()
+    with Client(forge.url, transport=recorder) as client:
+        client.ask(about_app.convert_manifest(about_app.read_callback(sent, state="s") or ""))
+    ((request, answer),) = recorder.exchanges
+    check_exchange("POST /app-manifests/{code}/conversions", request, answer)
+    permissions = REST["components"]["schemas"]["app-permissions"]
+    assert problems(permissions, manifest["default_permissions"]) == []
+    assert set(PERMISSIONS) <= set(permissions["properties"])
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 422, 429, 500, 502])
+def test_errors_on_demand_have_the_published_shape_and_pass(forge: ForgeUnderTest, status: int) -> None:
+    forge.knob("fail", status=status, count=2, path="/repos")
+    for _ in range(2):
+        answer = forge.api.get("/pulls")
+        assert answer.status_code == status
+        assert problems({"$ref": "#/components/schemas/basic-error"}, answer.json()) == []
+        assert answer.headers["x-ratelimit-limit"] == "5000"
+    assert forge.api.get("/pulls").status_code == 200
+
+
+def test_unchanged_answers_are_304_and_free_and_the_hour_has_an_end(forge: ForgeUnderTest) -> None:
+    first = forge.api.get("/pulls")
+    spent = int(first.headers["x-ratelimit-used"])
+    again = forge.api.get("/pulls", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert int(again.headers["x-ratelimit-used"]) == spent
+    forge.knob("strict", per_hour=spent + 1)
+    assert forge.api.get("/pulls").headers["x-ratelimit-remaining"] == "0"
+    refused = forge.api.get("/pulls")
+    assert (refused.status_code, refused.headers["x-ratelimit-remaining"]) == (403, "0")
+    forge.knob("strict", per_hour=5_000)
+    statuses = [forge.api.post(f"/statuses/{'f' * 40}", json={}).status_code for _ in range(81)]
+    assert (statuses[0], statuses[79], statuses[80]) == (422, 422, 403)
 
 
 def test_replies_of_the_forge_are_as_published(forge: ForgeUnderTest, receiver: Receiver) -> None:

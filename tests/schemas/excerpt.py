@@ -29,13 +29,45 @@ OPERATIONS = (
     ("get", f"{REPOSITORY}/hooks/{{hook_id}}/deliveries"),
     ("get", f"{REPOSITORY}/hooks/{{hook_id}}/deliveries/{{delivery_id}}"),
     ("post", f"{REPOSITORY}/hooks/{{hook_id}}/deliveries/{{delivery_id}}/attempts"),
+    ("get", f"{REPOSITORY}/branches/{{branch}}"),
+    ("get", f"{REPOSITORY}/installation"),
+    ("get", f"{REPOSITORY}/collaborators/{{username}}/permission"),
+    ("post", f"{REPOSITORY}/check-runs"),
+    ("get", f"{REPOSITORY}/check-runs/{{check_run_id}}"),
+    ("patch", f"{REPOSITORY}/check-runs/{{check_run_id}}"),
+    ("get", f"{REPOSITORY}/commits/{{ref}}/check-runs"),
+    ("get", f"{REPOSITORY}/deployments"),
+    ("post", f"{REPOSITORY}/deployments"),
+    ("get", f"{REPOSITORY}/deployments/{{deployment_id}}"),
+    ("get", f"{REPOSITORY}/deployments/{{deployment_id}}/statuses"),
+    ("post", f"{REPOSITORY}/deployments/{{deployment_id}}/statuses"),
+    ("get", f"{REPOSITORY}/issues/{{issue_number}}/comments"),
+    ("post", f"{REPOSITORY}/issues/{{issue_number}}/comments"),
+    ("get", f"{REPOSITORY}/issues/comments/{{comment_id}}"),
+    ("patch", f"{REPOSITORY}/issues/comments/{{comment_id}}"),
+    ("get", f"{REPOSITORY}/issues/comments/{{comment_id}}/reactions"),
+    ("post", f"{REPOSITORY}/issues/comments/{{comment_id}}/reactions"),
+    ("get", f"{REPOSITORY}/pulls/{{pull_number}}/files"),
+    ("post", "/app-manifests/{code}/conversions"),
+    ("get", "/app"),
+    ("get", "/app/hook/config"),
+    ("patch", "/app/hook/config"),
+    ("get", "/app/hook/deliveries"),
+    ("get", "/app/hook/deliveries/{delivery_id}"),
+    ("post", "/app/hook/deliveries/{delivery_id}/attempts"),
+    ("post", "/app/installations/{installation_id}/access_tokens"),
+    ("get", "/installation/repositories"),
+    ("get", "/rate_limit"),
 )
+#: What an operation may answer instead; most name none of them.
+ERRORS = ("basic-error", "validation-error")
 EVENTS = (
     "push$event",
     "pull_request$opened",
     "pull_request$closed",
     "pull_request$reopened",
     "pull_request$synchronize",
+    "issue_comment$created",
 )
 DROPPED = {
     "description", "example", "examples", "default", "externalDocs", "deprecated", "title", "$schema",
@@ -110,7 +142,8 @@ def rest(openapi: dict[str, Json]) -> dict[str, Json]:
     schemas = components["schemas"]
     assert isinstance(schemas, dict)
     prefix = "#/components/schemas/"
-    return {"components": {"schemas": gather(operations, schemas, prefix)}, "operations": operations}
+    kept: Json = [operations, [{"$ref": f"{prefix}{error}"} for error in ERRORS]]
+    return {"components": {"schemas": gather(kept, schemas, prefix)}, "operations": operations}
 
 
 def webhooks(schema: dict[str, Json]) -> dict[str, Json]:

@@ -88,6 +88,8 @@ class Minted:
 
     token: str = field(repr=False)
     use_until: datetime
+    #: The one repository that it knows, if the forge says which.
+    repository_id: int | None = None
 
 
 def jwt_parts(app_id: int, *, now: datetime) -> tuple[Object, Object]:
@@ -151,10 +153,24 @@ def read_installation(reply: Reply, *, repository: str, now: datetime) -> Instal
     return installation
 
 
-def mint_token(installation: Installation, repository: str) -> Request:
-    """Ask for a token that knows one repository, and may no more than we use; by JWT."""
-    name = repository.rpartition("/")[2]
-    content: Object = {"repositories": [name], "permissions": dict(PERMISSIONS)}
+def mint_token(installation: Installation, repository: str, *, repository_id: int | None) -> Request:
+    """Ask for a token that knows one repository, and may no more than we use; by JWT.
+
+    By id once it is known, since a repository that was renamed is not found by its old name here."""
+    content: Object = {"permissions": dict(PERMISSIONS)}
+    if repository_id is None:
+        content["repositories"] = [repository.rpartition("/")[2]]
+    else:
+        content["repository_ids"] = [repository_id]
+    return _mint(installation, content)
+
+
+def mint_to_look(installation: Installation) -> Request:
+    """Ask for a token that may do nothing but see which repository a name means; by JWT."""
+    return _mint(installation, {"permissions": {"metadata": "read"}})
+
+
+def _mint(installation: Installation, content: Object) -> Request:
     return tell("POST", f"/app/installations/{installation.id}/access_tokens", content)
 
 
@@ -175,7 +191,9 @@ def read_minted(reply: Reply, *, now: datetime) -> Minted:
         invalid(what, "the token is not one line of printable ASCII characters")
     ends_at = read_instant(found, "expires_at", what)
     until = min(ends_at - timedelta(seconds=TOKEN_SPARE_S), now + timedelta(seconds=TOKEN_USED_S_MAX))
-    return Minted(token=token, use_until=until)
+    known = found.get("repositories")
+    ids = [read_number(read_object(one, what), "id", what) for one in known] if isinstance(known, list) else []
+    return Minted(token=token, use_until=until, repository_id=ids[0] if len(ids) == 1 else None)
 
 
 def _raise_if_refused(reply: Reply, *, what: str, now: datetime, expected: int = 200) -> None:

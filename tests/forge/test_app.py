@@ -1,0 +1,508 @@
+"""Is a GitHub App of ours created, believed, and held to what it was granted, with a forge as strict as GitHub?"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from controller.decisions.github import app as protocol
+from controller.decisions.github.identity import PERMISSIONS, jwt_parts
+from controller.decisions.github.wire import Object, tell
+from controller.doors import cli_github
+from controller.doors.cli import main
+from controller.effects.github_http import Client, Forge
+from controller.effects.github_identity import AppIdentity
+from controller.effects.mirror import Mirror
+from controller.model.errors import Refused, Unavailable
+from tests.forge.conftest import Receiver, await_true
+from tests.forge_fixture import REPOSITORY, ForgeUnderTest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(slots=True)
+class Skewed:
+    """A clock of ours that is wrong."""
+
+    by_s: float = 0.0
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self.by_s)
+
+
+@dataclass(slots=True)
+class Ours:
+    """Our App at a forge, with the files that setup wrote."""
+
+    forge: ForgeUnderTest
+    created: cli_github.CreatedView
+    clock: Skewed
+    client: Client
+
+    @property
+    def folder(self) -> Path:
+        return self.created.key_file.parent
+
+    def identity(self, *, app_id: int | None = None, repository: str = REPOSITORY) -> AppIdentity:
+        return AppIdentity(
+            app_id=app_id or self.created.app_id,
+            key_file=self.created.key_file,
+            repository=repository,
+            ask=self.client.ask,
+            clock=self.clock,
+        )
+
+    def install(self, **content: object) -> dict[str, Any]:
+        return self.forge.knob("install", **content)
+
+
+def confirm(page_url: str, *, origin: str | None = None) -> httpx.Response:
+    """Do what a person does with the page: press its button, and follow the forge back."""
+    page = httpx.get(page_url, trust_env=False).text
+    found = re.search(r'action="([^"]+)".*?name=manifest value="([^"]+)"', page, re.DOTALL)
+    assert found
+    address, manifest = (text.replace("&quot;", '"').replace("&amp;", "&") for text in found.groups())
+    answer = httpx.post(
+        address, data={"manifest": manifest}, headers={} if origin is None else {"Origin": origin}, trust_env=False
+    )
+    if answer.status_code == 302:
+        return httpx.get(answer.headers["Location"], trust_env=False)
+    return answer
+
+
+def set_up(forge: ForgeUnderTest, webhook_url: str, folder: Path, **changed: Any) -> cli_github.CreatedView:
+    """Run the setup, and play the person in the browser."""
+    wanted = cli_github.SetUp(
+        forge_url=forge.url,
+        webhook_url=webhook_url,
+        name="oroboros-test",
+        homepage="https://example.org/acme/shop",
+        organization=None,
+        folder=folder,
+        port=0,
+        code=None,
+        patience_s=20,
+        **changed,
+    )
+    seen: list[threading.Thread] = []
+
+    def say(text: str) -> None:
+        found = re.search(r"http://127\.0\.0\.1:\d+/", text)
+        assert found
+        seen.append(threading.Thread(target=confirm, args=(found[0],)))
+        seen[-1].start()
+
+    try:
+        return cli_github.set_up(wanted, say=say)
+    finally:
+        for thread in seen:
+            thread.join(10)
+
+
+@pytest.fixture
+def ours(forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path) -> Iterator[Ours]:
+    """An App that was set up and installed."""
+    created = set_up(forge, receiver.url, tmp_path)
+    clock = Skewed()
+    with Client(forge.url, clock=clock, write_pause_s=0) as client:
+        found = Ours(forge=forge, created=created, clock=clock, client=client)
+        found.install()
+        yield found
+
+
+# -- setup ------------------------------------------------------------------------------------------------------------
+
+
+def test_setup_writes_key_and_secret_for_their_owner_alone_and_prints_neither(
+    forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path
+) -> None:
+    secrets_file = tmp_path / "webhook-secrets"
+    secrets_file.write_text("the-secret-of-before\n")
+    created = set_up(forge, receiver.url, tmp_path)
+    assert created.key_file.read_text().startswith("-----BEGIN RSA PRIVATE KEY-----")
+    lines = secrets_file.read_text().splitlines()
+    assert lines[0] == "the-secret-of-before"
+    assert len(lines[1]) >= 20
+    for file in (created.key_file, secrets_file):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    told = cli_github.describe(created) + repr(created)
+    assert lines[1] not in told
+    assert "PRIVATE KEY" not in told
+    assert created.environment["OROBOROS_GITHUB_APP_ID"] == str(created.app_id)
+
+    with pytest.raises(Refused, match="AlreadyThere"):
+        set_up(forge, receiver.url, tmp_path)
+
+
+def test_a_code_is_good_once_and_not_from_elsewhere(forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path) -> None:
+    manifest = protocol.manifest(
+        name="x", url="http://x", webhook_url=receiver.url, redirect_url="http://127.0.0.1:1/c"
+    )
+    register = protocol.registration_url(forge.url, organization="acme", state="s")
+    elsewhere = httpx.post(
+        register, data={"manifest": json.dumps(manifest)}, headers={"Origin": "https://evil.example"}, trust_env=False
+    )
+    assert elsewhere.status_code == 403
+    answer = httpx.post(register, data={"manifest": json.dumps(manifest)}, trust_env=False)
+    location = answer.headers["Location"]
+    code = protocol.read_callback(location.removeprefix("http://127.0.0.1:1"), state="s")
+    assert code is not None
+    assert protocol.read_callback(location, state="another") is None
+    with Client(forge.url) as client:
+        now = datetime.now(UTC)
+        new = protocol.read_new_app(client.ask(protocol.convert_manifest(code)), now=now)
+        assert new.app.permissions == PERMISSIONS
+        assert new.pem not in repr(new)
+        assert new.webhook_secret not in repr(new)
+        with pytest.raises(Unavailable, match="AppCodeSpent"):
+            protocol.read_new_app(client.ask(protocol.convert_manifest(code)), now=now)
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/created?code=abc&state=s", "abc"),
+        ("/created?code=abc&state=t", None),
+        ("/created?code=abc", None),
+        ("/created?code=abc&code=def&state=s", None),
+        ("/created?code=a/../b&state=s", None),
+        ("/created?code=&state=s", None),
+        ("/created?state=s", None),
+        ("//[", None),
+    ],
+)
+def test_only_the_answer_to_our_own_question_is_taken(path: str, code: str | None) -> None:
+    assert protocol.read_callback(path, state="s") == code
+
+
+def test_the_page_answers_to_its_own_name_only(forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path) -> None:
+    answers: list[int] = []
+
+    def say(text: str) -> None:
+        found = re.search(r"http://127\.0\.0\.1:\d+/", text)
+        assert found
+        url = found[0]
+
+        def visit() -> None:
+            answers.append(httpx.get(url, headers={"Host": "evil.example"}, trust_env=False).status_code)
+            answers.append(httpx.get(url + "created?code=abc&state=guessed", trust_env=False).status_code)
+            answers.append(confirm(url).status_code)
+
+        threading.Thread(target=visit).start()
+
+    wanted = cli_github.SetUp(
+        forge_url=forge.url,
+        webhook_url=receiver.url,
+        name="x",
+        homepage="http://x",
+        organization="acme",
+        folder=tmp_path,
+        port=0,
+        code=None,
+        patience_s=20,
+    )
+    assert cli_github.set_up(wanted, say=say).name == "x"
+    await_true(lambda: len(answers) == 3, lambda: str(answers))
+    assert answers == [400, 404, 200]
+
+
+# -- who we are -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("skew_s", [-90, -60, 0, 60, 90])
+def test_t_g15_a_token_is_had_whatever_our_clock_says(ours: Ours, skew_s: int) -> None:
+    ours.clock.by_s = skew_s
+    assert ours.identity().token().startswith("ghs_")
+
+
+def test_t_g15_a_jwt_ends_in_less_than_nine_minutes_and_began_already() -> None:
+    now = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+    head, claims = jwt_parts(7, now=now)
+    assert head == {"alg": "RS256", "typ": "JWT"}
+    begins, ends = int(str(claims["iat"])), int(str(claims["exp"]))
+    assert now.timestamp() - begins >= 60
+    assert 0 < ends - now.timestamp() <= 540
+    # Whether ten minutes are counted from the beginning or from now.
+    assert ends - begins <= 600
+    assert claims["iss"] == "7"
+
+
+@pytest.mark.parametrize("skew_s", [-900, -400, 200, 900])
+def test_t_g15_the_forge_is_strict_about_clocks(ours: Ours, skew_s: int) -> None:
+    ours.clock.by_s = skew_s
+    with pytest.raises(Unavailable, match="AppRefused"):
+        ours.identity().token()
+
+
+def test_an_app_that_is_not_known_not_installed_or_suspended_says_so(ours: Ours) -> None:
+    with pytest.raises(Unavailable, match="AppRefused"):
+        ours.identity(app_id=1).token()
+    with pytest.raises(Unavailable, match="AppNotInstalled"):
+        ours.identity(repository="acme/other").token()
+    ours.install(suspended=True)
+    with pytest.raises(Unavailable, match="AppSuspended"):
+        ours.identity().token()
+    ours.install(installed=False)
+    with pytest.raises(Unavailable, match="AppNotInstalled"):
+        ours.identity().token()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "no key", "-----BEGIN RSA PRIVATE KEY-----\nMIIcanary\n-----END RSA PRIVATE KEY-----"]
+)
+def test_a_key_that_is_none_is_told_without_its_content(ours: Ours, content: str) -> None:
+    ours.created.key_file.write_text(content)
+    with pytest.raises(Unavailable, match="AppKeyUnreadable") as caught:
+        ours.identity().token()
+    assert "canary" not in str(caught.value)
+    ours.created.key_file.chmod(0o644)
+    with pytest.raises(Unavailable, match="chmod 600"):
+        ours.identity().token()
+
+
+def test_t_g16_a_token_names_one_repository_and_the_least_permissions(ours: Ours) -> None:
+    asked: list[httpx.Request] = []
+
+    class Listening(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            asked.append(request)
+            return super().handle_request(request)
+
+    with Client(ours.forge.url, write_pause_s=0, transport=Listening()) as client:
+        identity = AppIdentity(
+            app_id=ours.created.app_id,
+            key_file=ours.created.key_file,
+            repository=REPOSITORY,
+            ask=client.ask,
+            clock=ours.clock,
+        )
+        assert identity.token() == identity.token()
+    (mint,) = [json.loads(request.content) for request in asked if request.method == "POST"]
+    assert mint == {"repositories": ["shop"], "permissions": dict(PERMISSIONS)}
+    assert PERMISSIONS["contents"] == "read"
+    assert "administration" not in PERMISSIONS
+
+
+def test_t_g16_an_installation_that_grants_less_is_told(ours: Ours) -> None:
+    ours.install(permissions={"contents": "read"})
+    with pytest.raises(Unavailable, match="AppLacksPermissions"):
+        ours.identity().token()
+
+
+def test_t_g16_a_token_that_is_taken_back_is_had_anew_once(ours: Ours) -> None:
+    forge = Forge(ours.client, REPOSITORY, ours.identity())
+    assert forge.open_pulls() == ()
+    ours.install(revoke=True)
+    assert forge.open_pulls() == ()
+    ours.forge.knob("fail", status=401, count=2, path="/repos")
+    with pytest.raises(Unavailable, match="ForgeRefused"):
+        forge.open_pulls()
+    assert forge.open_pulls() == ()
+
+
+def test_t_g16_a_token_is_had_anew_before_it_ends(ours: Ours) -> None:
+    identity = ours.identity()
+    first = identity.token()
+    ours.clock.by_s = 3_000
+    ours.forge.knob("clock", ahead=3_000)
+    assert identity.token() == first
+    ours.clock.by_s = 3_400
+    ours.forge.knob("clock", ahead=3_400)
+    second = identity.token()
+    assert second != first
+    assert Forge(ours.client, REPOSITORY, identity).open_pulls() == ()
+
+
+def test_t_g16_a_token_may_what_was_granted_and_no_more(ours: Ours, receiver: Receiver) -> None:
+    clone = ours.forge.clone()
+    clone.commit("Begin")
+    clone.push()
+    clone.commit("Change", page="one")
+    clone.push("topic")
+    ours.forge.open_pull("topic")
+    token = ours.identity().token()
+    api = f"{ours.forge.url}/api/v3/repos/{REPOSITORY}"
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=api, headers=headers, trust_env=False) as client:
+        assert client.get(api).status_code == 200
+        assert client.get("/pulls").status_code == 200
+        refused = client.put("/pulls/1/merge", json={})
+        assert refused.status_code == 403
+        assert refused.headers["x-accepted-github-permissions"] == "contents=write"
+        assert client.get("/hooks/1/deliveries").status_code == 403
+    url = ours.forge.url.replace("//", f"//x:{token}@")
+    clone.git("push", "-q", f"{url}/{REPOSITORY}.git", "HEAD:refs/heads/pushed", fails=True)
+
+
+# -- git and webhooks -------------------------------------------------------------------------------------------------
+
+
+def test_t_g17_git_fetches_with_a_token_of_520_characters_and_a_new_one_when_it_is_refused(
+    ours: Ours, receiver: Receiver, tmp_path: Path
+) -> None:
+    clone = ours.forge.clone()
+    first = clone.commit("Begin")
+    clone.push()
+    identity = ours.identity()
+    token = identity.token()
+    assert len(token) >= 500
+    assert token.count(".") == 2
+    mirror = Mirror(tmp_path / "repo.git", f"{ours.forge.url}/{REPOSITORY}.git", identity=identity)
+    mirror.fetch(branch="main", pulls=[])
+    assert getattr(mirror.production_head(), "sha", None) == first
+    second = clone.commit("Go on")
+    clone.push()
+    ours.install(revoke=True)
+    mirror.fetch(branch="main", pulls=[])
+    assert getattr(mirror.production_head(), "sha", None) == second
+    assert identity.token() != token
+    ours.install(suspended=True)
+    with pytest.raises(Unavailable) as caught:
+        mirror.fetch(branch="main", pulls=[])
+    assert "ghs_" not in str(caught.value)
+
+
+def test_an_installed_app_hears_what_it_subscribed_to_signed_with_its_own_secret(
+    ours: Ours, receiver: Receiver
+) -> None:
+    clone = ours.forge.clone()
+    clone.commit("Begin")
+    clone.push()
+    (delivery,) = receiver.await_count(1)
+    assert not delivery.is_signed()  # not with the repository's secret
+    assert delivery.headers["x-github-hook-installation-target-type"] == "integration"
+    assert delivery.payload["installation"]["id"] > 0
+    page = protocol.read_deliveries_page(
+        ours.identity().ask(protocol.list_deliveries(cursor=None)), now=datetime.now(UTC)
+    )
+    assert [one.event for one in page.deliveries] == ["push"]
+
+
+# -- a rename ---------------------------------------------------------------------------------------------------------
+
+
+def test_t_g13_a_renamed_repository_is_found_again_by_api_and_git(
+    ours: Ours, receiver: Receiver, tmp_path: Path
+) -> None:
+    clone = ours.forge.clone()
+    sha = clone.commit("Begin")
+    clone.push()
+    forge = Forge(ours.client, REPOSITORY, ours.identity())
+    before = forge.repository()
+    ours.forge.knob("rename", repository="acme/store")
+    assert forge.open_pulls() == ()
+    assert forge.is_moved
+    with pytest.raises(Unavailable, match="RedirectRefused"):
+        Mirror(tmp_path / "repo.git", forge.git_url, identity=ours.identity()).fetch(branch="main", pulls=[])
+    after = forge.repository()
+    assert (after.id, after.full_name) == (before.id, "acme/store")
+    # A new process that was not told of the new name has its token by the id.
+    mirror = Mirror(tmp_path / "repo.git", forge.git_url, identity=ours.identity())
+    mirror.fetch(branch="main", pulls=[])
+    assert getattr(mirror.production_head(), "sha", None) == sha
+    ours.forge.part.kill()
+    ours.forge.part.start()
+    assert not forge.is_moved
+    assert forge.repository().full_name == "acme/store"
+
+
+# -- check ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def check(ours: Ours, receiver: Receiver) -> Callable[..., Result]:
+    """Run `oroboros github check`, as in a shell."""
+    environment = {
+        **ours.created.environment,
+        "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+        "OROBOROS_FORGE_URL": ours.forge.url,
+        "OROBOROS_REPOSITORY": REPOSITORY,
+        "OROBOROS_ROOT": str(ours.folder / "root"),
+    }
+
+    def run(*words: str) -> Result:
+        return CliRunner(env=environment).invoke(main, ["github", "check", "--json", *words])
+
+    return run
+
+
+def outcomes(result: Result) -> dict[str, str]:
+    return {one["name"]: one["outcome"] for one in json.loads(result.stdout)["checks"]}
+
+
+def test_check_finds_all_well(check: Callable[..., Result], ours: Ours, receiver: Receiver) -> None:
+    assert outcomes(check())["deliveries"] == "note"
+    clone = ours.forge.clone()
+    clone.commit("Begin")
+    clone.push()
+    receiver.await_count(1)
+    await_true(lambda: outcomes(check())["deliveries"] == "ok", lambda: "a recorded delivery")
+    result = check("--webhook-url", receiver.url)
+    assert set(outcomes(result).values()) == {"ok"}
+    assert result.exit_code == 0
+    assert "ghs_" not in result.output
+    assert "PRIVATE KEY" not in result.output
+
+
+def test_check_names_what_is_wrong_and_how_to_mend_it(
+    check: Callable[..., Result], ours: Ours, receiver: Receiver
+) -> None:
+    ours.install(permissions={"contents": "read", "statuses": "read"})
+    changed: Object = {"url": "http://shop.example/hook", "secret": "", "insecure_ssl": "1"}
+    patched = ours.identity().ask(tell("PATCH", "/app/hook/config", changed))
+    assert patched.status == 200
+    result = check()
+    found = {one["name"]: one for one in json.loads(result.stdout)["checks"] if one["outcome"] == "failed"}
+    assert set(found) == {"installation", "token", "webhook", "webhook content", "webhook secret"}
+    assert "statuses: write" in found["installation"]["found"]
+    assert "contents: read" not in found["installation"]["found"]
+    assert all(one["remedy"] for one in found.values())
+    assert result.exit_code == 1
+
+
+def test_check_tells_a_secret_that_the_receiver_does_not_know(
+    check: Callable[..., Result], ours: Ours, receiver: Receiver
+) -> None:
+    receiver.answer = 401
+    clone = ours.forge.clone()
+    clone.commit("Begin")
+    clone.push()
+    receiver.await_count(1)
+    await_true(lambda: outcomes(check())["deliveries"] == "failed", lambda: "a recorded delivery")
+    assert "OROBOROS_WEBHOOK_SECRETS_FILE" in check().stdout
+
+
+def test_setup_is_a_command(forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path) -> None:
+    """In its own process: the page is announced on stderr, the result is JSON on stdout."""
+    words = ["github", "setup", "--json", "--webhook-url", receiver.url, "--forge-url", forge.url]
+    with subprocess.Popen(
+        [sys.executable, "-m", "controller.doors.cli", *words, "--folder", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT)},
+    ) as process:
+        assert process.stderr is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+/", process.stderr.readline())
+        assert found
+        assert confirm(found[0]).status_code == 200
+        output, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+    view = json.loads(output)
+    assert view["install_url"].endswith("/installations/new")
+    assert Path(view["key_file"]).parent == tmp_path
+    assert "PRIVATE KEY" not in output + errors
