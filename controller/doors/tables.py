@@ -215,6 +215,13 @@ def print_status(console: Console, status: StatusView, *, now: datetime) -> None
     ]
     if status.last_failure is not None:
         lines.append(("last failure", f"{ago(status.last_failure.ended_at, now=now)}: {failure(status.last_failure)}"))
+    if status.renamed_to is not None:
+        lines.append(("renamed", f"the repository is called {status.renamed_to} now: set OROBOROS_REPOSITORY"))
+    if status.undelivered:
+        said = f"{status.undelivered} that the forge could not hand over, asked for again"
+        if status.undelivered_given_up:
+            said += f"; {status.undelivered_given_up} given up: `oroboros github check`"
+        lines.append(("undelivered", said))
     lines += [("missed", f"{short(m.sha)} on {m.ref}: no webhook came, found by resync") for m in status.missed]
     lines += [("drift", drift_line(drift, now=now)) for drift in status.drifts]
     if status.deliveries_pending:

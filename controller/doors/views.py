@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import LiteralString, Protocol
 
+from controller.decisions.github.sweep import ASKS_MAX
 from controller.effects.live import read_current, read_live
 from controller.model.errors import Stalled
 from controller.model.names import MAIN, Layout, Sha, SlotName, Topology
@@ -246,6 +247,11 @@ class StatusView:
     reports_stalled: int
     report_error: str
     missed: tuple[MissedView, ...]
+    #: The repository's name at the forge, when the settings have another.
+    renamed_to: str | None
+    #: Deliveries that the forge could not hand over and that we have asked for; and those that were given up.
+    undelivered: int
+    undelivered_given_up: int
     #: Those that are, and those of the last day.
     drifts: tuple[DriftView, ...]
 
@@ -332,6 +338,13 @@ def read_status(rows: Rows, layout: Layout, topology: Topology) -> StatusView:
         " AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.sha = r.sha) ORDER BY seen_at DESC LIMIT 5",
         [rows.repository_id],
     )
+    undelivered = _first(
+        rows.load_rows(
+            "SELECT count(*) AS open, count(*) FILTER (WHERE asked_count >= %s) AS given_up"
+            " FROM missed_deliveries WHERE repository_id = %s AND taken_at IS NULL",
+            [ASKS_MAX, rows.repository_id],
+        )
+    )
     return StatusView(
         repository=_text(repository.get("full_name")),
         host=rows.host,
@@ -356,6 +369,9 @@ def read_status(rows: Rows, layout: Layout, topology: Topology) -> StatusView:
             MissedView(ref=_text(row["ref"]), sha=_text(row["sha"]), seen_at=_must(_instant(row["seen_at"])))
             for row in missed
         ),
+        renamed_to=_text_or_none(repository.get("renamed_to")),
+        undelivered=_number(undelivered.get("open")),
+        undelivered_given_up=_number(undelivered.get("given_up")),
         drifts=read_drifts(rows),
     )
 

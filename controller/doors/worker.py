@@ -22,6 +22,7 @@ from types import FrameType
 
 from controller.doors.forges import open_forges
 from controller.doors.stacks import open_databases
+from controller.effects.github_identity import AppIdentity
 from controller.effects.runtime import Runtime
 from controller.effects.stack_files import read_topology, write_private
 from controller.effects.store import LostEpoch, Store, migrate
@@ -32,6 +33,7 @@ from controller.loop.gate_threads import GateThreads
 from controller.loop.observe import Sight
 from controller.loop.reconcile import Health, Reconciler
 from controller.loop.reporter import Reporter
+from controller.loop.sweeper import Sweeper
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, Unavailable
 from controller.model.nouns import Verdict
@@ -141,6 +143,10 @@ class Worker:
             Bell(settings.redis_url).listen(bell.set)
             self.runtime.watch(bell.set)
             reports.start()
+            sweeper = None
+            if isinstance(forges.identity, AppIdentity):
+                sweeper = Sweeper(store.shared(), forges.identity, every_s=settings.resync_s, clock=self.clock)
+                sweeper.start()
             self._stop_on_signals(bell)
             if _machine_was_down(settings):
                 background.start(("verify", None), hands.verify_what_serves)
@@ -155,6 +161,8 @@ class Worker:
                 notify("STOPPING=1")
                 server.shutdown()
                 reports.stop(timeout_s=STOP_TIMEOUT_S)
+                if sweeper is not None:
+                    sweeper.stop(timeout_s=STOP_TIMEOUT_S)
                 background.wait(timeout_s=STOP_TIMEOUT_S)
                 store.close()
             return 0

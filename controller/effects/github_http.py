@@ -229,11 +229,6 @@ class Forge:
                 return pulls
         raise Unavailable("ForgeListingUnstable", "the list of pull requests changes faster than it can be read")
 
-    def branch_head(self, branch: str) -> Sha:
-        """Return the head of a branch."""
-        reply = self._send(protocol.get_branch(self._repository, branch))
-        return protocol.read_branch(reply, now=self._client.clock())
-
     def post_status(self, report: WantedReport) -> None:
         """Set a commit's status; Stalled when the forge refuses it for good."""
         reply = self._send(protocol.create_status(self._repository, report))

@@ -24,6 +24,7 @@ from psycopg.types.json import Jsonb
 
 from controller.decisions.forget import EndedRun
 from controller.decisions.github.repository import Repository
+from controller.decisions.github.sweep import LOG_KEPT, Missed
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
 from controller.model.nouns import (
@@ -67,6 +68,16 @@ STOP_KINDS = ("stopped", "restart")
 
 class LostEpoch(Stalled):
     """Another worker has taken over this host: this one must end at once and change nothing more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastSweep:
+    """How far the forge's log of deliveries was swept."""
+
+    #: The forge's id of our repository, None while it was not told.
+    repository_id: int | None
+    began_at: datetime | None
+    missed: tuple[Missed, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -1204,6 +1215,68 @@ class Store:
                     attempts=row["attempts"],
                 )
                 for row in rows
+            )
+
+    # -- deliveries that the forge could not hand over ----------------------------------------------------------------
+
+    def load_sweep(self) -> LastSweep:
+        """Return how far the forge's log was swept, and what is missed still."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT r.forge_id, s.began_at FROM repositories r"
+                " LEFT JOIN delivery_sweeps s ON s.repository_id = r.id WHERE r.id = %s",
+                [self._id()],
+            ).fetchone()
+            rows = connection.execute(
+                "SELECT guid, attempt_id, event, status_code, delivered_at, asked_count, asked_at"
+                " FROM missed_deliveries WHERE repository_id = %s AND taken_at IS NULL",
+                [self._id()],
+            ).fetchall()
+            return LastSweep(
+                repository_id=None if row is None else row["forge_id"],
+                began_at=None if row is None else row["began_at"],
+                missed=tuple(Missed(**one) for one in rows),
+            )
+
+    def record_sweep(
+        self, missed: Sequence[Missed], *, taken: Sequence[str], swept_to: int, began_at: datetime, now: datetime
+    ) -> None:
+        """Remember what is missed and what came after all; what the forge has forgotten goes. Safe to repeat."""
+        with self._transaction(fenced=True) as connection:
+            repository_id = self._id()
+            for one in missed:
+                connection.execute(
+                    "INSERT INTO missed_deliveries (repository_id, guid, attempt_id, event, status_code, delivered_at)"
+                    " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (repository_id, guid) DO UPDATE"
+                    " SET attempt_id = excluded.attempt_id, status_code = excluded.status_code, taken_at = NULL",
+                    [repository_id, one.guid, one.attempt_id, one.event, one.status_code, one.delivered_at],
+                )
+            connection.execute(
+                "UPDATE missed_deliveries SET taken_at = %s WHERE repository_id = %s AND guid = ANY(%s)"
+                " AND taken_at IS NULL",
+                [now, repository_id, list(taken)],
+            )
+            connection.execute(
+                "DELETE FROM missed_deliveries WHERE repository_id = %s AND delivered_at < %s",
+                [repository_id, now - LOG_KEPT],
+            )
+            connection.execute(
+                "INSERT INTO delivery_sweeps (repository_id, swept_to, swept_at, began_at) VALUES (%s, %s, %s, %s)"
+                " ON CONFLICT (repository_id) DO UPDATE SET swept_at = excluded.swept_at,"
+                " began_at = excluded.began_at, swept_to = greatest(delivery_sweeps.swept_to, excluded.swept_to)",
+                [repository_id, swept_to, now, began_at],
+            )
+
+    def record_asked(self, guid: str, *, now: datetime) -> None:
+        """A redelivery was asked for."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "UPDATE missed_deliveries SET asked_count = asked_count + 1, asked_at = %s"
+                " WHERE repository_id = %s AND guid = %s",
+                [now, self._id(), guid],
+            )
+            connection.execute(
+                "UPDATE delivery_sweeps SET asked_count = asked_count + 1 WHERE repository_id = %s", [self._id()]
             )
 
     def record_sent(self, key: str, generation: int, *, now: datetime) -> None:

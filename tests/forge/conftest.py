@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from controller.effects.github_http import Client
 from controller.model.names import Ports
+from tests.forge.our_app import Ours, Skewed, set_up
 from tests.forge_fixture import SECRET, ForgeUnderTest, run_forge
 
 PATIENCE_S = 10.0
@@ -113,3 +115,14 @@ def forge(short_dir: Path, receiver: Receiver, free_port_offset: int) -> Iterato
     """An empty forge whose webhook points at `receiver`."""
     with run_forge(short_dir, webhook_url=receiver.url, port=Ports(offset=free_port_offset).forge) as running:
         yield running
+
+
+@pytest.fixture
+def ours(forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path) -> Iterator[Ours]:
+    """An App that was set up and installed."""
+    created = set_up(forge, receiver.url, tmp_path)
+    clock = Skewed()
+    with Client(forge.url, clock=clock, write_pause_s=0) as client:
+        found = Ours(forge=forge, created=created, clock=clock, client=client)
+        found.install()
+        yield found

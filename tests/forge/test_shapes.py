@@ -21,7 +21,7 @@ from controller.model.names import parse_sha
 from controller.model.nouns import WantedReport
 from controller.model.states import StatusState
 from tests.forge.conftest import Receiver
-from tests.forge.test_app import set_up
+from tests.forge.our_app import set_up
 from tests.forge_fixture import REPOSITORY, ForgeUnderTest
 
 SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"

@@ -85,11 +85,6 @@ def list_open_pulls(repository: str, *, page: int) -> Request:
     return ask(f"/repos/{repository}/pulls?{query}")
 
 
-def get_branch(repository: str, branch: str) -> Request:
-    """Ask for the head of a branch."""
-    return ask(f"/repos/{repository}/git/ref/heads/{quote(branch)}")
-
-
 def create_status(repository: str, report: WantedReport) -> Request:
     """Set the status of a commit in a context. The newest counts, so that sending it again changes nothing."""
     content: Object = {"state": str(report.state), "context": report.context, "description": report.description}
@@ -139,13 +134,6 @@ def read_statuses(reply: Reply, *, now: datetime) -> tuple[PostedStatus, ...]:
     what = "list the commit statuses"
     raise_unless(200, reply, what=what, permission="commit statuses: read", now=now)
     return tuple(_status(read_object(one, what), what) for one in read_list(read_json(reply, what), what))
-
-
-def read_branch(reply: Reply, *, now: datetime) -> Sha:
-    """Return the head of a branch."""
-    what = "get a branch"
-    raise_unless(200, reply, what=what, permission="contents: read", now=now)
-    return read_sha(read_object(read_object(read_json(reply, what), what).get("object"), what), what)
 
 
 def _next_page(reply: Reply, *, page: int, is_full: bool, what: str) -> int | None:
