@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +92,15 @@ class World:
         )
 
 
-def bring_up(root: Path, *, resync_s: float = 4) -> subprocess.Popen[bytes]:
+def bring_up(
+    root: Path,
+    *,
+    resync_s: float = 4,
+    ports: Sequence[str] = ("--free-ports",),
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
     """Start a stack; return once its stack file is there."""
-    options = ["--root", str(root), "--free-ports", "--resync", str(resync_s)]
+    options = ["--root", str(root), *ports, "--resync", str(resync_s)]
     with (root.parent / f"{root.name}.up.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "controller.doors.cli", "up", *options],
@@ -103,6 +109,7 @@ def bring_up(root: Path, *, resync_s: float = 4) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env=environment,
         )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:

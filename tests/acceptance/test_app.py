@@ -1,0 +1,101 @@
+"""Does a whole stack work as a GitHub App: fetch, report, hear, and go on when the repository is renamed?"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import httpx
+
+from controller.development.author import Author
+from controller.effects.stack_files import read_stack
+from tests.acceptance.conftest import CHECKOUT, World, bring_down, bring_up
+from tests.forge.our_app import confirm
+
+
+def knob(world: World, name: str, **content: object) -> None:
+    token = (world.root / "etc" / "forge-token").read_text().strip()
+    answer = httpx.post(
+        f"{world.stack['forge']}/_development/{name}",
+        json=content,
+        headers={"Authorization": f"Bearer {token}"},
+        trust_env=False,
+    )
+    assert answer.status_code == 200, answer.text
+
+
+def set_up(world: World, *, api_port: int) -> dict[str, str]:
+    """Create the App at the stack's forge, in a shell and a browser; return the values for api and worker."""
+    hook = f"http://127.0.0.1:{api_port}/webhooks/github"
+    words = ["github", "setup", "--json", "--webhook-url", hook, "--forge-url", str(world.stack["forge"])]
+    with subprocess.Popen(
+        [sys.executable, "-m", "controller.doors.cli", *words, "--folder", str(world.root / "etc")],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+/", process.stderr.readline())
+        assert found
+        threading.Thread(target=confirm, args=(found[0],)).start()
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    values = json.loads(output)["environment"]
+    return {name: value for name, value in values.items() if "GITHUB_APP" in name}
+
+
+def open_as(root: Path, process: subprocess.Popen[bytes]) -> World:
+    stack = read_stack(root)
+    author = Author(stack, token_file=root / "etc" / "forge-token", while_waiting=lambda: None)
+    return World(root=root, stack=stack, author=author, process=process)
+
+
+def test_a_stack_works_as_a_github_app(free_port_offset: int) -> None:
+    """The setup is of the running stack; the App is who it is from its next start on."""
+    root = Path(tempfile.mkdtemp(prefix="oro-acc-"))
+    ports = ["--port-base", str(free_port_offset)]
+    process = bring_up(root, ports=ports)
+    try:
+        world = open_as(root, process)
+        values = set_up(world, api_port=8000 + free_port_offset)
+        knob(world, "install")
+        world.author.close()
+        bring_down(process)
+        process = bring_up(root, ports=ports, environment={**os.environ, **values})
+        world = open_as(root, process)
+
+        sha = world.release("ok", "First")
+        world.author.push()
+        world.await_serving(sha)
+        told = world.rows("SELECT count(*) FROM deliveries WHERE sha = %s AND state <> 'ignored'", sha)
+        assert told == [(1,)]
+        world.author.wait(
+            lambda: (
+                world.rows("SELECT 1 FROM reports WHERE sent_generation = generation AND key LIKE %s", f"%{sha}%") != []
+            ),
+            lambda: "a status at the forge",
+        )
+        checked = world.command("github", "check", "--json")
+        assert checked.returncode == 0, checked.stdout
+
+        knob(world, "rename", repository="acme/store")
+        second = world.release("ok", "Second")
+        world.author.git("push", "-q", f"{world.stack['forge']}/acme/store.git", "HEAD:refs/heads/main")
+        world.await_serving(second)
+        view = json.loads(world.command("status", "--json").stdout)
+        assert view["renamed_to"] == "acme/store"
+        for log in (root / "logs").glob("*.log"):
+            assert "ghs_" not in log.read_text(), log.name
+        world.author.close()
+    finally:
+        bring_down(process)
+        shutil.rmtree(root, ignore_errors=True)
+        (root.parent / f"{root.name}.up.log").unlink(missing_ok=True)
