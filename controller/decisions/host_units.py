@@ -397,6 +397,8 @@ def _maintenance() -> tuple[HostFile, ...]:
                 f"ExecStart={HOST_PROGRAM}/app/{command}\n"
                 "TimeoutStartSec=600s\n"
                 f"{_WALLS}"
+                # Summaries are for people to read.
+                "UMask=0022\n"
                 "ProcSubset=all\n"
                 "PrivateIPC=yes\n"
                 f"ReadWritePaths={HOST_ROOT} {HOST_RUN}/worker\n"

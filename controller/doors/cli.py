@@ -47,6 +47,7 @@ class Access(StrEnum):
     ORDERS = "orders"  # writes an order into the store; the worker acts on it
     SERVES = "serves"  # runs a part in the foreground
     TIDIES = "tidies"  # lets go of rows and logs that retention lets go
+    HOST = "host"  # root's: changes the host itself, or what an app is given
     WRITES_FOLDER = "writes folder"  # writes a file into the folder that was named
     RECORDS = "records"  # writes what it found into a file, and into the store's rows of the run that was named
 
@@ -64,6 +65,12 @@ ACCESS: Mapping[str, Access] = {
     "heal": Access.ORDERS,
     "health": Access.READS,
     "judge": Access.SERVES,
+    "env list": Access.READS,
+    "env set": Access.HOST,
+    "env unset": Access.HOST,
+    "install": Access.HOST,
+    "repo set": Access.HOST,
+    "uninstall": Access.HOST,
     "init": Access.WRITES_FOLDER,
     "logs": Access.READS,
     "maintenance daily-summary": Access.TIDIES,
@@ -316,6 +323,106 @@ def worker(context: click.Context) -> int:
     settings = stack_of(context).settings()
     hide_contents_of(secret_files(settings))
     return Worker(settings, open_runtime(settings)).run()
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Say what would change; change nothing.")
+@click.option("--only-slots", is_flag=True, help="Not the code: the slots' users, folders, roles and units.")
+@click.option("--base-host", default=None, metavar="NAME", help="Below it lie app., preview1., api., worker.")
+@click.option("--production-host", default=None, metavar="NAME", help="Production's own name.")
+@click.option("--preview-host", default=None, metavar="NAME", help="Previews' names; {n} is the slot's number.")
+@click.option("--previews", type=click.IntRange(0, 50), default=None, help="Number of preview slots.")
+@click.option("--scheme", type=click.Choice(["http", "https"]), default=None, help="What visitors type.")
+@click.option("--public-port", type=click.IntRange(0, 65_535), default=None, help="In visitors' URLs; 0: the scheme's.")
+@click.option(
+    "--control-plane",
+    type=click.Choice(["installed", "current"]),
+    default=None,
+    help="current: this host deploys Oroboros itself.",
+)
+@click.option("--tls", type=click.Choice(["off", "auto", "files"]), default=None, help="Who holds certificates.")
+@click.option("--redis-shared", is_flag=True, help="Leave Redis alone: others use it too.")
+def install(*, dry_run: bool, only_slots: bool, redis_shared: bool, **choices: Any) -> int:
+    """Make this host one that runs Oroboros, or bring it up to this checkout. As root; safe to repeat."""
+    from controller.doors.cli_install import Choices
+    from controller.doors.cli_install import install as install_host
+
+    return install_host(Choices(**choices), dry_run=dry_run, only_slots=only_slots, redis_shared=redis_shared)
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Say what would change; change nothing.")
+def uninstall(*, dry_run: bool) -> int:
+    """Remove what install made, but no data."""
+    from controller.doors.cli_install import uninstall as uninstall_host
+
+    return uninstall_host(dry_run=dry_run)
+
+
+@main.group()
+def repo() -> None:
+    """Say which repository this host is about."""
+
+
+@repo.command("set")
+@click.argument("repository", metavar="OWNER/NAME")
+@click.option("--forge-url", default=None, metavar="URL", help="Where the forge is; GitHub without it.")
+@click.option("--branch", default=None, help="The production branch; the forge's default without it.")
+@click.option("--token-stdin", is_flag=True, help="Read a token for the forge from standard input.")
+def repo_set(repository: str, forge_url: str | None, branch: str | None, *, token_stdin: bool) -> int:
+    """Register the repository, and start the control plane on it. As root."""
+    from controller.doors.cli_install import set_repository
+
+    return set_repository(repository, forge_url=forge_url, branch=branch, token_from_stdin=token_stdin)
+
+
+@main.group()
+def env() -> None:
+    """Set an app's own values, slot by slot."""
+
+
+@env.command("set")
+@_root_option
+@click.argument("slot")
+@click.argument("key")
+@click.pass_context
+def env_set(context: click.Context, slot: str, key: str) -> int:
+    """Set a value, read from standard input or asked for."""
+    from controller.doors.cli_install import change_values
+
+    return change_values(_config_dir(context), slot, set_key=key)
+
+
+@env.command("unset")
+@_root_option
+@click.argument("slot")
+@click.argument("key")
+@click.pass_context
+def env_unset(context: click.Context, slot: str, key: str) -> int:
+    """Take a value away."""
+    from controller.doors.cli_install import change_values
+
+    return change_values(_config_dir(context), slot, unset_key=key)
+
+
+@env.command("list")
+@_root_option
+@_json_option
+@click.argument("slot")
+@click.pass_context
+def env_list(context: click.Context, slot: str, as_json: bool) -> None:
+    """Show the names of the values that are set; never what they are."""
+    from controller.doors.cli_install import list_values
+
+    names = list_values(_config_dir(context), slot)
+    if as_json:
+        print_json({"slot": slot, "names": names})
+    else:
+        click.echo("\n".join(names) if names else "no values are set")
+
+
+def _config_dir(context: click.Context) -> Path:
+    return stack_of(context).settings().config_dir
 
 
 @main.command()

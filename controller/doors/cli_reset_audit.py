@@ -158,7 +158,8 @@ def gather_slot(
         live=live,
         live_problem=problem if live is None else "",
         database=None if slot == MAIN else database,
-        data=layout.slot_data(slot).exists(),
+        # On a host the folder is always there, and its content is its user's alone to see.
+        data=not layout.closes_releases and layout.slot_data(slot).exists(),
         processes=processes,
     )
 

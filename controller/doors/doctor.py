@@ -113,6 +113,37 @@ def check_environment(problems: Sequence[str], *, root: Path) -> Finding:
     return ok("environment", f"complete, root {root}")
 
 
+# -- what root installed on a host -------------------------------------------------------------------------------------
+
+
+def check_users(missing: Sequence[str]) -> Finding:
+    """Judge whether every user is there."""
+    if missing:
+        return failed("users", f"missing: {', '.join(missing)}", "sudo oroboros install")
+    return ok("users", "all there")
+
+
+def check_units(states: Mapping[str, str], *, count: int) -> Finding:
+    """Judge the units that must run; `states` are those that do not."""
+    if states:
+        told = ", ".join(f"{unit} is {state}" for unit, state in sorted(states.items()))
+        return failed("units", told, f"journalctl -u {min(states)}; then sudo systemctl restart {min(states)}")
+    return ok("units", f"{count} are active")
+
+
+def check_rule(*, there: bool) -> Finding:
+    """Judge whether the worker may start what it has to."""
+    if not there:
+        return failed("polkit", "there is no rule for the worker: it may start nothing", "sudo oroboros install")
+    return ok("polkit", "the worker may start its units, and no others")
+
+
+def check_repository() -> Finding:
+    """Tell that nobody has said which repository this host is about."""
+    remedy = "sudo oroboros repo set OWNER/NAME --token-stdin"
+    return note("repository", "none yet: api and worker wait for one", remedy)
+
+
 # -- the disk ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,17 +10,20 @@ import hashlib
 import http.client
 import json
 import os
+import pwd
 import secrets
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import starlette
 
+from controller.decisions.host_units import POLKIT_RULE, enabled_units
+from controller.decisions.installation import wanted_users
 from controller.doors import doctor, views
 from controller.doors.cli_orders import open_mirror
 from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, PortOwner, RootFacts, SecretFile
@@ -34,13 +37,14 @@ from controller.effects.wake import Bell
 from controller.model.config import Policy, Settings
 from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy
 from controller.model.errors import ConfigInvalid, OroborosError, Unavailable
-from controller.model.names import MAIN, Layout, SlotName, Topology, slot_of_unit
+from controller.model.names import HOST_CONFIG, HOST_LAYOUT, HOST_ROOT, MAIN, Layout, SlotName, Topology, slot_of_unit
 from hooks.signature import SECRETS_FILE_BYTES_MAX, read_secrets
 
 ASK_TIMEOUT_S = 3.0
 DATABASE_TIMEOUT_S = 3
 SAID_BYTES_MAX = 2_000
 GIT_TIMEOUT_S = 5.0
+WORKER_UNIT = "ouroboros-worker.service"
 
 
 def examine(stack: Stack) -> list[Finding]:
@@ -52,6 +56,10 @@ def examine(stack: Stack) -> list[Finding]:
     ]
     root = probe_root(stack.root)
     findings += [doctor.check_root_writable(root), doctor.check_hard_links(root), doctor.check_free_space(root)]
+    if not stack.embedded and stack.root == HOST_ROOT and HOST_LAYOUT.topology.exists():
+        findings += examine_installation(read_topology(HOST_LAYOUT))
+        if not (HOST_CONFIG / "repository.env").exists():
+            return [*findings, doctor.check_repository()]
     try:
         settings = stack.settings()
     except ConfigInvalid as error:
@@ -68,6 +76,35 @@ def examine(stack: Stack) -> list[Finding]:
         findings += examine_addresses(settings, topology)
     findings += examine_slots(settings, topology)
     return findings
+
+
+def examine_installation(topology: Topology) -> list[Finding]:
+    """Check what root installed on a host: users, units, and the rule by which the worker may start them."""
+    users = {user.pw_name for user in pwd.getpwall()}
+    is_told = (HOST_CONFIG / "repository.env").exists()
+    wanted = [unit for unit in enabled_units(topology) if is_told or unit not in ("ouroboros-api.service", WORKER_UNIT)]
+    awaited = [unit for unit in wanted if not unit.startswith(("ouroboros-instance@", "ouroboros-judge"))]
+    states = dict(zip(awaited, unit_states(awaited), strict=False))
+    return [
+        doctor.check_users(sorted(set(wanted_users(topology)) - users)),
+        doctor.check_units({unit: state for unit, state in states.items() if state != "active"}, count=len(awaited)),
+        doctor.check_rule(there=POLKIT_RULE.exists()),
+    ]
+
+
+def unit_states(units: Sequence[str]) -> list[str]:
+    """Return what systemd says of each unit, in their order; "unknown" for all when it does not answer."""
+    try:
+        done = subprocess.run(
+            ("systemctl", "is-active", "--", *units),
+            capture_output=True,
+            text=True,
+            timeout=GIT_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ["unknown"] * len(units)
+    return done.stdout.split() or ["unknown"] * len(units)
 
 
 # -- programs and disk ------------------------------------------------------------------------------------------------
@@ -265,7 +302,10 @@ def _slot_in(said: str) -> str | None:
 def find_owners(settings: Settings, topology: Topology) -> list[PortOwner]:
     """Return who listens on each port of this stack that is in use, as far as /proc lets us see."""
     listening = _listening_sockets()
+    is_host = settings.runtime == "systemd"
     wanted = {port: what for what, port in topology.ports.all_for(topology.slots) if port in listening}
+    if is_host:
+        wanted.pop(topology.ports.forge, None)  # a host has no forge of its own
     if not wanted:
         return []
     owners = _socket_owners({inode for port in wanted for inode in listening[port]})
@@ -275,8 +315,9 @@ def find_owners(settings: Settings, topology: Topology) -> list[PortOwner]:
         pids = {owners[inode] for inode in listening[port] if inode in owners}
         pid = min(pids, default=None)
         ours = None if pid is None or not roots else any(_descends(one, roots) for one in pids)
-        if pid is not None and not roots:
-            ours = _is_unit_of_ours(pid)
+        if pid is not None and (is_host or not roots):
+            # systemd itself holds the api's port.
+            ours = _is_unit_of_ours(pid) or (is_host and pid == 1)
         found.append(PortOwner(what=what, port=port, pid=pid, command="" if pid is None else _command(pid), ours=ours))
     return found
 

@@ -17,9 +17,10 @@ from controller.effects.database import AppDatabases
 from controller.effects.runtime import Runtime
 from controller.effects.stack_files import read_topology, write_private
 from controller.effects.store import Store
+from controller.model.command import parse_environment
 from controller.model.config import Settings, read_settings
-from controller.model.errors import ConfigInvalid, Unavailable
-from controller.model.names import HOST_ROOT, Layout, SlotName
+from controller.model.errors import ConfigInvalid, Refused, Unavailable
+from controller.model.names import HOST_CONFIG, HOST_ROOT, Layout, SlotName
 
 ENVIRONMENT_FILE = "environment.json"
 LOCAL_ROOT = ".oroboros"
@@ -34,9 +35,13 @@ class Stack:
     environ: Mapping[str, str]
     #: The values come from `environment.json`: `oroboros up` made this root.
     embedded: bool
+    #: Which file with the settings is closed to whoever asks; "" for none.
+    closed: str = ""
 
     def settings(self) -> Settings:
-        """Return the settings; ConfigInvalid, with every problem, when they cannot be had."""
+        """Return the settings. ConfigInvalid, with every problem, when they cannot be had; Refused if only root may."""
+        if self.closed:
+            raise Refused("NotRoot", f"{self.closed} is root's: use sudo")
         try:
             return read_settings(self.environ)
         except ConfigInvalid as error:
@@ -77,7 +82,26 @@ def find_stack(given: Path | None, environ: Mapping[str, str], *, working_direct
     file = root / ENVIRONMENT_FILE
     if (given is not None or not own_values) and file.exists():
         return Stack(root=root, environ=_read_environment(file), embedded=True)
+    if not own_values and root == HOST_ROOT and Layout(root).topology.exists():
+        values, closed = _read_host_environment()
+        return Stack(root=root, environ={**environ, **values}, embedded=False, closed=closed)
     return Stack(root=root, environ={**environ, "OROBOROS_ROOT": str(root)}, embedded=False)
+
+
+def _read_host_environment() -> tuple[dict[str, str], str]:
+    """Return what a host's worker is started with, and which of the files is closed to us."""
+    values = {
+        "OROBOROS_WEBHOOK_SECRETS_FILE": str(HOST_CONFIG / "webhook-secrets"),
+        "OROBOROS_FORGE_TOKEN_FILE": str(HOST_CONFIG / "forge-token"),
+    }
+    for name in ("worker.env", "repository.env"):
+        try:
+            values |= parse_environment((HOST_CONFIG / name).read_text())
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            return values, str(HOST_CONFIG / name)
+    return values, ""
 
 
 def utc_now() -> datetime:

@@ -160,7 +160,9 @@ class AppDatabases:
         host, port = str(parts.get("host") or ""), str(parts.get("port") or "5432")
         who = name if password is None else f"{name}:{password}"
         if host.startswith("/"):
-            return f"postgresql://{who}@/{name}?host={host}&port={port}"
+            # Without an "&" where it can be: the address may meet a shell that its recipe did not quote it for.
+            beside = "" if port == "5432" else f"&port={port}"
+            return f"postgresql://{who}@/{name}?host={host}{beside}"
         return f"postgresql://{who}@{host or '127.0.0.1'}:{port}/{name}"
 
     @contextmanager

@@ -1,0 +1,65 @@
+"""What do api and worker find in their environment on a host? Topology, names and passwords in; env files out.
+
+The names and addresses are the host contract's; user and password of each address are our own, drawn at install. The
+files under `infra/systemd/env` are this rendering for the contract's topology, with a word where passwords go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.model.host_files import HostFile
+from controller.model.names import HOST_CONFIG, HOST_ROOT, HOST_RUN, Topology
+
+CONTROL_DATABASE = "builder_control"
+API_ROLE, WORKER_ROLE = "oroboros_api", "oroboros_worker"
+REDIS_USER = "oroboros"
+POSTGRES_PORT, REDIS_PORT = 5432, 6379
+POSTGRES_SOCKETS = "/run/postgresql"
+POLL_INTERVAL_S = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passwords:
+    """Drawn once at install, of characters that an address holds as they are."""
+
+    api: str
+    worker: str
+    redis: str
+
+
+#: What stands in the tracked files.
+PLACEHOLDERS = Passwords(api="DRAWN_AT_INSTALL", worker="DRAWN_AT_INSTALL", redis="DRAWN_AT_INSTALL")
+
+
+def render_environment_files(topology: Topology, passwords: Passwords, *, host: str) -> tuple[HostFile, ...]:
+    """Return `/etc/oroboros/api.env` and `worker.env`, closed to all but root: systemd reads them."""
+    redis_url = f"redis://{REDIS_USER}:{passwords.redis}@127.0.0.1:{REDIS_PORT}/0"
+    common = {
+        "REDIS_URL": redis_url,
+        "OROBOROS_ROOT": str(HOST_ROOT),
+        "OROBOROS_RUN": str(HOST_RUN),
+        "OROBOROS_HOST": host,
+        "OROBOROS_RUNTIME": "systemd",
+        "OROBOROS_CONFIG_DIR": str(HOST_CONFIG),
+    }
+    api = {"DATABASE_URL": control_url(API_ROLE, passwords.api), **common}
+    worker = {
+        "DATABASE_URL": control_url(WORKER_ROLE, passwords.worker),
+        **common,
+        "WORKER_POLL_INTERVAL_SECONDS": str(POLL_INTERVAL_S),
+        "WORKER_HEALTH_PORT": str(topology.ports.worker_health),
+        "WORKER_ARTIFACT_ROOT": str(HOST_ROOT / "artifacts" / "runs"),
+        # Over the socket, by who we are.
+        "OROBOROS_APP_DATABASE_ADMIN_URL": f"postgresql://{WORKER_ROLE}@/postgres?host={POSTGRES_SOCKETS}",
+        "OROBOROS_APP_DATABASE_ROLES": "installed",
+    }
+    return tuple(
+        HostFile(path=HOST_CONFIG / name, text="".join(f"{k}={v}\n" for k, v in values.items()), mode=0o600)
+        for name, values in (("api.env", api), ("worker.env", worker))
+    )
+
+
+def control_url(role: str, password: str) -> str:
+    """Return the address of the control plane's database, in the host contract's spelling."""
+    return f"postgresql+psycopg://{role}:{password}@127.0.0.1:{POSTGRES_PORT}/{CONTROL_DATABASE}"

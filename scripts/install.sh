@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Installs Oroboros on this host, or brings an installation up to this checkout: safe to repeat.
+# A stage that is satisfied is skipped, so a prepared machine needs no network for the rest.
+set -euo pipefail
+
+usage="Usage: sudo ./scripts/install.sh [--prepare] [--dry-run] [OPTIONS of \`oroboros install\`]
+
+Installs Debian's packages, the locked Python packages below /opt/oroboros, then everything else.
+--prepare stops after the packages. --dry-run says what would change, and changes nothing."
+prepare_only= dry=
+arguments=()
+for argument in "$@"; do
+    case $argument in
+        -h | --help)
+            printf '%s\n' "$usage"
+            exit 0
+            ;;
+        --prepare) prepare_only=yes ;;
+        --dry-run)
+            dry=yes
+            arguments+=("$argument")
+            ;;
+        *) arguments+=("$argument") ;;
+    esac
+done
+
+say() { printf '%s\n' "$*" >&2; }
+fail() {
+    say "oroboros: $*"
+    exit 2
+}
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+program=${OROBOROS_PROGRAM:-/opt/oroboros}
+packages=(python3 python3-venv git postgresql redis-server polkitd dbus)
+[ "$(id -u)" = 0 ] || fail "only root can install; type: sudo $0 $*"
+umask 022
+
+# What a package is for counts, not its name: Redis from elsewhere is as good.
+is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+missing=()
+for package in "${packages[@]}"; do is_installed "$package" || missing+=("$package"); done
+if [ "${#missing[@]}" -gt 0 ]; then
+    if [ -n "$dry" ]; then
+        say "install Debian's packages: ${missing[*]}"
+    else
+        command -v apt-get >/dev/null || fail "these are missing, and there is no apt-get to install them: ${missing[*]}"
+        say "oroboros: installing Debian's packages: ${missing[*]}"
+        apt-get update -q >&2 || fail "apt-get update failed; is the network up?"
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >&2 ||
+            fail "apt-get could not install ${missing[*]}; its last words are above"
+    fi
+fi
+
+# One environment for each lock, under its digest; it is there whole or not at all.
+digest=$(sha256sum "$root/requirements.lock" | cut -c1-12)
+venv=$program/venvs/$digest
+if [ ! -x "$venv/bin/python" ]; then
+    if [ -n "$dry" ]; then
+        say "install the locked Python packages into $venv"
+        say "oroboros: what else would change can be told once they are there: $0 --prepare"
+        exit 0
+    fi
+    mkdir -p "$program/venvs"
+    exec 9>"$program/venvs/.lock"
+    flock -w 900 9 || fail "another installation takes longer than 15 minutes (lock: $program/venvs/.lock)"
+    if [ ! -x "$venv/bin/python" ]; then
+        new=$program/venvs/.$digest.new
+        rm -rf "$new"
+        say "oroboros: installing the locked Python packages into $venv"
+        /usr/bin/python3 -m venv "$new" || fail "/usr/bin/python3 could not make a virtual environment in $new"
+        "$new/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off --quiet \
+            --require-hashes -r "$root/requirements.lock" >&2 ||
+            fail "the locked Python packages could not be installed; is the network up? Try again."
+        mv -T "$new" "$venv"
+    fi
+    exec 9>&-
+fi
+if [ "$(readlink "$program/venv" 2>/dev/null)" != "$venv" ] && [ -z "$dry" ]; then
+    ln -sfn "$venv" "$program/.venv.new"
+    mv -T "$program/.venv.new" "$program/venv"
+fi
+[ -z "$prepare_only" ] || exit 0
+
+cd /
+export PYTHONPATH=$root PYTHONDONTWRITEBYTECODE=1
+exec "$venv/bin/python" -P -m controller.doors.cli install "${arguments[@]}"

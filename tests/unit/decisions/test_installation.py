@@ -1,0 +1,262 @@
+"""What does an installation change, in which order, and what does it leave alone?
+
+    PYTHONPATH=. python tests/unit/decisions/test_installation.py
+
+writes the tracked env files of api and worker anew after a change of the rendering.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from controller.decisions.host_environment import PLACEHOLDERS, Passwords, render_environment_files
+from controller.decisions.host_units import UNITS, enabled_units
+from controller.decisions.installation import (
+    BEGIN,
+    COMMAND,
+    END,
+    REDIS_FILE,
+    FileFact,
+    HostFacts,
+    InstallCode,
+    MakeFolder,
+    MakeUser,
+    PostgresFact,
+    RemoveFile,
+    RunSql,
+    SetBlock,
+    Systemctl,
+    Wanted,
+    WriteFile,
+    hba_lines,
+    ident_lines,
+    plan_installation,
+    plan_removal,
+    redis_strangers,
+    redis_text,
+    too_old,
+    wanted_files,
+    wanted_folders,
+    wanted_users,
+    with_block,
+    with_policy,
+)
+from controller.model.config import Edge, Policy, Previews, Production
+from controller.model.names import CONTRACT, HOST_CONFIG, database_name
+from controller.model.profiles import Walls
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+PASSWORDS = Passwords(api="api-word", worker="worker-word", redis="redis-word")
+WANTED = Wanted(topology=CONTRACT, passwords=PASSWORDS, host="h", webhook_secret="drawn", app="a1", caddy="c1")
+HBA, IDENT, REDIS = Path("/pg/hba"), Path("/pg/ident"), Path("/etc/redis/redis.conf")
+TRACKED = {
+    CHECKOUT / "infra" / "systemd" / "env" / file.path.name: file.text
+    for file in render_environment_files(CONTRACT, PLACEHOLDERS, host="host-1")
+}
+
+
+def as_file(text: str, *, mode: int = 0o644, owner: str = "root", group: str = "root") -> FileFact:
+    return FileFact(text=text, mode=mode, owner=owner, group=group)
+
+
+def installed() -> HostFacts:
+    """A host on which everything is as it is wanted."""
+    files = {f.path: as_file(f.text, mode=f.mode, owner=f.owner, group=f.group) for f in wanted_files(WANTED)}
+    digest = hashlib.sha256(PASSWORDS.redis.encode()).hexdigest()
+    files[REDIS_FILE] = as_file(redis_text(PASSWORDS, digest=digest), mode=0o640, group="redis")
+    files[REDIS] = as_file(with_block("port 6379\n", (f"include {REDIS_FILE}",), first=False))
+    files[HBA] = as_file(with_block("local all all peer\n", hba_lines(CONTRACT), first=True))
+    files[IDENT] = as_file(with_block("", ident_lines(CONTRACT), first=True))
+    roles = frozenset(database_name(slot) for slot in CONTRACT.slots)
+    return HostFacts(
+        users={name: frozenset(groups) for name, groups in wanted_users(CONTRACT).items()},
+        folders={folder.path: folder for folder in wanted_folders(CONTRACT)},
+        files=files,
+        units=frozenset(path for path in files if UNITS in path.parents),
+        enabled=frozenset(enabled_units(CONTRACT)),
+        active=frozenset(unit for unit in enabled_units(CONTRACT) if "instance@" not in unit),
+        app="a1",
+        caddy="c1",
+        postgres=PostgresFact(
+            hba_file=HBA,
+            ident_file=IDENT,
+            roles=roles | {"oroboros_api", "oroboros_worker"},
+            worker_is=roles,
+            databases=frozenset({"builder_control"}),
+            open_to_all=frozenset(),
+            passwords_work=frozenset({"oroboros_api", "oroboros_worker"}),
+        ),
+        redis_works=True,
+        versions={"systemd": 252, "polkit": 122, "postgresql": 15, "redis": 7},
+        has_repository=True,
+    )
+
+
+def fresh() -> HostFacts:
+    """A Debian with Postgres and Redis, and nothing of ours."""
+    full = installed()
+    assert full.postgres is not None
+    nothing = frozenset[str]()
+    return HostFacts(
+        files={HBA: as_file("local all all peer\n"), IDENT: as_file(""), REDIS: as_file("port 6379\n")},
+        postgres=replace(
+            full.postgres,
+            roles=nothing,
+            worker_is=nothing,
+            databases=nothing,
+            open_to_all=frozenset({"postgres"}),
+            passwords_work=nothing,
+        ),
+        versions=full.versions,
+    )
+
+
+@pytest.mark.parametrize("path", TRACKED, ids=lambda path: str(path.name))
+def test_a_tracked_env_file_is_what_is_rendered(path: Path) -> None:
+    assert path.read_text() == TRACKED[path], f"run: PYTHONPATH=. python {Path(__file__).relative_to(CHECKOUT)}"
+
+
+def test_nothing_is_changed_on_a_host_that_is_as_it_is_wanted() -> None:
+    assert plan_installation(installed(), WANTED) == ()
+
+
+def test_a_fresh_host_gets_users_before_folders_before_files_before_units_run() -> None:
+    changes = plan_installation(fresh(), WANTED)
+    kinds = [type(change).__name__ for change in changes]
+
+    assert kinds.index("MakeUser") < kinds.index("MakeFolder") < kinds.index("InstallCode") < kinds.index("WriteFile")
+    assert kinds[-1] == "Systemctl"
+    assert {change.name for change in changes if isinstance(change, MakeUser)} == set(wanted_users(CONTRACT))
+    assert [change.folder for change in changes if isinstance(change, MakeFolder)] == list(wanted_folders(CONTRACT))
+
+
+def test_no_sentence_tells_a_password() -> None:
+    told = " ".join(str(change) for change in plan_installation(fresh(), WANTED))
+
+    for word in ("api-word", "worker-word", "redis-word", "drawn"):
+        assert word not in told
+
+
+def test_a_secret_that_is_there_is_kept_and_a_mode_that_is_wrong_is_put_right() -> None:
+    path = HOST_CONFIG / "webhook-secrets"
+    facts = installed()
+    mine = replace(facts, files={**facts.files, path: as_file("older\n", mode=0o644)})
+
+    (change,) = [c for c in plan_installation(mine, WANTED) if isinstance(c, WriteFile)]
+
+    assert (change.file.path, change.file.text, change.file.mode) == (path, "older\n", 0o600)
+
+
+def test_new_code_restarts_the_control_plane_and_no_instance() -> None:
+    changes = plan_installation(installed(), replace(WANTED, app="a2"))
+
+    assert changes == (
+        InstallCode(digest="a2"),
+        Systemctl(verb="restart", units=("ouroboros-api.service", "ouroboros-worker.service")),
+    )
+
+
+def test_fewer_slots_remove_their_units() -> None:
+    changes = plan_installation(installed(), replace(WANTED, topology=replace(CONTRACT, previews=2)))
+    removed = {change.path.name for change in changes if isinstance(change, RemoveFile)}
+
+    assert "ouroboros-forward@preview3-a.socket" in removed
+    assert Systemctl(verb="daemon-reload") in changes
+
+
+def test_api_and_worker_wait_for_a_repository() -> None:
+    waiting = frozenset({"ouroboros-api.service", "ouroboros-worker.service"})
+    facts = replace(installed(), has_repository=False, active=installed().active - waiting)
+
+    assert plan_installation(facts, WANTED) == ()
+    assert plan_installation(replace(facts, has_repository=True), WANTED) == (
+        Systemctl(verb="start", units=("ouroboros-api.service", "ouroboros-worker.service")),
+    )
+
+
+def test_a_role_whose_password_is_lost_gets_it_again() -> None:
+    facts = installed()
+    assert facts.postgres is not None
+    lost = replace(facts, postgres=replace(facts.postgres, passwords_work=frozenset({"oroboros_worker"})))
+
+    (change,) = plan_installation(lost, WANTED)
+
+    assert isinstance(change, RunSql)
+    assert change.statements[0].startswith("ALTER ROLE oroboros_api")
+
+
+def test_our_lines_stand_once_in_a_file_of_others_and_leave_the_rest() -> None:
+    once = with_block("theirs\n", ("ours",), first=True)
+
+    assert once == f"{BEGIN}\nours\n{END}\ntheirs\n"
+    assert with_block(once, ("ours",), first=True) == once
+    assert with_block(once, ("other",), first=False) == f"theirs\n{BEGIN}\nother\n{END}\n"
+    assert with_block("no end of line", ("x",), first=False).startswith("no end of line\n")
+
+
+def test_what_is_edited_by_hand_is_written_again() -> None:
+    unit = UNITS / "ouroboros-worker.service"
+    facts = installed()
+    edited = replace(facts, files={**facts.files, unit: as_file("[Service]\nUser=root\n")})
+
+    changes = plan_installation(edited, WANTED)
+
+    assert [type(change) for change in changes] == [WriteFile, Systemctl, Systemctl]
+    assert changes[-1] == Systemctl(verb="restart", units=("ouroboros-worker.service",))
+
+
+def test_a_redis_of_others_is_found_out_and_left_alone_when_told() -> None:
+    others = replace(fresh(), redis_strangers=("cache",), redis_keys=12)
+
+    assert redis_strangers(others) == "the user cache, 12 keys"
+    changes = plan_installation(others, replace(WANTED, redis_shared=True))
+    assert not [c for c in changes if isinstance(c, SetBlock) and c.path == REDIS]
+
+
+@pytest.mark.parametrize(
+    ("versions", "told"),
+    [
+        ({"systemd": 252, "polkit": 121, "postgresql": 15, "redis": 6}, ()),
+        ({"systemd": 247, "polkit": 121, "postgresql": 15, "redis": 6}, ("systemd 247 is older than 252",)),
+        ({"systemd": 252, "postgresql": 13, "redis": 6}, ("polkit is not there", "postgresql 13 is older than 15")),
+    ],
+)
+def test_what_is_too_old_is_named(versions: dict[str, int], told: tuple[str, ...]) -> None:
+    assert too_old(HostFacts(versions=versions)) == told
+
+
+def test_the_policy_takes_effect() -> None:
+    policy = Policy(
+        production=Production(host="shop.example", backend_port=8123),
+        previews=Previews(slots=5, host="p{n}.example.net"),
+        edge=Edge(tls="auto"),
+        walls=Walls(preview_network="host"),
+    )
+
+    topology = with_policy(CONTRACT, policy)
+
+    assert (topology.previews, topology.production_host, topology.preview_host) == (
+        5,
+        "shop.example",
+        "p{n}.example.net",
+    )
+    assert (topology.production_backend_port, topology.tls, topology.scheme) == (8123, "auto", "https")
+    assert not topology.isolated_previews
+
+
+def test_removal_takes_units_and_code_and_no_data() -> None:
+    changes = plan_removal(installed())
+    removed = [change.path for change in changes if isinstance(change, RemoveFile)]
+
+    assert COMMAND in removed
+    assert not [path for path in removed if str(path).startswith(("/srv", "/etc/oroboros"))]
+    assert plan_removal(HostFacts()) == ()
+
+
+if __name__ == "__main__":
+    for path, text in TRACKED.items():
+        path.write_text(text)
