@@ -19,6 +19,8 @@ import pytest
 from click.testing import CliRunner
 from psycopg import sql
 
+from controller.decisions.github.repository import Repository
+from controller.decisions.github.sweep import ASKS_MAX, Missed
 from controller.doors import cli
 from controller.doors.cli import ACCESS, Access, every_command, exit_code, main
 from controller.doors.stacks import find_stack
@@ -439,3 +441,20 @@ def test_verify_refuses_a_release_that_is_not_there(small: Small) -> None:
     value = small.json("verify", small.commits[1].sha)
 
     assert (value["error"], value["exit_code"]) == ("ReleaseUnclear", 3)
+
+
+def test_status_tells_of_a_rename_and_of_deliveries_that_came_in_vain(small: Small) -> None:
+    small.store.record_repository(Repository(id=7, full_name="acme/renamed", default_branch="trunk"))
+    missed = [
+        Missed(guid=f"g-{n}", attempt_id=n, event="push", status_code=502, delivered_at=utc_now()) for n in range(1, 4)
+    ]
+    small.store.record_sweep(missed, taken=(), swept_to=3, began_at=utc_now(), now=utc_now())
+    for _ in range(ASKS_MAX):
+        small.store.record_asked("g-1", now=utc_now())
+
+    said = " ".join(small.run("status").output.split())
+    assert "the repository is called acme/renamed now: set OROBOROS_REPOSITORY" in said
+    assert "3 that the forge could not hand over, asked for again; 1 given up" in said
+
+    small.store.record_sweep((), taken=["g-1", "g-2", "g-3"], swept_to=9, began_at=utc_now(), now=utc_now())
+    assert "could not hand over" not in small.run("status").output

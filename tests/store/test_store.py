@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from controller.decisions.github.repository import Repository
 from controller.effects.store import LostEpoch, Store, migrate
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, TreeId, preview_slot, pull_request_domain
@@ -515,3 +516,26 @@ def test_audit_and_drifts_that_are_over_go_and_open_drifts_stay(store: Store) ->
     assert store.forget_audit(before=far, at_most=2) == 3  # two lines of three, and the drift that is over
     assert store.forget_audit(before=far, at_most=10) == 1
     assert [o.drift.subject for o in store.load_history().drifts] == ["other"]
+
+
+def test_t_g13_rows_follow_a_rename_once_the_settings_do(store: Store, postgres_url: str) -> None:
+    store.record_repository(Repository(id=1001, full_name="acme/shop", default_branch="main"))
+    store.record_listing([pull(7)], began_at=NOW)
+    store.record_repository(Repository(id=1001, full_name="acme/store", default_branch="main"))
+
+    renamed = Store(postgres_url, repository="acme/store", host="host-1")
+    renamed.register(slots=SLOTS, boot_id="boot-2", now=LATER)
+    rows = renamed.load_rows("SELECT full_name, forge_id, renamed_to FROM repositories")
+    assert [tuple(row.values()) for row in rows] == [("acme/store", 1001, None)]
+    assert [one.number for one in renamed.load_history().pulls] == [7]
+    renamed.close()
+
+
+def test_another_repository_never_takes_the_id_of_one_that_is_known(store: Store, postgres_url: str) -> None:
+    store.record_repository(Repository(id=1001, full_name="acme/shop", default_branch="main"))
+    other = Store(postgres_url, repository="acme/other", host="host-2")
+    other.register(slots=(), boot_id="boot-2", now=NOW)
+    other.record_repository(Repository(id=1001, full_name="acme/shop", default_branch="main"))
+    rows = other.load_rows("SELECT full_name, forge_id FROM repositories ORDER BY 1")
+    assert [tuple(row.values()) for row in rows] == [("acme/other", None), ("acme/shop", 1001)]
+    other.close()
