@@ -334,7 +334,7 @@ def test_paused_webhooks_come_later_and_in_order(forge: ForgeUnderTest, receiver
     assert receiver.whats() == [f"push refs/heads/{branch}" for branch in ("one", "two", "three")]
 
 
-def test_status_number_1001_of_a_commit_and_context_is_refused_for_good(
+def test_t_g14_status_number_1001_of_a_commit_and_context_is_refused_for_good(
     forge: ForgeUnderTest, receiver: Receiver
 ) -> None:
     sha = started(forge, receiver).git("rev-parse", "HEAD")

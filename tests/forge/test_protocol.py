@@ -133,7 +133,7 @@ def test_503_with_a_time_is_tried_again_then() -> None:
     assert caught.value.retry_at == NOW + timedelta(seconds=30)
 
 
-def test_422_on_a_status_is_for_good_and_says_why_in_one_line() -> None:
+def test_t_g14_422_on_a_status_is_for_good_and_says_why_in_one_line() -> None:
     answer = reply(422, {"message": "Validation\nFailed", "errors": [{"message": "too \x1b[31mlong"}, "more"]})
     with pytest.raises(Stalled) as caught:
         protocol.read_created_status(answer, now=NOW)
@@ -141,7 +141,7 @@ def test_422_on_a_status_is_for_good_and_says_why_in_one_line() -> None:
     assert "Validation Failed; too \ufffd[31mlong; more" in caught.value.message
 
 
-def test_pull_request_of_the_same_repository_is_told_by_ids() -> None:
+def test_t_g18_pull_request_of_the_same_repository_is_told_by_ids() -> None:
     heads: list[dict[str, Any] | None] = [{"id": 1, "full_name": "x/y"}, {"id": 2, "full_name": "acme/shop"}, None]
     listed = [pull(number=k, head={"sha": SHA, "ref": "t", "repo": head}) for k, head in enumerate(heads, start=1)]
     found = read_pulls(reply(200, listed)).pulls

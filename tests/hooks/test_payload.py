@@ -75,7 +75,7 @@ def test_only_what_is_needed_is_read(event: str, changes: dict[str, object], sta
     assert read(base | changes, event).state == state
 
 
-def test_a_pull_request_whose_head_repository_is_gone_is_still_a_hint() -> None:
+def test_t_g18_a_pull_request_whose_head_repository_is_gone_is_still_a_hint() -> None:
     value = sample("pull_request")
     pull = value["pull_request"]
     assert isinstance(pull, dict)
@@ -95,7 +95,7 @@ def test_dates_may_be_anything(date: object) -> None:
 
 
 @pytest.mark.parametrize(("body", "event"), [("push", "pull_request"), ("pull_request", "push")])
-def test_a_body_under_the_name_of_another_event_is_malformed(body: str, event: str) -> None:
+def test_t_g4_a_body_under_the_name_of_another_event_is_malformed(body: str, event: str) -> None:
     assert read(sample(body), event).state == "malformed"
 
 

@@ -82,7 +82,7 @@ def test_a_signed_push_is_stored_before_it_is_accepted(app: Starlette, rows: Row
     ]
 
 
-def test_the_checks_come_in_their_order(app: Starlette, rows: Rows) -> None:
+def test_t_p14_the_checks_come_in_their_order(app: Starlette, rows: Rows) -> None:
     body = push()
     good = headers(body)
     bad_signature = ("X-Hub-Signature-256", "sha256=" + "0" * 64)
@@ -187,7 +187,7 @@ def test_what_is_not_ours_is_kept_as_ignored(app: Starlette, rows: Rows) -> None
     assert rows.query("SELECT state, count(*) FROM deliveries GROUP BY 1") == [("ignored", 4)]
 
 
-def test_bytes_kept_under_a_wrong_event_name_are_taken_up_under_the_right_one(app: Starlette, rows: Rows) -> None:
+def test_t_g4_bytes_kept_under_a_wrong_event_name_are_taken_up_under_the_right_one(app: Starlette, rows: Rows) -> None:
     body = push()
 
     async def story(client: httpx.AsyncClient) -> None:
@@ -202,7 +202,7 @@ def test_bytes_kept_under_a_wrong_event_name_are_taken_up_under_the_right_one(ap
     ]
 
 
-def test_a_redelivery_of_one_that_is_not_done_is_armed_again(app: Starlette, rows: Rows) -> None:
+def test_t_g3_a_redelivery_of_one_that_is_not_done_is_armed_again(app: Starlette, rows: Rows) -> None:
     body, delivery = push(), str(uuid.uuid4())
 
     async def story(client: httpx.AsyncClient) -> None:
@@ -236,7 +236,7 @@ def test_a_redelivery_after_the_secret_was_rotated_is_the_same_delivery(
     assert rows.count() == 1
 
 
-def test_the_same_bytes_under_fifty_ids_are_one_row(app: Starlette, rows: Rows) -> None:
+def test_t_g4_the_same_bytes_under_fifty_ids_are_one_row(app: Starlette, rows: Rows) -> None:
     body = push()
 
     async def story(client: httpx.AsyncClient) -> None:
@@ -353,7 +353,7 @@ def test_no_mutation_of_a_payload_is_answered_5xx(app: Starlette, rows: Rows, ev
     assert rows.query("SELECT sum(seen_count) FROM deliveries") == [(len(bodies),)]
 
 
-def test_secrets_rotate_under_load_without_one_refusal(app: Starlette, secrets_file: Path) -> None:
+def test_t_rot_secrets_rotate_under_load_without_one_refusal(app: Starlette, secrets_file: Path) -> None:
     async def story(client: httpx.AsyncClient) -> None:
         secret, answers = SECRET, []
         stop = asyncio.Event()
@@ -377,7 +377,9 @@ def test_secrets_rotate_under_load_without_one_refusal(app: Starlette, secrets_f
     run(app, story)
 
 
-def test_a_secret_that_was_taken_out_is_refused_once_the_file_is_settled(app: Starlette, secrets_file: Path) -> None:
+def test_t_rot_a_secret_that_was_taken_out_is_refused_once_the_file_is_settled(
+    app: Starlette, secrets_file: Path
+) -> None:
     async def story(client: httpx.AsyncClient) -> None:
         write(secrets_file, OTHER_SECRET)
         deadline = asyncio.get_running_loop().time() + 5
@@ -419,7 +421,7 @@ def test_without_redis_everything_is_accepted(environment: dict[str, str], rows:
     assert rows.count() == 20
 
 
-def test_a_table_that_is_locked_is_a_503_in_time_and_nothing_is_lost_after(app: Starlette, rows: Rows) -> None:
+def test_t_g1_a_table_that_is_locked_is_a_503_in_time_and_nothing_is_lost_after(app: Starlette, rows: Rows) -> None:
     rows.execute("INSERT INTO repositories (full_name) VALUES ('acme/shop')")
 
     async def story(client: httpx.AsyncClient) -> None:
@@ -475,7 +477,7 @@ def test_a_connection_that_postgres_ended_is_made_anew_without_a_refusal(app: St
     assert rows.count() == 3
 
 
-def test_it_refuses_to_start_without_a_good_secret(environment: dict[str, str], secrets_file: Path) -> None:
+def test_t_rot_it_refuses_to_start_without_a_good_secret(environment: dict[str, str], secrets_file: Path) -> None:
     secrets_file.write_text("changeme")
     with pytest.raises(ConfigInvalid, match="WebhookSecretInvalid"):
         build_app(read_settings(environment))

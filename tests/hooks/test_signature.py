@@ -28,11 +28,11 @@ def index_of(claim: bytes, body: bytes, *secrets: bytes) -> int | None:
     return verifier.matches(claim)
 
 
-def test_githubs_vector_is_believed_fed_a_byte_at_a_time() -> None:
+def test_t_g5_githubs_vector_is_believed_fed_a_byte_at_a_time() -> None:
     assert index_of(claimed(f"sha256={GITHUB_DIGEST}"), GITHUB_BODY, GITHUB_SECRET) == 0
 
 
-def test_every_flipped_digit_is_refused() -> None:
+def test_t_g5_every_flipped_digit_is_refused() -> None:
     for place, digit in enumerate(GITHUB_DIGEST):
         for other in "0123456789abcdef".replace(digit, ""):
             flipped = GITHUB_DIGEST[:place] + other + GITHUB_DIGEST[place + 1 :]
@@ -65,13 +65,13 @@ def test_the_secret_that_matched_is_told_by_its_place() -> None:
         b"sha256=" + "\uff11".encode() * 64,
     ],
 )
-def test_what_is_not_exactly_a_signature_is_refused_with_401(value: bytes) -> None:
+def test_t_g7_what_is_not_exactly_a_signature_is_refused_with_401(value: bytes) -> None:
     with pytest.raises(Refused) as refused:
         claimed(value)
     assert refused.value.status_hint == 401
 
 
-def test_a_missing_and_a_doubled_signature_are_refused_with_401() -> None:
+def test_t_g7_a_missing_and_a_doubled_signature_are_refused_with_401() -> None:
     one = (b"x-hub-signature-256", f"sha256={GITHUB_DIGEST}".encode())
     for headers in ([], [one, one], [(b"x-hub-signature", b"sha1=" + b"0" * 40)]):
         with pytest.raises(Refused) as refused:
