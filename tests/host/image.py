@@ -1,0 +1,204 @@
+"""Which Debian do the hosts of a test run begin with? One folder, made once for a list of packages and a lock of ours.
+
+    python tests/host/image.py      makes it if it is not there, and prints where
+
+debootstrap makes it from the mirror that this machine's own apt uses, and the environment of `requirements.lock` is
+installed in it while there is a network: the hosts have none. Nothing of a test ever writes into an image.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+CACHE = Path(os.environ.get("OROBOROS_HOST_CACHE", "/var/cache/oroboros-host-tests"))
+SUITE = "bookworm"
+#: Debian 12's.
+PYTHON = "3.11"
+PACKAGES = (
+    *("acl", "ca-certificates", "curl", "dbus", "git", "iproute2", "libpam-systemd", "polkitd", "postgresql", "procps"),
+    *("python3", "python3-venv", "redis-server", "strace", "sudo", "systemd", "systemd-sysv"),
+)
+#: What has no work to do on a host of a test, and would do it in the middle of one.
+MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer")
+#: Of the venvs that install makes: see `controller.control_launcher`.
+DIGEST_DIGITS = 12
+#: Prints what of a lock is meant for the Python that runs this, without the conditions.
+MEANT_FOR_IT = r"""
+import sys
+from pip._vendor.packaging.markers import Marker
+for requirement in open(sys.argv[1]).read().replace("\\\n", " ").splitlines():
+    name, _, hashes = requirement.partition(" --hash")
+    name, _, marker = name.partition(";")
+    if hashes and (not marker.strip() or Marker(marker).evaluate()):
+        print(name.strip(), "--hash" + hashes)
+"""
+#: Changes with what `make_debian` or `add_environment` does.
+EDITION = 1
+
+
+class CannotMake(Exception):
+    """This machine cannot make the image, and says what is missing."""
+
+
+def main() -> int:
+    try:
+        print(make_image())
+    except CannotMake as problem:
+        print(f"test-host.sh: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def make_image() -> Path:
+    """Return the root folder of a Debian with our environment in it. Safe to repeat: what was made whole is kept."""
+    lock = CHECKOUT / "requirements.lock"
+    debian_digest = _digest(f"{EDITION} {SUITE} {PACKAGES} {MASKED}".encode())
+    image_digest = _digest(debian_digest.encode() + lock.read_bytes())
+    debian, image = CACHE / f"debian-{debian_digest}", CACHE / f"image-{image_digest}"
+    CACHE.mkdir(parents=True, exist_ok=True, mode=0o755)
+    with locked(CACHE / "making"):
+        if not (image / "complete").exists():
+            if not (debian / "complete").exists():
+                _make(debian, lambda root: make_debian(root, mirror_of_this_machine()))
+            _make(image, lambda root: (_copy(debian / "root", root), add_environment(root, lock)))
+        _forget_all_but(debian, image)
+    return image / "root"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS]
+
+
+def _make(folder: Path, fill) -> None:
+    _say(f"making {folder} (once; a minute or two)")
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "root").mkdir(parents=True)
+    fill(folder / "root")
+    (folder / "in-use").touch()
+    (folder / "complete").touch()
+
+
+def _copy(source: Path, target: Path) -> None:
+    _run(["cp", "-a", "--reflink=auto", f"{source}/.", str(target)], what="copying an image")
+
+
+def _forget_all_but(*kept: Path) -> None:
+    """Remove images of other lists and locks, but for those that a run still uses."""
+    for folder in CACHE.glob("*-*"):
+        if folder in kept:
+            continue
+        try:
+            with locked(folder / "in-use", wait=False):
+                shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            continue
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold a lock that the kernel lets go of when we end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(file)
+
+
+# -- Debian -----------------------------------------------------------------------------------------------------------
+
+
+def mirror_of_this_machine() -> str:
+    """Return the address from which this machine's apt gets Debian 12 itself."""
+    listed = [
+        "apt-get",
+        "indextargets",
+        "--format",
+        "$(SUITE) $(CODENAME) $(COMPONENT) $(REPO_URI)",
+        "Created-By: Packages",
+    ]
+    for line in _run(listed, what="asking apt for its mirrors").splitlines():
+        *names, component, address = line.split()
+        if SUITE in names and component == "main":
+            return address
+    raise CannotMake(f"apt of this machine knows no mirror of Debian's {SUITE}: the test host is a Debian 12")
+
+
+def make_debian(root: Path, mirror: str) -> None:
+    """Fill an empty folder with a Debian that starts nothing while it is made."""
+    debs = CACHE / "debs"
+    debs.mkdir(exist_ok=True)
+    words = ["debootstrap", "--variant=minbase", f"--cache-dir={debs}", f"--include={','.join(PACKAGES)}"]
+    _run([*words, SUITE, str(root), mirror], what="debootstrap", timeout_s=1_800)
+    (root / "etc/machine-id").write_text("")
+    (root / "etc/hostname").unlink(missing_ok=True)
+    (root / "etc/resolv.conf").write_text("")
+    # What a host says must outlive its boots, and be whole.
+    (root / "var/log/journal").mkdir(exist_ok=True)
+    settings = root / "etc/systemd/journald.conf.d/test.conf"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text("[Journal]\nStorage=persistent\nRateLimitIntervalSec=0\n")
+    for unit in MASKED:
+        (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
+
+
+def add_environment(root: Path, lock: Path) -> None:
+    """Install the locked requirements, where install looks for them."""
+    venv = Path("/opt/oroboros/venvs") / _digest(lock.read_bytes())
+    inside = root / "tmp/environment"
+    inside.mkdir()
+    shutil.copyfile(lock, inside / "requirements.lock")
+    quiet = ["-m", "pip", "--disable-pip-version-check", "--no-input", "-q"]
+    try:
+        _in(root, "python3", "-m", "venv", str(venv), what="making the environment")
+        meant = _in(
+            root, f"{venv}/bin/python", "-c", MEANT_FOR_IT, "/tmp/environment/requirements.lock", what="the lock"
+        )
+        (inside / "meant").write_text(meant)
+        # Out here, since how this machine's pip gets its packages is known to this machine only.
+        wheels = ["--only-binary=:all:", "--python-version", PYTHON, "--no-deps", "-d", str(inside / "wheels")]
+        download = [sys.executable, *quiet, "download", *wheels, "--require-hashes", "-r", str(inside / "meant")]
+        _run(download, what="pip download", timeout_s=900, environment=os.environ)
+        from_wheels = ["--no-index", "--find-links", "/tmp/environment/wheels", "--require-hashes"]
+        install = [f"{venv}/bin/python", *quiet, "install", *from_wheels, "-r", "/tmp/environment/requirements.lock"]
+        _in(root, *install, what="pip install")
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)
+    (root / "opt/oroboros/venv").symlink_to(venv)
+
+
+def _in(root: Path, *words: str, what: str) -> str:
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
+    return _run(["chroot", str(root), *words], what=what, timeout_s=900, environment=environment)
+
+
+def _run(
+    words: Sequence[str], *, what: str, timeout_s: float = 300, environment: Mapping[str, str] | None = None
+) -> str:
+    try:
+        done = subprocess.run(
+            list(words), capture_output=True, text=True, timeout=timeout_s, check=False, env=environment
+        )
+    except OSError as error:
+        raise CannotMake(f"{what}: {words[0]} cannot be run: {error.strerror}") from error
+    if done.returncode != 0:
+        raise CannotMake(f"{what} failed ({done.returncode}): {(done.stderr or done.stdout).strip()[-1500:]}")
+    return done.stdout
+
+
+def _say(line: str) -> None:
+    print(f"test-host.sh: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""How does a run of host cases show itself? One line a case, journals where a case failed, and a count at the end."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.host.host import Host, session_folder, sweep
+from tests.host.image import make_image
+
+
+class Lines:
+    """Prints a line for each case, and counts."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.setup_s: dict[str, float] = {}
+        self.passed = 0
+        self.failed = 0
+        self.journals: Path | None = None
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str]:
+        return report.outcome, "", ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "setup":
+            self.setup_s[report.nodeid] = report.duration
+        if report.when == "call" or report.outcome == "failed":
+            self.show(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.outcome == "failed":
+            self.failed += 1
+
+    def show(self, report: pytest.TestReport) -> None:
+        name = report.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
+        took_s = report.duration + (self.setup_s.get(report.nodeid, 0.0) if report.when == "call" else 0.0)
+        if report.outcome == "passed":
+            self.passed += 1
+        else:
+            self.failed += 1
+            name += {"call": "", "setup": " (it was not reached)", "teardown": " (afterwards)"}[report.when]
+        self.write(f"{'ok    ' if report.outcome == 'passed' else 'FAILED'} {took_s:6.1f} s  {name}")
+
+    def write(self, line: str) -> None:
+        self.config.pluginmanager.getplugin("terminalreporter").write_line(line)
+
+    def save_journals(self, host: Host, report: pytest.TestReport) -> None:
+        if self.journals is None:
+            self.journals = Path(tempfile.mkdtemp(prefix="oroboros-host-journals-"))
+        case = report.nodeid.rpartition("::")[2][:80]
+        saved = host.save_journals(self.journals / case)
+        self.write(f"       its host's journal: {saved}")
+        report.sections.append(("its host's journal", str(saved)))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Lines(config), "host-lines")
+    # Ended from outside is as Ctrl-C: everything is taken down.
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(f"signal {number}")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    lines = config.pluginmanager.getplugin("host-lines")
+    print(f"{lines.passed} passed, {lines.failed} failed", flush=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Save the journals of the hosts of a case that failed, while they are still there."""
+    report = yield
+    if report.outcome == "failed":
+        hosts = {id(value): value for value in _hosts_of(item)}
+        for host in hosts.values():
+            if host.folder.exists():
+                item.config.pluginmanager.getplugin("host-lines").save_journals(host, report)
+    return report
+
+
+def _hosts_of(item: pytest.Item) -> Iterator[Host]:
+    for value in getattr(item, "funcargs", {}).values():
+        found = value if isinstance(value, Host) else getattr(value, "host", None)
+        if isinstance(found, Host):
+            yield found
+
+
+@pytest.fixture(scope="session")
+def image() -> Path:
+    """The root folder that every host begins with."""
+    return make_image()
+
+
+@pytest.fixture(scope="session")
+def hosts_folder(image: Path) -> Iterator[Path]:
+    """The folder under which this run's hosts are."""
+    with ExitStack() as stack:
+        sweep()
+        yield stack.enter_context(session_folder(image))
