@@ -48,7 +48,12 @@ BEGIN, END = "# oroboros begin", "# oroboros end"
 ROLE_SETTINGS = ("statement_timeout = '60s'", "lock_timeout = '10s'")
 CONNECTIONS_MAX = 20
 #: At least; below, something that we rely on is missing: the verb in polkit's details, credentials, `DROP … FORCE`.
-VERSIONS_MIN: Mapping[str, int] = {"systemd": 252, "polkit": 121, "postgresql": 15, "redis": 6}
+VERSIONS_MIN: Mapping[str, tuple[int, ...]] = {
+    "systemd": (252,),
+    "polkit": (121,),
+    "postgresql": (15,),
+    "redis": (6, 2),
+}
 
 _COMMAND_TEXT = """\
 #!/bin/sh
@@ -91,6 +96,10 @@ class PostgresFact:
     open_to_all: frozenset[str]
     #: The roles whose passwords are those of the env files.
     passwords_work: frozenset[str]
+    #: Numbered SQL files that the control plane's database has not seen.
+    migrations: tuple[str, ...] = ()
+    #: The api may do with the tables what it needs, and no more.
+    api_is_bounded: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +123,11 @@ class HostFacts:
     #: Users of Redis other than its default and ours, and how many keys it has that are not ours.
     redis_strangers: tuple[str, ...] = ()
     redis_keys: int = 0
-    versions: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     #: Somebody has said which repository this host is about: until then api and worker wait.
     has_repository: bool = False
+    #: What was installed before.
+    topology: Topology | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +219,16 @@ class RunSql:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Migrate:
+    """Have the control plane's database see its numbered SQL files, as the worker does."""
+
+    files: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"bring the control plane's tables up to date: {', '.join(self.files)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetBlock:
     """Our marked lines in a file of somebody else, first in it; everything else stays."""
 
@@ -244,6 +265,7 @@ Change = (
     | WriteFile
     | RemoveFile
     | RunSql
+    | Migrate
     | SetBlock
     | Systemctl
     | MakeRunFolders
@@ -258,7 +280,7 @@ def too_old(facts: HostFacts) -> tuple[str, ...]:
         if found is None:
             problems.append(f"{name} is not there")
         elif found < least:
-            problems.append(f"{name} {found} is older than {least}")
+            problems.append(f"{name} {'.'.join(map(str, found))} is older than {'.'.join(map(str, least))}")
     return tuple(problems)
 
 
@@ -345,6 +367,10 @@ def plan_installation(facts: HostFacts, wanted: Wanted, *, only_slots: bool = Fa
     changes += files
     if any(change.path == TMPFILES for change in _written(files)) or not facts.active:
         changes.append(MakeRunFolders())
+    gone = tuple(sorted(facts.enabled - set(enabled_units(topology))))
+    if gone:
+        # While systemd still knows what they are.
+        changes.append(Systemctl(verb="disable --now", units=gone))
     stale = sorted(facts.units - {file.path for file in wanted_files(wanted)})
     changes += [RemoveFile(path=path) for path in stale]
     touches_units = bool(stale) or any(UNITS in file.path.parents for file in _written(files))
@@ -401,7 +427,7 @@ def hba_lines(topology: Topology) -> tuple[str, ...]:
     """Return the lines of pg_hba.conf: our users over the socket, by who they are; the control plane by password."""
     slots = [f"local {database_name(slot)} {database_name(slot)} peer map=oroboros" for slot in topology.slots]
     return (
-        f"local postgres {WORKER_ROLE} peer map=oroboros",
+        f"local postgres,{CONTROL_DATABASE} {WORKER_ROLE} peer map=oroboros",
         *slots,
         f"host {CONTROL_DATABASE} {API_ROLE},{WORKER_ROLE} 127.0.0.1/32 scram-sha-256",
         # What a slot's role could try elsewhere.
@@ -448,13 +474,6 @@ def _postgres(facts: HostFacts, wanted: Wanted) -> list[Change]:
     if CONTROL_DATABASE not in found.databases:
         statement = f"CREATE DATABASE {CONTROL_DATABASE} OWNER {WORKER_ROLE}"
         changes.append(RunSql(what=f"create database {CONTROL_DATABASE}", statements=(statement,)))
-        changes.append(
-            RunSql(
-                what=f"let {API_ROLE} store deliveries and read the rest",
-                statements=_API_RIGHTS,
-                database=CONTROL_DATABASE,
-            )
-        )
     opened = sorted(found.open_to_all | ({CONTROL_DATABASE} - found.databases))
     if opened:
         statements = tuple(f'REVOKE CONNECT, TEMPORARY ON DATABASE "{name}" FROM PUBLIC' for name in opened)
@@ -470,18 +489,39 @@ def _postgres(facts: HostFacts, wanted: Wanted) -> list[Change]:
     missing = [block for block in blocks if not _has_block(facts, block)]
     if missing:
         changes += missing
-        changes.append(RunSql(what="have Postgres read that", statements=("SELECT pg_reload_conf()",)))
+        changes.append(
+            RunSql(what="have Postgres read that", statements=("SELECT pg_reload_conf()", "SELECT pg_sleep(0.5)"))
+        )
+    if found.migrations:
+        changes.append(Migrate(files=found.migrations))
+    if found.migrations or not found.api_is_bounded:
+        what = f"let {API_ROLE} store deliveries and read the rest"
+        changes.append(RunSql(what=what, statements=API_RIGHTS, database=CONTROL_DATABASE))
     return changes
 
 
-_FUTURE = f"ALTER DEFAULT PRIVILEGES FOR ROLE {WORKER_ROLE} IN SCHEMA public"
-#: The receiver stores deliveries and says when it started; the API reads. Later tables come with the same rights.
-_API_RIGHTS = (
-    f"GRANT USAGE ON SCHEMA public TO {API_ROLE}",
-    f"GRANT CREATE ON SCHEMA public TO {WORKER_ROLE}",
-    f"{_FUTURE} GRANT SELECT, INSERT, UPDATE ON TABLES TO {API_ROLE}",
-    f"{_FUTURE} GRANT USAGE ON SEQUENCES TO {API_ROLE}",
+#: What the receiver writes; the API reads, and later tables come with that right.
+API_RIGHTS = (
+    f"ALTER DEFAULT PRIVILEGES FOR ROLE {WORKER_ROLE} IN SCHEMA public REVOKE ALL ON TABLES FROM {API_ROLE}",
+    f"ALTER DEFAULT PRIVILEGES FOR ROLE {WORKER_ROLE} IN SCHEMA public GRANT SELECT ON TABLES TO {API_ROLE}",
+    f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {API_ROLE}",
+    f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {API_ROLE}",
+    f"GRANT INSERT, UPDATE ON deliveries TO {API_ROLE}",
+    f"GRANT UPDATE (receiver_started_at) ON repositories TO {API_ROLE}",
 )
+#: Whether it is so: a boolean.
+API_IS_BOUNDED = f"""
+SELECT coalesce(bool_and(has_table_privilege('{API_ROLE}', oid, 'SELECT')
+            AND has_table_privilege('{API_ROLE}', oid, 'INSERT') = (relname = 'deliveries')
+            AND has_table_privilege('{API_ROLE}', oid, 'UPDATE') = (relname = 'deliveries')
+            AND NOT has_table_privilege('{API_ROLE}', oid, 'DELETE')), false)
+    AND EXISTS (SELECT FROM pg_attribute a WHERE attrelid = to_regclass('public.repositories')
+                AND attname = 'receiver_started_at' AND has_column_privilege('{API_ROLE}', attrelid, attnum, 'UPDATE'))
+    AND EXISTS (SELECT FROM pg_default_acl d, aclexplode(d.defaclacl) a JOIN pg_roles r ON r.oid = a.grantee
+                WHERE d.defaclobjtype = 'r' AND r.rolname = '{API_ROLE}'
+                GROUP BY d.oid HAVING array_agg(a.privilege_type) = ARRAY['SELECT'])
+FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
+"""  # noqa: S608 - names of ours
 
 
 def _slot_role(found: PostgresFact, slot: SlotName) -> list[Change]:
@@ -560,6 +600,8 @@ def _services(facts: HostFacts, wanted: Wanted, changes: list[Change]) -> list[C
     if missing:
         result.append(Systemctl(verb="enable", units=missing))
     stirred = stirred_units(changes, wanted.topology)
+    if facts.topology is not None and facts.topology != wanted.topology:
+        stirred |= {"ouroboros-api.service", "ouroboros-worker.service"}  # they read it when they start
     waiting = () if facts.has_repository else ("ouroboros-api.service", "ouroboros-worker.service")
     ours = [unit for unit in units if _is_started_by_us(unit) and unit not in waiting]
     started = tuple(unit for unit in ours if unit not in facts.active)
@@ -584,7 +626,7 @@ def stirred_units(changes: Iterable[Change], topology: Topology) -> frozenset[st
     for change in changes:
         match change:
             case InstallCode():
-                stirred |= {"ouroboros-api.service", "ouroboros-worker.service"}
+                stirred |= {"ouroboros-api.service", "ouroboros-worker.service", *surfaces}
             case InstallCaddy():
                 stirred |= {"ouroboros-caddy.service", *surfaces}
             case WriteFile():

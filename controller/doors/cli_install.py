@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 
+from controller.decisions.host_environment import CONTROL_DATABASE, POSTGRES_SOCKETS, WORKER_ROLE
 from controller.decisions.installation import (
     Change,
     JoinGroup,
@@ -35,6 +36,7 @@ from controller.decisions.installation import (
 from controller.doors import tables
 from controller.effects.host import Host, read_passwords, run, write_file
 from controller.effects.stack_files import read_topology, write_topology
+from controller.effects.store import SQL_FOLDER, migrate
 from controller.model.command import RESERVED, parse_environment
 from controller.model.config import Policy
 from controller.model.errors import ConfigInvalid, Refused, Unavailable
@@ -105,7 +107,7 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
     """Bring this host to what is wanted; return the exit code."""
     if not dry_run:
         require_root("install")
-    host = Host(source=CHECKOUT_ROOT, caddy_source=_caddy())
+    host = _this_host()
     installed = _installed_topology()
     topology = choose_topology(choices, installed=installed, policy=_installed_policy())
     passwords = read_passwords(lambda: secrets.token_hex(SECRET_BYTES))
@@ -123,6 +125,7 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
         facts = host.observe(
             passwords, [file.path for file in wanted_files(wanted)], [f.path for f in wanted_folders(topology)]
         )
+    facts = replace(facts, topology=installed)
     problems = too_old(facts)
     if problems:
         raise ConfigInvalid("HostTooOld", "; ".join(problems), problems=problems)
@@ -195,7 +198,7 @@ def uninstall(*, dry_run: bool) -> int:
     """Stop and remove what install made, but no data; return the exit code."""
     if not dry_run:
         require_root("uninstall")
-    host = Host(source=CHECKOUT_ROOT, caddy_source=_caddy())
+    host = _this_host()
     passwords = read_passwords(lambda: "")
     changes = plan_removal(host.observe(passwords, [], []))
     for number, change in enumerate(changes, start=1):
@@ -339,6 +342,14 @@ def _installed_policy() -> Policy | None:
     except (ConfigInvalid, Unavailable) as error:
         click.echo(f"the policy of the repository is left out: {error}", err=True)
         return None
+
+
+def _this_host() -> Host:
+    def bring_up_to_date() -> None:
+        # Root is let in as the worker's role, over the socket.
+        migrate(f"postgresql://{WORKER_ROLE}@/{CONTROL_DATABASE}?host={POSTGRES_SOCKETS}")
+
+    return Host(source=CHECKOUT_ROOT, caddy_source=_caddy(), sql_folder=SQL_FOLDER, migrate=bring_up_to_date)
 
 
 def _caddy() -> Path:

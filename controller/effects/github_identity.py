@@ -56,8 +56,10 @@ class TokenFile:
         if self._path is None:
             return None
         content = read_secret_file(self._path, reason="ForgeTokenUnreadable", bytes_max=TOKEN_BYTES_MAX).strip()
+        if not content:
+            return None  # a host has the file always, and a token in it once one was set
         # Checked here, since the HTTP library would put an illegal header's value into its error.
-        if not content or not all(0x21 <= byte <= 0x7E for byte in content):
+        if not all(0x21 <= byte <= 0x7E for byte in content):
             raise Unavailable(
                 "ForgeTokenUnreadable",
                 f"{self._path} holds no token: one line of 1 to {TOKEN_BYTES_MAX} printable ASCII characters",

@@ -36,6 +36,7 @@ from controller.decisions.host_environment import (
 )
 from controller.decisions.host_units import POLKIT_RULE, TMPFILES, UNITS
 from controller.decisions.installation import (
+    API_IS_BOUNDED,
     COMMAND,
     REDIS_FILE,
     Change,
@@ -48,6 +49,7 @@ from controller.decisions.installation import (
     MakeFolder,
     MakeRunFolders,
     MakeUser,
+    Migrate,
     PostgresFact,
     RemoveFile,
     RunSql,
@@ -57,9 +59,9 @@ from controller.decisions.installation import (
     with_block,
 )
 from controller.disk import remove_tree
-from controller.model.errors import Unavailable
+from controller.model.errors import Stalled, Unavailable
 from controller.model.host_files import HostFile
-from controller.model.names import HOST_APP, HOST_CADDY, HOST_CONFIG, HOST_PROGRAM
+from controller.model.names import HOST_APP, HOST_CADDY, HOST_CONFIG, HOST_PROGRAM, HOST_ROOT
 
 CALL_TIMEOUT_S = 120.0
 TEXT_BYTES_MAX = 1 << 20
@@ -79,12 +81,15 @@ class Host:
 
     source: Path
     caddy_source: Path
+    #: The control plane's numbered SQL files, and who applies those that its database has not seen.
+    sql_folder: Path
+    migrate: Callable[[], object]
 
     # -- what is there ------------------------------------------------------------------------------------------------
 
     def observe(self, passwords: Passwords, paths: Iterable[Path], folders: Iterable[Path]) -> HostFacts:
         """Return what this host is like, as far as we may see it."""
-        postgres = observe_postgres(passwords)
+        postgres = observe_postgres(passwords, sql_folder=self.sql_folder)
         more = [REDIS_FILE, REDIS_CONFIG, COMMAND]
         if postgres is not None:
             more += [postgres.hba_file, postgres.ident_file]
@@ -143,6 +148,8 @@ class Host:
                 remove(change.path)
             case RunSql():
                 run_sql(change.statements, database=change.database)
+            case Migrate():
+                self.migrate()
             case SetBlock():
                 set_block(change)
             case Systemctl():
@@ -240,20 +247,20 @@ def observe_units() -> frozenset[Path]:
     return frozenset(found | {path for path in (POLKIT_RULE, TMPFILES) if path.exists()})
 
 
-def observe_versions() -> dict[str, int]:
-    """Return the major versions of what we stand on; those that are not there are left out."""
-    found: dict[str, int] = {}
+def observe_versions() -> dict[str, tuple[int, ...]]:
+    """Return the versions of what we stand on; those that are not there are left out."""
+    found: dict[str, tuple[int, ...]] = {}
     for name, argv in VERSION_COMMANDS.items():
         with contextlib.suppress(Unavailable):
-            number = re.search(r"(?:v=)?(\d+)", run(argv).replace("Redis server", ""))
+            number = re.search(r"(?:v=)?(\d+(?:\.\d+)*)", run(argv).replace("Redis server", ""))
             if number is not None:
-                found[name] = int(number[1])
+                found[name] = tuple(map(int, number[1].split(".")))
     with contextlib.suppress(Unavailable):
-        found["postgresql"] = int(_psql("SHOW server_version_num").strip()) // 10_000
+        found["postgresql"] = (int(_psql("SHOW server_version_num").strip()) // 10_000,)
     return found
 
 
-def observe_postgres(passwords: Passwords) -> PostgresFact | None:
+def observe_postgres(passwords: Passwords, *, sql_folder: Path) -> PostgresFact | None:
     """Return what Postgres has; None when its administrator cannot be reached."""
     try:
         files = _psql("SHOW hba_file", "SHOW ident_file").split("\n")
@@ -271,13 +278,25 @@ def observe_postgres(passwords: Passwords) -> PostgresFact | None:
     def named(kind: str) -> frozenset[str]:
         return frozenset(row.partition(" ")[2] for row in rows.splitlines() if row.startswith(f"{kind} "))
 
+    databases = named("database")
+    wanted = {file.name for file in sql_folder.glob("[0-9]*.sql")}
+    missing, bounded = wanted, False
+    if CONTROL_DATABASE in databases and API_ROLE in named("role"):
+        bounded = _psql(API_IS_BOUNDED, database=CONTROL_DATABASE).strip() == "t"
+        if (
+            _psql("SELECT to_regclass('public.schema_migrations') IS NOT NULL", database=CONTROL_DATABASE).strip()
+            == "t"
+        ):
+            missing = wanted - set(_psql("SELECT name FROM schema_migrations", database=CONTROL_DATABASE).split())
     logins = {API_ROLE: passwords.api, WORKER_ROLE: passwords.worker}
     return PostgresFact(
         hba_file=Path(files[0]),
         ident_file=Path(files[1]),
         roles=named("role"),
         worker_is=named("member"),
-        databases=named("database"),
+        databases=databases,
+        migrations=tuple(sorted(missing)),
+        api_is_bounded=bounded,
         open_to_all=named("open"),
         passwords_work=frozenset(role for role, password in logins.items() if _may_enter(role, password)),
     )
@@ -346,12 +365,36 @@ def run_sql(statements: tuple[str, ...], *, database: str) -> None:
     _psql(*quiet, *statements, database=database)
 
 
-def make_folder(folder: Folder) -> None:
+def make_folder(folder: Folder, *, trusted: Path = HOST_ROOT) -> None:
     """Make a folder, or put right what it is."""
-    folder.path.mkdir(parents=True, exist_ok=True)
     user = pwd.getpwnam(folder.owner)
-    os.chown(folder.path, user.pw_uid, user.pw_gid, follow_symlinks=False)
-    os.chmod(folder.path, folder.mode)
+    descriptor = _open_folder(folder.path, trusted=trusted)
+    try:
+        os.fchown(descriptor, user.pw_uid, user.pw_gid)
+        os.fchmod(descriptor, folder.mode)
+    finally:
+        os.close(descriptor)
+
+
+def _open_folder(path: Path, *, trusted: Path) -> int:
+    """Open a folder, made if it is not there. Below the root, which is the worker's, no link is followed: it could lead
+    root anywhere."""
+    if trusted not in path.parents:
+        path.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(trusted, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for name in path.relative_to(trusted).parts:
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=descriptor)
+            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+        except OSError as error:
+            message = f"{path}: {name} is no folder ({error.strerror}); see who made it, and remove it"
+            raise Stalled("FolderReplaced", message) from error
+        finally:
+            os.close(descriptor)
+        descriptor = inner
+    return descriptor
 
 
 def write_file(file: HostFile) -> None:

@@ -76,8 +76,11 @@ def observe(sight: Sight) -> tuple[Observed, History]:
     databases = sight.databases.observe() if sight.databases is not None else frozenset()
     slots = tuple(
         observe_slot(sight, row, history, processes=processes, on_disk=on_disk, databases=databases)
-        for row in sorted(history.slots, key=lambda row: sight.topology.slots.index(row.name))
-        if row.name in sight.topology.slots
+        # Rows of slots that were installed before, and no longer are, stay.
+        for row in sorted(
+            (row for row in history.slots if row.name in sight.topology.slots),
+            key=lambda row: sight.topology.slots.index(row.name),
+        )
     )
     ref = production_ref(history)
     observed = Observed(

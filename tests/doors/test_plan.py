@@ -113,3 +113,12 @@ def test_what_is_wanted_is_said_in_words(small: Small) -> None:
     assert describe_wanted(wanted) == f"{head.sha[:7]} First"
     assert describe_wanted(None) == "nothing"
     assert describe_wanted(Hold(slot=MAIN, reason="Quarantined", message="")) == "what it serves"
+
+
+def test_slots_that_are_no_longer_installed_are_left_out(with_runtime: Small) -> None:
+    write_topology(with_runtime.layout, dataclasses.replace(with_runtime.topology, previews=1))
+
+    slots = with_runtime.json("plan")["slots"]
+
+    assert isinstance(slots, list)
+    assert [slot["slot"] for slot in slots] == [MAIN, "preview-1"]

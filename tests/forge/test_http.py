@@ -63,12 +63,15 @@ def test_token_is_read_anew_at_each_request(token_file: Path) -> None:
         forge.open_pulls()
         token_file.write_text("rotated")
         forge.open_pulls()
+    token_file.write_text("")
+    with scripted(token_file, answer) as forge:
+        forge.open_pulls()
     with scripted(None, answer) as forge:
         forge.open_pulls()
-    assert seen == [f"Bearer {CANARY}", "Bearer rotated", None]
+    assert seen == [f"Bearer {CANARY}", "Bearer rotated", None, None]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"two words", b"new\nline", b"\xff\xfe", b"x" * 5000])
+@pytest.mark.parametrize("content", [None, b"two words", b"new\nline", b"\xff\xfe", b"x" * 5000])
 def test_unusable_token_is_unavailable_and_not_shown(token_file: Path, content: bytes | None) -> None:
     if content is None:
         token_file.unlink()

@@ -16,6 +16,7 @@ import pytest
 from controller.decisions.host_environment import PLACEHOLDERS, Passwords, render_environment_files
 from controller.decisions.host_units import UNITS, enabled_units
 from controller.decisions.installation import (
+    API_RIGHTS,
     BEGIN,
     COMMAND,
     END,
@@ -25,6 +26,7 @@ from controller.decisions.installation import (
     InstallCode,
     MakeFolder,
     MakeUser,
+    Migrate,
     PostgresFact,
     RemoveFile,
     RunSql,
@@ -91,7 +93,7 @@ def installed() -> HostFacts:
             passwords_work=frozenset({"oroboros_api", "oroboros_worker"}),
         ),
         redis_works=True,
-        versions={"systemd": 252, "polkit": 122, "postgresql": 15, "redis": 7},
+        versions={"systemd": (252,), "polkit": (122,), "postgresql": (15, 4), "redis": (7, 0)},
         has_repository=True,
     )
 
@@ -151,12 +153,13 @@ def test_a_secret_that_is_there_is_kept_and_a_mode_that_is_wrong_is_put_right() 
     assert (change.file.path, change.file.text, change.file.mode) == (path, "older\n", 0o600)
 
 
-def test_new_code_restarts_the_control_plane_and_no_instance() -> None:
+def test_new_code_restarts_the_control_plane_and_surfaces_and_no_instance() -> None:
     changes = plan_installation(installed(), replace(WANTED, app="a2"))
 
+    surfaces = tuple(f"ouroboros-web@{name}.service" for name in ("main", "preview1", "preview2", "preview3"))
     assert changes == (
         InstallCode(digest="a2"),
-        Systemctl(verb="restart", units=("ouroboros-api.service", "ouroboros-worker.service")),
+        Systemctl(verb="restart", units=(*surfaces, "ouroboros-api.service", "ouroboros-worker.service")),
     )
 
 
@@ -220,13 +223,51 @@ def test_a_redis_of_others_is_found_out_and_left_alone_when_told() -> None:
 @pytest.mark.parametrize(
     ("versions", "told"),
     [
-        ({"systemd": 252, "polkit": 121, "postgresql": 15, "redis": 6}, ()),
-        ({"systemd": 247, "polkit": 121, "postgresql": 15, "redis": 6}, ("systemd 247 is older than 252",)),
-        ({"systemd": 252, "postgresql": 13, "redis": 6}, ("polkit is not there", "postgresql 13 is older than 15")),
+        ({"systemd": (252,), "polkit": (121,), "postgresql": (15,), "redis": (6, 2, 14)}, ()),
+        (
+            {"systemd": (247,), "polkit": (121,), "postgresql": (15,), "redis": (7, 0)},
+            ("systemd 247 is older than 252",),
+        ),
+        (
+            {"systemd": (252,), "postgresql": (13,), "redis": (6, 0, 16)},
+            ("polkit is not there", "postgresql 13 is older than 15", "redis 6.0.16 is older than 6.2"),
+        ),
     ],
 )
-def test_what_is_too_old_is_named(versions: dict[str, int], told: tuple[str, ...]) -> None:
+def test_what_is_too_old_is_named(versions: dict[str, tuple[int, ...]], told: tuple[str, ...]) -> None:
     assert too_old(HostFacts(versions=versions)) == told
+
+
+def test_fewer_slots_end_what_they_no_longer_have_and_tell_the_control_plane() -> None:
+    before = installed()
+    facts = replace(before, topology=CONTRACT)
+    fewer = replace(WANTED, topology=replace(CONTRACT, previews=2))
+
+    changes = plan_installation(facts, fewer)
+
+    (ended,) = (change for change in changes if isinstance(change, Systemctl) and change.verb == "disable --now")
+    assert "ouroboros-web@preview3.service" in ended.units
+    assert "ouroboros-forward@preview3-a.socket" in ended.units
+    assert not [unit for unit in ended.units if "preview3" not in unit]
+    removed = [change for change in changes if isinstance(change, RemoveFile)]
+    assert changes.index(ended) < changes.index(removed[0]), "systemd must still know what they are"
+    restarted = [unit for c in changes if isinstance(c, Systemctl) and c.verb == "restart" for unit in c.units]
+    assert {"ouroboros-api.service", "ouroboros-worker.service"} <= set(restarted)
+
+
+def test_the_api_gets_its_rights_once_there_are_tables() -> None:
+    facts = installed()
+    assert facts.postgres is not None
+    wide = replace(facts, postgres=replace(facts.postgres, api_is_bounded=False))
+    new = replace(facts, postgres=replace(facts.postgres, migrations=("0001.sql",)))
+
+    (bound,) = plan_installation(wide, WANTED)
+    tables, also_bound = plan_installation(new, WANTED)
+
+    assert isinstance(bound, RunSql)
+    assert (bound.statements, bound.database) == (API_RIGHTS, "builder_control")
+    assert tables == Migrate(files=("0001.sql",))
+    assert also_bound == bound
 
 
 def test_the_policy_takes_effect() -> None:
