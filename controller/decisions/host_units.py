@@ -95,6 +95,7 @@ TemporaryFileSystem=/run:ro /dev/shm:mode=1777
 BindReadOnlyPaths=/run/systemd/notify /run/systemd/journal/stdout -/run/postgresql -/run/systemd/resolve
 BindReadOnlyPaths={HOST_RUN}/worker/armed /run/credentials/%n
 InaccessiblePaths=-{HOST_CONFIG} -{HOST_ROOT}/repo.git -{HOST_ROOT}/orders -{HOST_ROOT}/artifacts -{HOST_ROOT}/judge
+InaccessiblePaths=-/var/log
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 LimitCORE=0
 """

@@ -54,6 +54,8 @@ CONNECTIONS_MAX = 4_096
 DESCRIPTORS_SPARE = 128
 BACKLOG = 2_048
 STOP_TIMEOUT_S = 5
+#: Of a connection that was accepted just before a stop, until its request has come.
+FRESH_GRACE_S = 1.0
 #: Below this, known holes in request parsing (Host header, form limits).
 STARLETTE_MIN = (1, 5, 1)
 
@@ -69,6 +71,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _beside_bodies = 0
     _in_bodies = 0
     _unread = 0
+    _asked = _stopping = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
@@ -86,7 +89,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        self.idle_since = None
+        self.idle_since, self._asked = None, True
+        if self._stopping:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._beside_bodies -= len(body)
@@ -104,6 +109,20 @@ class BoundedProtocol(HttpToolsProtocol):
         # A request that came while this one was answered is in progress now.
         if self.cycle.response_complete:
             self.idle_since = self.loop.time()
+
+    def shutdown(self) -> None:
+        """Stop in order: a connection on which nothing was asked yet may carry a request by now, so it gets its time.
+
+        Whoever connected just before a restart would else be cut, though the socket itself stays open (systemd)."""
+        self._stopping = True
+        if self._asked:
+            super().shutdown()
+        else:
+            self.loop.call_later(FRESH_GRACE_S, self._end_unless_asked)
+
+    def _end_unless_asked(self) -> None:
+        if not self._asked:
+            self.end()
 
     def end(self) -> None:
         """Close the connection, unless that is under way."""

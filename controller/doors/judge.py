@@ -27,7 +27,7 @@ from controller.model.nouns import Live, Verdict
 from controller.model.states import Outcome
 
 #: From the restart to a finished tick of the new release: its start, its migrations, its first look at the host.
-UP_WITHIN_S = 90.0
+UP_WITHIN_S = 60.0
 LOOK_EVERY_S = 0.25
 HEALTH_TIMEOUT_S = 2.0
 ANSWER_BYTES_MAX = 64 << 10

@@ -658,6 +658,13 @@ class Store:
                 [now, self._id(), list(numbers)],
             )
 
+    def load_fences(self, slot: SlotName) -> tuple[int, int]:
+        """Return the lease that the slot was made ready for, and the last one of which nothing is left."""
+        rows = self.load_rows(
+            "SELECT provisioned_fence, wiped_fence FROM slots WHERE host = %s AND name = %s", [self.host, slot]
+        )
+        return (int(str(rows[0]["provisioned_fence"])), int(str(rows[0]["wiped_fence"]))) if rows else (0, 0)
+
     def record_provisioned(self, slot: SlotName, fence: int) -> None:
         """The slot is ready for this lease."""
         self._set_slot_fence("UPDATE slots SET provisioned_fence = %s WHERE host = %s AND name = %s", slot, fence)

@@ -217,6 +217,9 @@ class SystemdRuntime:
     def wipe(self, slot: SlotName, folders: Sequence[Path]) -> None:
         """Have the slot's own user empty what it wrote, then remove what is ours. Safe to repeat."""
         builds = [build for folder in folders for build in _folders_in(folder)]
+        for build in builds:
+            # It was closed to writing when an instance was started from it.
+            allow_user(build, _uid(slot_user(slot)), READ_WRITE_AND_ENTER)
         remove = [self._layout.slot_data(slot), *builds]
         unit = job_unit("wipe", slot)
         self._write_order(unit, {"generation": 0, "remove": [str(path) for path in remove]})

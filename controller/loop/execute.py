@@ -184,6 +184,8 @@ class Hands:
         """Wiped on entry as well: the last tenant's wipe may have been cut short."""
 
         def work() -> None:
+            if self.side.load_fences(step.slot)[0] == step.fence:
+                return  # ordered by a tick that had not seen it yet: the tenant has moved in
             self.runtime.provision(step.slot)
             self.side.record_provisioned(step.slot, step.fence)
 
@@ -191,6 +193,8 @@ class Hands:
 
     def _wipe(self, step: s.WipeSlot) -> None:
         """Leave nothing of the lease: database and role, data, `current`, environments, what was built for it."""
+        if self.side.load_fences(step.slot)[1] >= step.fence:
+            return  # ordered by a tick that had not seen it yet: the next tenant may have moved in
         if self.databases is not None:
             self.databases.drop(step.slot)
         self.layout.slot_current(step.slot).unlink(missing_ok=True)

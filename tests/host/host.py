@@ -287,7 +287,8 @@ def session_folder(image: Path) -> Iterator[Path]:
 @contextmanager
 def new_host(image: Path, session: Path) -> Iterator[Host]:
     """A host that is on; afterwards nothing is left of it, also when the boot or the test was interrupted."""
-    folder = session / f"{session.name.removeprefix(PREFIX)}-{secrets.token_hex(3)}"
+    # It names host and control groups too: a host's name has no underscore, and a temporary folder's may.
+    folder = session / f"host-{secrets.token_hex(6)}"
     folder.mkdir(mode=0o755)
     host = Host(image, folder)
     try:

@@ -1,0 +1,266 @@
+"""Do the three flows hold on a real host, and does what serves go on whatever is killed, rebooted or full?"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.host.team import RECIPE, WITH_DATABASE, Team, new_team
+
+CONTROL_UNITS = ("ouroboros-worker", "ouroboros-api", "ouroboros-caddy", "ouroboros-web@main", "redis-server")
+
+
+@pytest.fixture(scope="module")
+def team(image: Path, hosts_folder: Path) -> Iterator[Team]:
+    with new_team(image, hosts_folder) as team:
+        yield team
+
+
+def test_a_push_deploys_an_app_with_its_database(team: Team) -> None:
+    sha = team.push(1, recipe=RECIPE + WITH_DATABASE)
+    team.wait_live("app", 1)
+    first, second = team.get("app")["hit"], team.get("app")["hit"]
+    assert int(str(second)) == int(str(first)) + 1
+    assert team.host.text("readlink", "/srv/oroboros/current") == f"/srv/oroboros/releases/{sha}"
+    team.wait_status(sha, "success")
+    assert (
+        team.host.text("ps", "-o", "user:20=", "-p", team.host.unit(team.unit_of("main"), "MainPID")["MainPID"])
+        == "oroboros-main"
+    )
+
+
+def test_a_pull_request_gets_a_preview_with_a_database_of_its_own(team: Team) -> None:
+    team.settle()
+    number = team.open_pull("feature", 2, recipe=RECIPE + WITH_DATABASE)
+    team.wait_live("preview1", 2)
+    assert team.get("app")["version"] == 1
+    assert "preview_1" in team.sql("SELECT datname FROM pg_database")
+    team.close_pull(number)
+    team.wait(lambda: "preview_1" not in team.sql("SELECT datname FROM pg_database"), "the database is to be gone")
+    team.wait(lambda: team.unit_of("preview1") == "", "no instance of the slot is to be left")
+    left = team.host.text("find", "/srv/oroboros/slots/preview-1/data", "-mindepth", "1")
+    assert left == ""
+    assert team.host.run(["pgrep", "-u", "oroboros-preview-1"], check=False).stdout == ""
+
+
+def test_a_bad_release_never_serves_and_a_revert_is_at_once(team: Team) -> None:
+    team.settle()
+    bad = team.push(3, status=500, recipe=RECIPE + WITH_DATABASE)
+    assert "WrongStatus" in team.wait_status(bad, "failure")
+    assert team.get("app")["version"] == 1
+    good = team.push(4, recipe=RECIPE + WITH_DATABASE)
+    team.wait_live("app", 4)
+    team.wait_status(good, "success")
+    team.settle()
+    builds = team.host.text("find", "/srv/oroboros/builds/production", "-maxdepth", "1", "-type", "d")
+    # Twice back: to the content of version 1.
+    team.git("revert", "--no-edit", "HEAD", "HEAD~1")
+    team.git("push", "-q", "origin", "HEAD")
+    team.wait_live("app", 1)
+    assert team.host.text("find", "/srv/oroboros/builds/production", "-maxdepth", "1", "-type", "d") == builds
+    team.settle()
+
+
+def test_an_order_by_hand_goes_through_the_same_gate(team: Team) -> None:
+    team.settle()
+    four = team.git("rev-parse", "HEAD~2")
+    done = team.host.run(["/opt/oroboros/app/scripts/deploy.sh", four], check=False, timeout_s=90)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert team.get("app")["version"] == 4
+    one = team.sql("SELECT release FROM runs WHERE proven AND domain = 'production' ORDER BY generation LIMIT 1")
+    done = team.host.run(["/opt/oroboros/app/scripts/rollback.sh", one], check=False, timeout_s=90)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert team.get("app")["version"] == 1
+    assert team.host.run(["/opt/oroboros/app/scripts/deploy.sh"], check=False).returncode == 2
+    team.settle()
+
+
+def test_a_new_value_of_the_app_starts_it_anew(team: Team) -> None:
+    before = team.host.unit(team.unit_of("main"), "MainPID")["MainPID"]
+    team.host.run(["oroboros", "env", "set", "main", "GREETING"], stdin="hello\n")
+    team.wait(
+        lambda: b"GREETING=hello" in environment(team).encode() and before not in pid(team), "the app is to have it"
+    )
+    assert "hello" not in team.host.run(["systemctl", "show", team.unit_of("main")]).stdout
+    team.settle()
+
+
+def pid(team: Team) -> str:
+    unit = team.unit_of("main")
+    return team.host.unit(unit, "MainPID").get("MainPID", "0") if unit else "0"
+
+
+def environment(team: Team) -> str:
+    return team.host.run(["cat", f"/proc/{pid(team)}/environ"], check=False).stdout
+
+
+class Load:
+    """Visitors, one after the other, until it ends; what failed is kept."""
+
+    def __init__(self, team: Team) -> None:
+        self.team = team
+        self.asked = 0
+        self.failed: list[str] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+
+    def _ask(self) -> None:
+        while not self._over.is_set():
+            self.asked += 1
+            if not self.team.get("app"):
+                self.failed.append(f"request {self.asked}")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(30)
+
+
+@pytest.mark.parametrize("unit", ["ouroboros-worker", "ouroboros-api", "redis-server", "postgresql@15-main"])
+def test_kill_9_of_a_part_fails_no_request_and_it_comes_back(team: Team, unit: str) -> None:
+    team.settle()
+    with Load(team) as load:
+        time.sleep(0.3)
+        if unit.startswith("postgresql"):
+            # The app needs it as much as we do: only that all comes back is promised.
+            team.host.run(["systemctl", "restart", unit])
+        else:
+            team.host.run(["systemctl", "kill", "--signal=KILL", unit])
+        team.wait(lambda: team.host.is_active(unit), f"{unit} is to be back")
+        time.sleep(0.5)
+    assert load.asked > 3
+    if not unit.startswith("postgresql"):
+        assert load.failed == []
+    team.wait(
+        lambda: team.host.run(["/opt/oroboros/app/scripts/runtime-health-check.sh"], check=False).returncode == 0,
+        "every endpoint is to be well again",
+    )
+
+
+@pytest.mark.parametrize("unit", ["ouroboros-caddy", "ouroboros-web@main"])
+def test_a_proxy_that_is_killed_comes_back(team: Team, unit: str) -> None:
+    team.host.run(["systemctl", "kill", "--signal=KILL", unit])
+    team.wait(lambda: team.host.is_active(unit) and team.get("app"), f"{unit} is to serve again")
+
+
+def test_an_instance_that_is_killed_is_back_without_a_failed_request(team: Team) -> None:
+    team.settle()
+    with Load(team) as load:
+        time.sleep(0.3)
+        team.host.run(["systemctl", "kill", "--signal=KILL", team.unit_of("main")])
+        time.sleep(2.5)
+    assert load.failed == []
+
+
+def test_a_restart_of_the_api_refuses_and_loses_no_delivery(team: Team) -> None:
+    team.settle()
+    sending = """
+import hashlib, hmac, http.client, json, pathlib, sys, threading
+secret = pathlib.Path("/etc/oroboros/webhook-secrets").read_text().split()[0].encode()
+refused = []
+def send(worker):
+    for n in range(60):
+        body = json.dumps({"ref": "refs/heads/none", "after": "0" * 40, "n": [worker, n],
+                           "repository": {"full_name": "acme/shop"}}).encode()
+        head = {"Content-Type": "application/json", "X-GitHub-Event": "push", "X-GitHub-Delivery": f"load-{worker}-{n}",
+                "X-Hub-Signature-256": "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()}
+        try:
+            c = http.client.HTTPConnection("127.0.0.1", 8000, timeout=20)
+            c.request("POST", "/webhooks/github", body, head)
+            status = c.getresponse().status
+            c.close()
+            if status != 202:
+                refused.append(status)
+        except OSError as error:
+            refused.append(repr(error))
+threads = [threading.Thread(target=send, args=(k,)) for k in range(4)]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(refused)
+"""
+    running = team.host.start(["python3", "-c", sending])
+    for _ in range(3):
+        time.sleep(0.2)
+        team.host.run(["systemctl", "restart", "ouroboros-api"])
+    told, _ = running.communicate(timeout=120)
+    assert told.strip() == "[]"
+    assert team.sql("SELECT count(*) FROM deliveries WHERE id LIKE 'load-%'") == "240"
+    team.wait(
+        lambda: team.sql("SELECT count(*) FROM deliveries WHERE id LIKE 'load-%' AND state = 'pending'") == "0",
+        "every delivery is to have been looked at",
+    )
+
+
+def test_a_full_disk_fails_the_release_and_not_what_serves(team: Team) -> None:
+    team.settle()
+    before = team.get("app")["version"]
+    releases = "/srv/oroboros/releases"
+    # What fits is what is there and little more.
+    team.host.run(["mount", "-t", "tmpfs", "-o", "size=12M", "tmpfs", "/mnt"])
+    team.host.run(["cp", "-a", f"{releases}/.", "/mnt/"])
+    team.host.run(["sh", "-c", "chown oroboros-worker:oroboros-worker /mnt && chmod 711 /mnt && chmod -R go+rX /mnt/*"])
+    try:
+        team.host.run(["mount", "--bind", "/mnt", releases])
+        team.host.run(["systemctl", "restart", "ouroboros-worker"])
+        team.host.run(["sh", "-c", "head -c 40000000 /dev/urandom > /usr/src/work/large.bin"])
+        large = team.push(7, title="Too large for the disk")
+        team.wait(
+            lambda: team.status(large)[0] in ("error", "failure", "pending") and team.status(large)[1], "a status"
+        )
+        team.wait(
+            lambda: "DiskFull" in team.status(large)[1] + team.host.run(["oroboros", "status"], check=False).stdout,
+            "DiskFull is to be told",
+        )
+        assert team.get("app")["version"] == before
+        assert team.host.run(["test", "-e", f"{releases}/{large}"], check=False).returncode != 0
+    finally:
+        team.host.run(["umount", releases], check=False)
+        team.host.run(["systemctl", "restart", "ouroboros-worker"])
+    team.host.run(["rm", "-f", "/usr/src/work/large.bin"])
+    team.push(8)
+    team.wait_live("app", 8)
+    team.settle()
+
+
+def test_a_reboot_in_the_middle_of_a_run_ends_with_the_new_release(team: Team) -> None:
+    team.settle()
+    number = team.open_pull("kept", 20)
+    team.wait_live("preview1", 20)
+    team.push(9, recipe='[build]\ncommand = "sleep 6"\n' + RECIPE)
+    team.wait(lambda: "building" in team.sql("SELECT state FROM runs WHERE ended_at IS NULL"), "the build is to run")
+    team.host.reboot()
+    team.wait_live("app", 9)
+    team.wait_live("preview1", 20)
+    team.close_pull(number)
+    team.settle()
+
+
+def test_production_comes_back_without_worker_postgres_and_redis(team: Team) -> None:
+    team.settle()
+    before = team.get("app")["version"]
+    parts = ("ouroboros-worker.service", "postgresql.service", "postgresql@15-main.service", "redis-server.service")
+    team.host.run(["systemctl", "mask", *parts])
+    try:
+        team.host.reboot()
+        team.wait(lambda: team.get("app").get("version") == before, "production is to serve by itself")
+        assert not team.host.is_active("ouroboros-worker")
+        assert not team.host.is_active("postgresql@15-main")
+    finally:
+        team.host.run(["systemctl", "unmask", *parts])
+        team.host.run(["systemctl", "start", "postgresql", "redis-server", "ouroboros-worker"])
+    team.push(10)
+    team.wait_live("app", 10)
+
+
+def test_the_installation_is_still_as_it_must_be(team: Team) -> None:
+    team.settle()
+    done = team.host.run(["oroboros", "doctor"], check=False)
+    assert done.returncode == 0, done.stdout
+    assert team.host.text("systemctl", "--failed", "--no-legend") == ""
