@@ -7,31 +7,36 @@
 # systemd-nspawn hands over the hierarchy of systemd alone where controllers are on cgroup v1, and MemoryMax, TasksMax
 # and CPUQuota silently do nothing. Here each hierarchy, v1 or v2, gets a folder of its own, and a cgroup namespace
 # makes that folder the root which the host sees. Every mount is in a mount namespace of its own, and goes with it.
+# The kernel's settings are the machine's: the host reads them, and writes only those of its own network.
 # What does not hold, as on any Debian 12: SocketBindDeny=, since its systemd is built without the BPF framework.
 set -eu
 lower=$1 folder=$2 name=$3
 
-join() { # one hierarchy, by its folder
+make_group() { # in one hierarchy, by its folder
     mkdir -p "$1/$name"
     if [ -e "$1/cpuset.cpus" ] && [ -e "$1/cpuset.mems" ]; then
         # On v1 nobody can join a folder that names no processor.
         for key in cpus mems; do cat "$1/cpuset.$key" >"$1/$name/cpuset.$key"; done
     fi
-    echo $$ >"$1/$name/cgroup.procs"
+    groups+=("$1/$name")
 }
+groups=()
 
 if [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ]; then
     version=2
     for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
         echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control 2>/dev/null || true
     done
-    join /sys/fs/cgroup
+    make_group /sys/fs/cgroup
 else
     version=1
-    for hierarchy in $(awk '$3 == "cgroup" || $3 == "cgroup2" {print $2}' /proc/self/mounts); do join "$hierarchy"; done
+    for hierarchy in $(awk '$3 == "cgroup" || $3 == "cgroup2" {print $2}' /proc/self/mounts); do make_group "$hierarchy"; done
 fi
 
-exec unshare --mount --uts --ipc --pid --net --cgroup --fork --kill-child --propagation private bash -eu -c '
+# Two steps, and the process that waits out here joins no group: on v2, systemd could hand on no controller from a root
+# with a process in it that is not its own.
+enter='for group in "${@:5}"; do echo 0 >"$group/cgroup.procs"; done; exec unshare --cgroup bash -euc "$inside" boot "${@:1:4}"'
+inside='
 lower=$1 folder=$2 name=$3 version=$4 root=$2/root
 ip link set lo up
 if [ -d "$folder/upper" ]; then
@@ -76,7 +81,10 @@ mount -t tmpfs -o mode=755 tmpfs run
 mkdir run/lock run/oldroot
 # The kernel is the machine'"'"'s, and so is its boot id; ours is new at each boot, as on a machine that was switched on.
 cat /proc/sys/kernel/random/uuid >run/boot-id
+mount --bind proc/sys proc/sys
+mount --bind proc/sys/net proc/sys/net
 mount --bind run/boot-id proc/sys/kernel/random/boot_id
+mount -o remount,bind,ro,nosuid,nodev,noexec proc/sys
 hostname "$name"
 pivot_root . run/oldroot
 cd /
@@ -86,4 +94,7 @@ rmdir /run/oldroot
 mount --make-rshared /
 exec env -i container=oroboros-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --system </dev/null >/dev/null 2>&1
-' boot "$lower" "$folder" "$name" "$version"
+'
+export inside
+exec unshare --mount --uts --ipc --pid --net --fork --kill-child --propagation private \
+    bash -euc "$enter" boot "$lower" "$folder" "$name" "$version" "${groups[@]}"

@@ -41,6 +41,22 @@ def test_the_host_has_a_network_of_its_own_loopback_and_nothing_else(host: Host)
     assert host.text("ip", "route") == ""
 
 
+def test_the_host_does_not_change_the_machine_s_kernel(host: Host) -> None:
+    done = host.run(["sh", "-c", "echo core >/proc/sys/kernel/core_pattern"], check=False)
+    assert "Read-only file system" in done.stderr
+    host.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"])
+    assert Path("/proc/sys/net/ipv4/ip_forward").read_text() != host.read("/proc/sys/net/ipv4/ip_forward")
+
+
+def test_only_the_host_s_own_processes_are_in_its_groups(host: Host) -> None:
+    # On cgroup v2 systemd could not hand on a controller otherwise.
+    assert host.process is not None
+    for group in control_groups(host.name):
+        inside = {int(pid) for folder in group.rglob("cgroup.procs") for pid in folder.read_text().split()}
+        assert host.pid in inside
+        assert host.process.pid not in inside
+
+
 def test_memory_max_kills(host: Host) -> None:
     greedy = "x = bytearray(200 * 1024 * 1024)"
     assert run_unit(host, "python3", "-c", greedy).returncode == 0
@@ -174,6 +190,8 @@ def test_a_run_that_is_interrupted_leaves_no_process(image: Path, number: signal
     )
     assert run.stdout is not None
     folder = Path(run.stdout.readline().strip())
+    assert folder.name, "the run was to boot a host"
+    assert len(with_marker(marker)) >= 2, "the run itself, and what it left in its host"
     run.send_signal(number)
     run.wait(60)
     run.stdout.close()
