@@ -6,8 +6,9 @@ set -euo pipefail
 usage="Usage: sudo ./scripts/install.sh [--prepare] [--dry-run] [OPTIONS of \`oroboros install\`]
 
 Installs Debian's packages, the locked Python packages below /opt/oroboros, then everything else.
---prepare stops after the packages. --dry-run says what would change, and changes nothing."
-prepare_only= dry=
+--prepare stops after the packages. --dry-run says what would change, and changes nothing; it needs no root,
+but then it cannot look at everything."
+prepare_only= dry= redis_server=redis-server
 arguments=()
 for argument in "$@"; do
     case $argument in
@@ -18,6 +19,10 @@ for argument in "$@"; do
         --prepare) prepare_only=yes ;;
         --dry-run)
             dry=yes
+            arguments+=("$argument")
+            ;;
+        --redis-shared)
+            redis_server=
             arguments+=("$argument")
             ;;
         *) arguments+=("$argument") ;;
@@ -32,9 +37,14 @@ fail() {
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 program=${OROBOROS_PROGRAM:-/opt/oroboros}
-packages=(python3 python3-venv git postgresql redis-server polkitd dbus)
-[ "$(id -u)" = 0 ] || fail "only root can install; type: sudo $0 $*"
+packages=(python3 python3-venv git postgresql $redis_server polkitd dbus)
+[ "$(id -u)" = 0 ] || [ -n "$dry" ] || fail "only root can install; type: sudo $0 $*"
 umask 022
+
+# Before anything is changed: what no package can bring up to date.
+systemd=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p') || true
+[ -n "$systemd" ] && [ -d /run/systemd/system ] || fail "systemd does not run this machine, and Oroboros runs by it"
+[ "$systemd" -ge 252 ] || fail "systemd $systemd is too old; 252 is needed, as in Debian 12"
 
 # What a package is for counts, not its name: Redis from elsewhere is as good.
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
@@ -51,6 +61,9 @@ if [ "${#missing[@]}" -gt 0 ]; then
             fail "apt-get could not install ${missing[*]}; its last words are above"
     fi
 fi
+
+/usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || [ -n "$dry" ] ||
+    fail "/usr/bin/python3 is $(/usr/bin/python3 --version 2>&1); 3.11 is needed, as in Debian 12"
 
 # One environment for each lock, under its digest; it is there whole or not at all.
 digest=$(sha256sum "$root/requirements.lock" | cut -c1-12)

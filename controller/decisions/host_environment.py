@@ -32,11 +32,13 @@ class Passwords:
 PLACEHOLDERS = Passwords(api="DRAWN_AT_INSTALL", worker="DRAWN_AT_INSTALL", redis="DRAWN_AT_INSTALL")
 
 
-def render_environment_files(topology: Topology, passwords: Passwords, *, host: str) -> tuple[HostFile, ...]:
-    """Return `/etc/oroboros/api.env` and `worker.env`, closed to all but root: systemd reads them."""
-    redis_url = f"redis://{REDIS_USER}:{passwords.redis}@127.0.0.1:{REDIS_PORT}/0"
+def render_environment_files(
+    topology: Topology, passwords: Passwords, *, host: str, redis_url: str | None = None
+) -> tuple[HostFile, ...]:
+    """Return `/etc/oroboros/api.env` and `worker.env`, closed to all but root: systemd reads them. `redis_url` is that
+    of a Redis which others use too; None: this host's, which is ours."""
     common = {
-        "REDIS_URL": redis_url,
+        "REDIS_URL": redis_url or own_redis_url(passwords.redis),
         "OROBOROS_ROOT": str(HOST_ROOT),
         "OROBOROS_RUN": str(HOST_RUN),
         "OROBOROS_HOST": host,
@@ -58,6 +60,11 @@ def render_environment_files(topology: Topology, passwords: Passwords, *, host: 
         HostFile(path=HOST_CONFIG / name, text="".join(f"{k}={v}\n" for k, v in values.items()), mode=0o600)
         for name, values in (("api.env", api), ("worker.env", worker))
     )
+
+
+def own_redis_url(password: str) -> str:
+    """Return the address of this host's own Redis, as our user of it."""
+    return f"redis://{REDIS_USER}:{password}@127.0.0.1:{REDIS_PORT}/0"
 
 
 def control_url(role: str, password: str) -> str:

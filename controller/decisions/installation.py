@@ -8,6 +8,7 @@ that is as it must be is changed, so a second installation has nothing to do. Se
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,7 +43,7 @@ from controller.model.names import (
 )
 
 COMMAND = Path("/usr/local/bin/oroboros")
-REDIS_FILE = Path("/etc/redis/oroboros.conf")
+REDIS_CONFIG, REDIS_FILE = Path("/etc/redis/redis.conf"), Path("/etc/redis/oroboros.conf")
 BEGIN, END = "# oroboros begin", "# oroboros end"
 #: Of a slot's role, so that a preview cannot use up the server.
 ROLE_SETTINGS = ("statement_timeout = '60s'", "lock_timeout = '10s'")
@@ -74,7 +75,7 @@ class Folder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileFact:
-    """A file as it was found. `text` is None when it is not text, or too long for one of ours."""
+    """A file as it was found. `text` is None when it is not text."""
 
     text: str | None
     mode: int
@@ -103,6 +104,19 @@ class PostgresFact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RedisFact:
+    """What the host's Redis says of who uses it."""
+
+    #: It lets our user in with our password.
+    works: bool = False
+    #: Users other than its default and ours.
+    users: tuple[str, ...] = ()
+    keys: int = 0
+    #: It does not say who uses it: it asks for a password, or its default user may not look.
+    refuses: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
     """What a host is like. Empty: a fresh one."""
 
@@ -110,6 +124,8 @@ class HostFacts:
     users: Mapping[str, frozenset[str]] = field(default_factory=dict)
     folders: Mapping[Path, Folder] = field(default_factory=dict)
     files: Mapping[Path, FileFact] = field(default_factory=dict)
+    #: Files that whoever looked may not read: nothing is planned for them.
+    closed: frozenset[Path] = frozenset()
     #: Units of ours on the disk.
     units: frozenset[Path] = frozenset()
     enabled: frozenset[str] = frozenset()
@@ -118,11 +134,8 @@ class HostFacts:
     app: str = ""
     caddy: str = ""
     postgres: PostgresFact | None = None
-    #: Redis lets our user in with our password.
-    redis_works: bool = False
-    #: Users of Redis other than its default and ours, and how many keys it has that are not ours.
-    redis_strangers: tuple[str, ...] = ()
-    redis_keys: int = 0
+    #: None: it does not answer.
+    redis: RedisFact | None = None
     versions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     #: Somebody has said which repository this host is about: until then api and worker wait.
     has_repository: bool = False
@@ -142,8 +155,8 @@ class Wanted:
     #: Digest of the code and of Caddy that are to be installed.
     app: str
     caddy: str
-    #: Leave Redis alone: it is shared with others, and its address is given by hand.
-    redis_shared: bool = False
+    #: Address of a Redis that others use too: it is left alone. None: this host's is ours.
+    shared_redis: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,10 +285,12 @@ Change = (
 )
 
 
-def too_old(facts: HostFacts) -> tuple[str, ...]:
-    """Return what of the host is missing, or older than we can rely on."""
+def too_old(facts: HostFacts, *, redis_shared: bool = False) -> tuple[str, ...]:
+    """Return what of the host is missing, or older than we can rely on. A Redis of others may be anywhere."""
     problems = []
     for name, least in VERSIONS_MIN.items():
+        if name == "redis" and redis_shared:
+            continue
         found = facts.versions.get(name)
         if found is None:
             problems.append(f"{name} is not there")
@@ -338,7 +353,7 @@ def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
 
     return (
         HostFile(path=COMMAND, text=_COMMAND_TEXT, mode=0o755),
-        *render_environment_files(topology, wanted.passwords, host=wanted.host),
+        *render_environment_files(topology, wanted.passwords, host=wanted.host, redis_url=wanted.shared_redis),
         kept("webhook-secrets", f"{wanted.webhook_secret}\n"),
         kept("forge-token", ""),
         *(kept(f"app-{slot}.env", "") for slot in topology.slots),
@@ -377,7 +392,7 @@ def plan_installation(facts: HostFacts, wanted: Wanted, *, only_slots: bool = Fa
     if touches_units:
         changes.append(Systemctl(verb="daemon-reload"))
     changes += _postgres(facts, wanted)
-    if not wanted.redis_shared:
+    if wanted.shared_redis is None:
         changes += _redis(facts, wanted)
     changes += _services(facts, wanted, changes)
     return tuple(changes)
@@ -402,6 +417,8 @@ def _folders(facts: HostFacts, topology: Topology) -> list[Change]:
 def _files(facts: HostFacts, wanted: Wanted) -> list[Change]:
     changes: list[Change] = []
     for file in wanted_files(wanted):
+        if file.path in facts.closed:
+            continue
         found = facts.files.get(file.path)
         if found is None:
             changes.append(WriteFile(file=file, is_new=True))
@@ -542,7 +559,7 @@ def _slot_role(found: PostgresFact, slot: SlotName) -> list[Change]:
 
 def _has_block(facts: HostFacts, block: SetBlock) -> bool:
     found = facts.files.get(block.path)
-    return (
+    return block.path in facts.closed or (
         found is not None
         and found.text is not None
         and with_block(found.text, block.lines, first=block.first) == found.text
@@ -560,13 +577,25 @@ def redis_text(passwords: Passwords, *, digest: str) -> str:
     )
 
 
+_REDIS_INCLUDE = SetBlock(
+    path=REDIS_CONFIG, lines=(f"include {REDIS_FILE}",), what="say who may use Redis", first=False
+)
+
+
 def redis_strangers(facts: HostFacts) -> str:
     """Return who else uses this Redis, "" for nobody: then it may be ours alone."""
-    if facts.redis_works:
+    found = facts.redis
+    if found is None or found.works:
         return ""
-    told = [f"the user {name}" for name in facts.redis_strangers]
-    if facts.redis_keys:
-        told.append(f"{facts.redis_keys} keys")
+    told = [f"the user {name}" for name in found.users]
+    if found.keys:
+        told.append(f"{found.keys} keys")
+    # Once our lines are in it, it is our own lock that it shows.
+    if found.refuses and not _has_block(facts, _REDIS_INCLUDE):
+        told.append("a lock of its own")
+    config = facts.files.get(REDIS_CONFIG)
+    if config is not None and re.search(r"^\s*aclfile\s", config.text or "", re.MULTILINE | re.IGNORECASE):
+        told.append("its users in a file of their own (aclfile)")
     return ", ".join(told)
 
 
@@ -577,13 +606,11 @@ def _redis(facts: HostFacts, wanted: Wanted) -> list[Change]:
     )
     changes: list[Change] = []
     found = facts.files.get(file.path)
-    if found is None or (found.text, found.mode) != (file.text, file.mode):
+    is_right = found is not None and (found.text, found.mode) == (file.text, file.mode)
+    if not is_right and file.path not in facts.closed:
         changes.append(WriteFile(file=file, is_new=found is None))
-    include = SetBlock(
-        path=Path("/etc/redis/redis.conf"), lines=(f"include {REDIS_FILE}",), what="say who may use Redis", first=False
-    )
-    if not _has_block(facts, include):
-        changes.append(include)
+    if not _has_block(facts, _REDIS_INCLUDE):
+        changes.append(_REDIS_INCLUDE)
     if changes:
         changes.append(Systemctl(verb="restart", units=("redis-server.service",)))
     return changes
@@ -647,6 +674,12 @@ def _of_configuration(name: str, surfaces: Mapping[str, SlotName]) -> set[str]:
     if name in ("worker.env", "forge-token"):
         return {"ouroboros-worker.service"}
     return {unit for unit, slot in surfaces.items() if name == f"web-{unit_instance(slot)}.env"}
+
+
+def unseen(facts: HostFacts) -> tuple[str, ...]:
+    """Return what whoever looked could not look at, so that nothing is planned for it."""
+    postgres = () if facts.postgres is not None else ("Postgres",)
+    return (*postgres, *(str(path) for path in sorted(facts.closed)))
 
 
 def plan_removal(facts: HostFacts) -> tuple[Change, ...]:

@@ -332,6 +332,7 @@ def worker(context: click.Context) -> int:
 @click.option("--production-host", default=None, metavar="NAME", help="Production's own name.")
 @click.option("--preview-host", default=None, metavar="NAME", help="Previews' names; {n} is the slot's number.")
 @click.option("--previews", type=click.IntRange(0, 50), default=None, help="Number of preview slots.")
+@click.option("--backend-port", type=click.IntRange(1, 65_535), default=None, help="Production's stable port.")
 @click.option("--scheme", type=click.Choice(["http", "https"]), default=None, help="What visitors type.")
 @click.option("--public-port", type=click.IntRange(0, 65_535), default=None, help="In visitors' URLs; 0: the scheme's.")
 @click.option(
@@ -390,7 +391,7 @@ def env_set(context: click.Context, slot: str, key: str) -> int:
     """Set a value, read from standard input or asked for."""
     from controller.doors.cli_install import change_values
 
-    return change_values(_config_dir(context), slot, set_key=key)
+    return change_values(stack_of(context), slot, set_key=key)
 
 
 @env.command("unset")
@@ -402,7 +403,7 @@ def env_unset(context: click.Context, slot: str, key: str) -> int:
     """Take a value away."""
     from controller.doors.cli_install import change_values
 
-    return change_values(_config_dir(context), slot, unset_key=key)
+    return change_values(stack_of(context), slot, unset_key=key)
 
 
 @env.command("list")
@@ -414,15 +415,11 @@ def env_list(context: click.Context, slot: str, as_json: bool) -> None:
     """Show the names of the values that are set; never what they are."""
     from controller.doors.cli_install import list_values
 
-    names = list_values(_config_dir(context), slot)
+    names = list_values(stack_of(context), slot)
     if as_json:
         print_json({"slot": slot, "names": names})
     else:
         click.echo("\n".join(names) if names else "no values are set")
-
-
-def _config_dir(context: click.Context) -> Path:
-    return stack_of(context).settings().config_dir
 
 
 @main.command()

@@ -29,13 +29,16 @@ from controller.decisions.installation import (
     plan_removal,
     redis_strangers,
     too_old,
+    unseen,
     wanted_files,
     wanted_folders,
     with_policy,
 )
 from controller.doors import tables
-from controller.effects.host import Host, read_passwords, run, write_file
-from controller.effects.stack_files import read_topology, write_topology
+from controller.doors.stacks import Stack, find_stack
+from controller.effects.host import Host, read_passwords, read_shared_redis, run, write_file
+from controller.effects.ping import redis_address
+from controller.effects.stack_files import read_topology, write_private, write_topology
 from controller.effects.store import SQL_FOLDER, migrate
 from controller.model.command import RESERVED, parse_environment
 from controller.model.config import Policy
@@ -47,6 +50,7 @@ from controller.model.names import (
     HOST_PROGRAM,
     HOST_ROOT,
     REPOSITORY,
+    Layout,
     SlotName,
     Topology,
     parse_slot,
@@ -75,6 +79,7 @@ class Choices:
     production_host: str | None = None
     preview_host: str | None = None
     previews: int | None = None
+    backend_port: int | None = None
     scheme: str | None = None
     public_port: int | None = None
     control_plane: str | None = None
@@ -95,6 +100,8 @@ def choose_topology(choices: Choices, *, installed: Topology | None, policy: Pol
         for field in fields(choices)
         if field.name != "base_host" and (value := getattr(choices, field.name)) is not None
     }
+    if "backend_port" in given:
+        given["production_backend_port"] = given.pop("backend_port")
     if given.get("public_port") == 0:
         given["public_port"] = None
     topology = replace(topology, **given)
@@ -111,6 +118,10 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
     installed = _installed_topology()
     topology = choose_topology(choices, installed=installed, policy=_installed_policy())
     passwords = read_passwords(lambda: secrets.token_hex(SECRET_BYTES))
+    shared_redis = read_shared_redis()
+    if redis_shared and shared_redis is None:
+        # A dry run needs no secret.
+        shared_redis = "redis://" if dry_run else _read_redis_url()
     app, caddy = host.digests()
     wanted = Wanted(
         topology=topology,
@@ -119,35 +130,48 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
         webhook_secret=secrets.token_hex(SECRET_BYTES),
         app=app,
         caddy=caddy,
-        redis_shared=redis_shared,
+        shared_redis=shared_redis,
     )
     with tables.progress("looking at the host"):
         facts = host.observe(
             passwords, [file.path for file in wanted_files(wanted)], [f.path for f in wanted_folders(topology)]
         )
     facts = replace(facts, topology=installed)
-    problems = too_old(facts)
+    problems = too_old(facts, redis_shared=shared_redis is not None)
     if problems:
         raise ConfigInvalid("HostTooOld", "; ".join(problems), problems=problems)
     if facts.postgres is None and os.geteuid() == 0:
         raise Unavailable("PostgresAway", "Postgres' administrator cannot be reached: systemctl start postgresql")
+    if facts.redis is None and os.geteuid() == 0 and shared_redis is None:
+        raise Unavailable("RedisAway", "Redis does not answer on 127.0.0.1:6379: systemctl start redis-server")
     strangers = redis_strangers(facts)
-    if strangers and not redis_shared:
-        message = f"this Redis has {strangers}: with --redis-shared it is left alone, and REDIS_URL is yours to give"
+    if strangers and shared_redis is None:
+        message = f"this Redis has {strangers}: with --redis-shared it is left alone, and you give its address"
         raise Refused("RedisIsShared", message)
     changes = plan_installation(facts, wanted, only_slots=only_slots)
     needs_topology = installed != topology
+    if dry_run and (hidden := unseen(facts)):
+        click.echo(f"not looked at, since only root may: {', '.join(hidden)}", err=True)
     if not changes and not needs_topology:
         click.echo("everything is as it must be: nothing to do")
         return 0
     if dry_run:
         for change in changes:
             click.echo(str(change))
-        click.echo(f"{len(changes)} changes; nothing was changed")
+        if needs_topology:
+            click.echo(f"write {HOST_LAYOUT.topology}")
+        click.echo(f"{len(changes) + needs_topology} changes; nothing was changed")
         return 0
     _execute(host, changes, write_topology_file=lambda: _write_topology(topology))
     _tell_next_steps()
     return _end_with_doctor()
+
+
+def _read_redis_url() -> str:
+    """Return the address of a Redis of others from standard input, or asked for: it may hold a password."""
+    url = _read_value("address of Redis (redis://USER:PASSWORD@HOST:PORT/0)").strip()
+    redis_address(url)  # refuses one that leads nowhere
+    return url
 
 
 def _execute(host: Host, changes: Sequence[Change], *, write_topology_file: Callable[[], None]) -> None:
@@ -180,7 +204,6 @@ def _end_with_doctor() -> int:
     """Wait until what was started answers, and then let doctor say how the host is."""
     from controller.doors.doctor import Outcome, print_findings
     from controller.doors.doctor_host import examine
-    from controller.doors.stacks import find_stack
 
     stack = find_stack(None, os.environ, working_directory=Path("/"))
     deadline = time.monotonic() + UP_WITHIN_S
@@ -254,29 +277,27 @@ def split_repository(text: str, *, forge_url: str | None) -> tuple[str, str]:
 # -- an app's own values ----------------------------------------------------------------------------------------------
 
 
-def change_values(folder: Path, slot_text: str, *, set_key: str | None = None, unset_key: str | None = None) -> int:
+def change_values(stack: Stack, slot_text: str, *, set_key: str | None = None, unset_key: str | None = None) -> int:
     """Set one value of an app from standard input, or take one away; what serves is started anew with it."""
-    slot, path = _values_file(folder, slot_text)
+    slot, path = _values_file(stack, slot_text)
     values = _read_values(path)
     if set_key is not None:
         values[check_key(set_key)] = _read_value()
     elif unset_key is not None and values.pop(unset_key, None) is None:
         raise Refused("ValueMissing", f"{slot} has no value {unset_key}")
     text = "".join(f"{key}={value}\n" for key, value in sorted(values.items()))
-    if folder == HOST_CONFIG:
-        require_root("env set")
+    if stack.is_host:
         write_file(HostFile(path=path, text=text, mode=0o600))
     else:
-        from controller.effects.stack_files import write_private
-
         write_private(path, text)
-    click.echo(f"{slot}: {len(values)} values; what serves is started anew with them and gated")
+    count = f"{len(values)} value{'' if len(values) == 1 else 's'}"
+    click.echo(f"{slot}: {count}; what serves is started anew with them and gated")
     return 0
 
 
-def list_values(folder: Path, slot_text: str) -> list[str]:
+def list_values(stack: Stack, slot_text: str) -> list[str]:
     """Return the names of an app's values; never what they are."""
-    _, path = _values_file(folder, slot_text)
+    _, path = _values_file(stack, slot_text)
     return sorted(_read_values(path))
 
 
@@ -289,11 +310,15 @@ def check_key(key: str) -> str:
     return key
 
 
-def _values_file(folder: Path, slot_text: str) -> tuple[SlotName, Path]:
+def _values_file(stack: Stack, slot_text: str) -> tuple[SlotName, Path]:
     try:
         slot = parse_slot(slot_text)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    folder = stack.config_dir
+    slots = read_topology(Layout(stack.root)).slots
+    if slot not in slots:
+        raise click.UsageError(f"{slot_text!r:.40} is no slot of this host: {', '.join(slots)}")
     return slot, folder / f"app-{slot}.env"
 
 
@@ -302,13 +327,11 @@ def _read_values(path: Path) -> dict[str, str]:
         return parse_environment(path.read_text(errors="surrogateescape"))
     except FileNotFoundError:
         return {}
-    except PermissionError as error:
-        raise ConfigInvalid("NotRoot", f"{path} is closed to you; use sudo") from error
 
 
-def _read_value() -> str:
+def _read_value(asking: str = "value") -> str:
     if sys.stdin.isatty():
-        value = str(click.prompt("value", hide_input=True, default="", show_default=False))
+        value = str(click.prompt(asking, hide_input=True, default="", show_default=False))
     else:
         value = sys.stdin.read(VALUE_BYTES_MAX).rstrip("\n")
     if "\n" in value or "\0" in value:

@@ -131,6 +131,20 @@ def check_units(states: Mapping[str, str], *, count: int) -> Finding:
     return ok("units", f"{count} are active")
 
 
+def check_folders(wrong: Sequence[str]) -> Finding:
+    """Judge whether every folder is there, with its owner and mode."""
+    if wrong:
+        return failed("folders", f"missing, or of another owner or mode: {', '.join(wrong)}", "sudo oroboros install")
+    return ok("folders", "all there, each of its owner")
+
+
+def check_enabled(disabled: Sequence[str]) -> Finding:
+    """Judge whether everything comes back after a reboot."""
+    if disabled:
+        return failed("boot", f"does not start at boot: {', '.join(disabled)}", "sudo oroboros install")
+    return ok("boot", "everything starts at boot")
+
+
 def check_rule(*, there: bool) -> Finding:
     """Judge whether the worker may start what it has to."""
     if not there:
@@ -138,7 +152,7 @@ def check_rule(*, there: bool) -> Finding:
     return ok("polkit", "the worker may start its units, and no others")
 
 
-def check_repository() -> Finding:
+def note_repository() -> Finding:
     """Tell that nobody has said which repository this host is about."""
     remedy = "sudo oroboros repo set OWNER/NAME --token-stdin"
     return note("repository", "none yet: api and worker wait for one", remedy)

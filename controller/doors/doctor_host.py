@@ -18,18 +18,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import psycopg
 import starlette
 
 from controller.decisions.host_units import POLKIT_RULE, enabled_units
-from controller.decisions.installation import wanted_users
+from controller.decisions.installation import wanted_folders, wanted_users
 from controller.doors import doctor, views
 from controller.doors.cli_orders import open_mirror
 from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, PortOwner, RootFacts, SecretFile
 from controller.doors.forges import open_forges, secret_files
 from controller.doors.stacks import ENVIRONMENT_FILE, Stack, open_runtime, utc_now
 from controller.doors.tables import progress
+from controller.effects.host import read_folder
 from controller.effects.publish import verify_release
 from controller.effects.stack_files import read_stack, read_topology
 from controller.effects.store import SQL_FOLDER
@@ -37,18 +39,22 @@ from controller.effects.wake import Bell
 from controller.model.config import Policy, Settings
 from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy
 from controller.model.errors import ConfigInvalid, OroborosError, Unavailable
-from controller.model.names import HOST_CONFIG, HOST_LAYOUT, HOST_ROOT, MAIN, Layout, SlotName, Topology, slot_of_unit
+from controller.model.names import HOST_CONFIG, HOST_LAYOUT, MAIN, Layout, SlotName, Topology, slot_of_unit
 from hooks.signature import SECRETS_FILE_BYTES_MAX, read_secrets
 
 ASK_TIMEOUT_S = 3.0
 DATABASE_TIMEOUT_S = 3
 SAID_BYTES_MAX = 2_000
 GIT_TIMEOUT_S = 5.0
+SECRETS = (HOST_CONFIG / "webhook-secrets", HOST_CONFIG / "forge-token")
 WORKER_UNIT = "ouroboros-worker.service"
 
 
 def examine(stack: Stack) -> list[Finding]:
-    """Check everything; return a finding at least for each check, in the order in which they should be mended."""
+    """Check everything; return a finding at least for each check, in the order in which they should be mended.
+
+    Refused where only root may look: half of a host's truth would be a false alarm."""
+    stack.require_open()
     findings = [
         doctor.check_python(sys.version_info[:3]),
         doctor.check_git(ask_git()),
@@ -56,10 +62,11 @@ def examine(stack: Stack) -> list[Finding]:
     ]
     root = probe_root(stack.root)
     findings += [doctor.check_root_writable(root), doctor.check_hard_links(root), doctor.check_free_space(root)]
-    if not stack.embedded and stack.root == HOST_ROOT and HOST_LAYOUT.topology.exists():
+    if stack.is_host:
         findings += examine_installation(read_topology(HOST_LAYOUT))
         if not (HOST_CONFIG / "repository.env").exists():
-            return [*findings, doctor.check_repository()]
+            closed = [SecretFile(path=path, mode=_mode(path)) for path in (*HOST_CONFIG.glob("*.env"), *SECRETS)]
+            return [*findings, doctor.check_secret_modes(closed), doctor.note_repository()]
     try:
         settings = stack.settings()
     except ConfigInvalid as error:
@@ -79,24 +86,31 @@ def examine(stack: Stack) -> list[Finding]:
 
 
 def examine_installation(topology: Topology) -> list[Finding]:
-    """Check what root installed on a host: users, units, and the rule by which the worker may start them."""
+    """Check what root installed on a host: users, folders, units, and the rule by which the worker may start them."""
     users = {user.pw_name for user in pwd.getpwall()}
     is_told = (HOST_CONFIG / "repository.env").exists()
     wanted = [unit for unit in enabled_units(topology) if is_told or unit not in ("ouroboros-api.service", WORKER_UNIT)]
     awaited = [unit for unit in wanted if not unit.startswith(("ouroboros-instance@", "ouroboros-judge"))]
     states = dict(zip(awaited, unit_states(awaited), strict=False))
+    at_boot = enabled_units(topology)
+    disabled = [
+        unit for unit, state in zip(at_boot, unit_states(at_boot, ask="is-enabled"), strict=False) if state != "enabled"
+    ]
+    wrong = [str(folder.path) for folder in wanted_folders(topology) if read_folder(folder.path) != folder]
     return [
         doctor.check_users(sorted(set(wanted_users(topology)) - users)),
+        doctor.check_folders(wrong),
         doctor.check_units({unit: state for unit, state in states.items() if state != "active"}, count=len(awaited)),
+        doctor.check_enabled(disabled),
         doctor.check_rule(there=POLKIT_RULE.exists()),
     ]
 
 
-def unit_states(units: Sequence[str]) -> list[str]:
+def unit_states(units: Sequence[str], *, ask: Literal["is-active", "is-enabled"] = "is-active") -> list[str]:
     """Return what systemd says of each unit, in their order; "unknown" for all when it does not answer."""
     try:
         done = subprocess.run(
-            ("systemctl", "is-active", "--", *units),
+            ("systemctl", ask, "--", *units),
             capture_output=True,
             text=True,
             timeout=GIT_TIMEOUT_S,

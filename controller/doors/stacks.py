@@ -35,16 +35,20 @@ class Stack:
     environ: Mapping[str, str]
     #: The values come from `environment.json`: `oroboros up` made this root.
     embedded: bool
+    #: The values come from /etc/oroboros: `oroboros install` made this root.
+    is_host: bool = False
     #: Which file with the settings is closed to whoever asks; "" for none.
     closed: str = ""
 
     def settings(self) -> Settings:
         """Return the settings. ConfigInvalid, with every problem, when they cannot be had; Refused if only root may."""
-        if self.closed:
-            raise Refused("NotRoot", f"{self.closed} is root's: use sudo")
+        self.require_open()
         try:
             return read_settings(self.environ)
         except ConfigInvalid as error:
+            if self.is_host and not self.environ.get("OROBOROS_REPOSITORY"):
+                remedy = "this host was not told which repository it is about: sudo oroboros repo set OWNER/NAME"
+                raise ConfigInvalid("RepositoryUnset", remedy) from error
             raise ConfigInvalid(
                 error.reason,
                 f"{error.message}. {self.root} holds no {ENVIRONMENT_FILE} either: name a stack with --root DIR,"
@@ -53,6 +57,17 @@ class Stack:
                 else f"{self.root / ENVIRONMENT_FILE}: {error.message}",
                 problems=error.problems,
             ) from error
+
+    def require_open(self) -> None:
+        """Refuse, unless whoever asks may read what the settings are in."""
+        if self.closed:
+            raise Refused("NotRoot", f"{self.closed} is root's: use sudo")
+
+    @property
+    def config_dir(self) -> Path:
+        """Where apps' own values lie: known of a host before anybody has said which repository it is about."""
+        self.require_open()
+        return HOST_CONFIG if self.is_host else self.settings().config_dir
 
     def is_up(self) -> bool:
         """Say whether `oroboros up` runs here; a host's own services have no stack file and are asked themselves."""
@@ -84,7 +99,7 @@ def find_stack(given: Path | None, environ: Mapping[str, str], *, working_direct
         return Stack(root=root, environ=_read_environment(file), embedded=True)
     if not own_values and root == HOST_ROOT and Layout(root).topology.exists():
         values, closed = _read_host_environment()
-        return Stack(root=root, environ={**environ, **values}, embedded=False, closed=closed)
+        return Stack(root=root, environ={**environ, **values}, embedded=False, is_host=True, closed=closed)
     return Stack(root=root, environ={**environ, "OROBOROS_ROOT": str(root)}, embedded=False)
 
 

@@ -19,11 +19,14 @@ import stat
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import assert_never
 
 import psycopg
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from controller.decisions.host_environment import (
     API_ROLE,
@@ -33,11 +36,13 @@ from controller.decisions.host_environment import (
     REDIS_USER,
     WORKER_ROLE,
     Passwords,
+    own_redis_url,
 )
 from controller.decisions.host_units import POLKIT_RULE, TMPFILES, UNITS
 from controller.decisions.installation import (
     API_IS_BOUNDED,
     COMMAND,
+    REDIS_CONFIG,
     REDIS_FILE,
     Change,
     FileFact,
@@ -51,6 +56,7 @@ from controller.decisions.installation import (
     MakeUser,
     Migrate,
     PostgresFact,
+    RedisFact,
     RemoveFile,
     RunSql,
     SetBlock,
@@ -59,6 +65,7 @@ from controller.decisions.installation import (
     with_block,
 )
 from controller.disk import remove_tree
+from controller.model.command import parse_environment
 from controller.model.errors import Stalled, Unavailable
 from controller.model.host_files import HostFile
 from controller.model.names import HOST_APP, HOST_CADDY, HOST_CONFIG, HOST_PROGRAM, HOST_ROOT
@@ -67,7 +74,11 @@ CALL_TIMEOUT_S = 120.0
 TEXT_BYTES_MAX = 1 << 20
 CONNECT_TIMEOUT_S = 5
 DIGEST_DIGITS = 12
-REDIS_CONFIG = Path("/etc/redis/redis.conf")
+#: Postgres' administrator, let in by who it is. Terse: an error repeats no statement, since one may hold a password.
+AS_POSTGRES = (
+    *("runuser", "-u", "postgres", "--", "psql", "-X", "-A", "-t", "-q"),
+    *("-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse"),
+)
 VERSION_COMMANDS: Mapping[str, tuple[str, ...]] = {
     "systemd": ("systemctl", "--version"),
     "polkit": ("pkaction", "--version"),
@@ -93,20 +104,19 @@ class Host:
         more = [REDIS_FILE, REDIS_CONFIG, COMMAND]
         if postgres is not None:
             more += [postgres.hba_file, postgres.ident_file]
-        strangers, keys, works = observe_redis(passwords)
+        found = {path: read_file(path) for path in {*paths, *more}}
         return HostFacts(
             users=observe_users(),
             folders={folder.path: folder for path in folders if (folder := read_folder(path)) is not None},
-            files={path: fact for path in {*paths, *more} if (fact := read_file(path)) is not None},
+            files={path: fact for path, fact in found.items() if isinstance(fact, FileFact)},
+            closed=frozenset(path for path, fact in found.items() if fact is CLOSED),
             units=observe_units(),
             enabled=_unit_files(),
             active=_active_units(),
             app=_installed_app(),
             caddy=digest_of([HOST_CADDY]) if HOST_CADDY.exists() else "",
             postgres=postgres,
-            redis_works=works,
-            redis_strangers=strangers,
-            redis_keys=keys,
+            redis=observe_redis(passwords),
             versions=observe_versions(),
             has_repository=(HOST_CONFIG / "repository.env").exists(),
         )
@@ -223,15 +233,24 @@ def read_folder(path: Path) -> Folder | None:
     return Folder(path=path, mode=stat.S_IMODE(status.st_mode), owner=_user_name(status.st_uid))
 
 
-def read_file(path: Path) -> FileFact | None:
+class Closed(Enum):
+    """A file that we may not read, or not even look for."""
+
+    CLOSED = auto()
+
+
+CLOSED = Closed.CLOSED
+
+
+def read_file(path: Path) -> FileFact | Closed | None:
     """Return a file as it is, None when there is none."""
     try:
         status = path.stat()
         data = path.read_bytes()[:TEXT_BYTES_MAX]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError:
-        return FileFact(text=None, mode=0, owner="", group="")
+    except PermissionError:
+        return CLOSED
     try:
         text: str | None = data.decode()
     except UnicodeDecodeError:
@@ -244,7 +263,7 @@ def observe_units() -> frozenset[Path]:
     """Return every file of ours among units and rules."""
     found = {path for path in UNITS.glob("ouroboros*") if path.is_file()}
     found |= {path for path in UNITS.glob("ouroboros*.d/slot.conf") if path.is_file()}
-    return frozenset(found | {path for path in (POLKIT_RULE, TMPFILES) if path.exists()})
+    return frozenset(found | {path for path in (POLKIT_RULE, TMPFILES) if os.path.exists(path)})
 
 
 def observe_versions() -> dict[str, tuple[int, ...]]:
@@ -255,8 +274,12 @@ def observe_versions() -> dict[str, tuple[int, ...]]:
             number = re.search(r"(?:v=)?(\d+(?:\.\d+)*)", run(argv).replace("Redis server", ""))
             if number is not None:
                 found[name] = tuple(map(int, number[1].split(".")))
+    # Only root may ask the server itself; Debian's client is of the same version.
+    asking = ("psql", "--version") if os.geteuid() != 0 else AS_POSTGRES
     with contextlib.suppress(Unavailable):
-        found["postgresql"] = (int(_psql("SHOW server_version_num").strip()) // 10_000,)
+        number = re.search(r"\d+", run(asking, text="SHOW server_version;\n").replace("psql (PostgreSQL)", ""))
+        if number is not None:
+            found["postgresql"] = (int(number[0]),)
     return found
 
 
@@ -317,42 +340,39 @@ def _may_enter(role: str, password: str) -> bool:
     return True
 
 
-def observe_redis(passwords: Passwords) -> tuple[tuple[str, ...], int, bool]:
-    """Return the other users of Redis, how many keys it has, and whether it lets our user in."""
+def observe_redis(passwords: Passwords, *, port: int = REDIS_PORT) -> RedisFact | None:
+    """Return who uses Redis; None when it does not answer."""
+    with contextlib.suppress(redis.RedisError, OSError), contextlib.closing(_redis(port, passwords.redis)) as ours:
+        if ours.ping():
+            return RedisFact(works=True)
     try:
-        with contextlib.closing(_redis(REDIS_USER, passwords.redis)) as ours:
-            if ours.ping():
-                return (), 0, True
-    except (redis.RedisError, OSError):
-        pass
-    try:
-        with contextlib.closing(_redis(None, None)) as anybody:
+        with contextlib.closing(_redis(port, None)) as anybody:
             users = [str(name) for name in anybody.acl_users()]
-            return (
-                tuple(name for name in users if name not in ("default", REDIS_USER)),
-                int(str(anybody.dbsize())),
-                False,
-            )
+            keys = sum(int(database["keys"]) for database in anybody.info("keyspace").values())
+    except (redis.ResponseError, redis.AuthenticationError):  # NOAUTH is of the second kind, NOPERM of the first
+        return RedisFact(refuses=True)
     except (redis.RedisError, OSError):
-        return (), 0, False
+        return None
+    return RedisFact(users=tuple(name for name in users if name not in ("default", REDIS_USER)), keys=keys)
 
 
-def _redis(user: str | None, password: str | None) -> redis.Redis:
+def _redis(port: int, password: str | None) -> redis.Redis:
+    """Return a client as our user, or as Redis' default user without a password."""
     client: redis.Redis = redis.Redis(
         host="127.0.0.1",
-        port=REDIS_PORT,
-        username=user,
+        port=port,
+        username=None if password is None else REDIS_USER,
         password=password,
         socket_timeout=CONNECT_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
         decode_responses=True,
     )
     return client
 
 
 def _psql(*statements: str, database: str = "postgres") -> str:
-    argv = ("runuser", "-u", "postgres", "--", "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", database)
-    return run(argv, text="".join(f"{statement};\n" for statement in statements))
+    return run((*AS_POSTGRES, "-d", database), text="".join(f"{statement};\n" for statement in statements))
 
 
 def run_sql(statements: tuple[str, ...], *, database: str) -> None:
@@ -400,7 +420,7 @@ def _open_folder(path: Path, *, trusted: Path) -> int:
 def write_file(file: HostFile) -> None:
     """Replace a file by one rename, owner and mode and all."""
     owner, group = pwd.getpwnam(file.owner).pw_uid, grp.getgrnam(file.group).gr_gid
-    write_bytes(file.path, file.text.encode(), mode=file.mode, owner=owner, group=group)
+    write_bytes(file.path, file.text.encode("utf-8", "surrogateescape"), mode=file.mode, owner=owner, group=group)
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int, owner: int = 0, group: int = 0) -> None:
@@ -434,12 +454,11 @@ def set_block(change: SetBlock) -> None:
     write_bytes(change.path, text.encode(), mode=mode, owner=status.st_uid, group=status.st_gid)
 
 
-def read_passwords(draw: Callable[[], str]) -> Passwords:
+def read_passwords(draw: Callable[[], str], *, folder: Path = HOST_CONFIG) -> Passwords:
     """Return the passwords of the env files that are there; those that are not are drawn."""
 
     def of(name: str, key: str) -> str:
-        found = read_file(HOST_CONFIG / name)
-        match = re.search(rf"^{key}=\S+?://[^:/@\s]+:([^@\s]+)@", (found.text if found else None) or "", re.MULTILINE)
+        match = re.match(r"\S+?://[^:/@\s]+:([^@\s]+)@", _value_of(folder / name, key))
         return match[1] if match else draw()
 
     return Passwords(
@@ -447,6 +466,19 @@ def read_passwords(draw: Callable[[], str]) -> Passwords:
         worker=of("worker.env", "DATABASE_URL"),
         redis=of("worker.env", "REDIS_URL"),
     )
+
+
+def read_shared_redis(*, folder: Path = HOST_CONFIG) -> str | None:
+    """Return the address of a Redis of others, as an earlier installation was told; None when Redis is ours."""
+    url = _value_of(folder / "worker.env", "REDIS_URL")
+    password = read_passwords(lambda: "", folder=folder).redis
+    return None if url in ("", own_redis_url(password)) else url
+
+
+def _value_of(path: Path, key: str) -> str:
+    found = read_file(path)
+    text = found.text if isinstance(found, FileFact) else None
+    return parse_environment(text or "").get(key, "")
 
 
 def digest_of(paths: Iterable[Path]) -> str:

@@ -28,6 +28,7 @@ from controller.decisions.installation import (
     MakeUser,
     Migrate,
     PostgresFact,
+    RedisFact,
     RemoveFile,
     RunSql,
     SetBlock,
@@ -41,6 +42,7 @@ from controller.decisions.installation import (
     redis_strangers,
     redis_text,
     too_old,
+    unseen,
     wanted_files,
     wanted_folders,
     wanted_users,
@@ -92,7 +94,7 @@ def installed() -> HostFacts:
             open_to_all=frozenset(),
             passwords_work=frozenset({"oroboros_api", "oroboros_worker"}),
         ),
-        redis_works=True,
+        redis=RedisFact(works=True),
         versions={"systemd": (252,), "polkit": (122,), "postgresql": (15, 4), "redis": (7, 0)},
         has_repository=True,
     )
@@ -212,12 +214,45 @@ def test_what_is_edited_by_hand_is_written_again() -> None:
     assert changes[-1] == Systemctl(verb="restart", units=("ouroboros-worker.service",))
 
 
-def test_a_redis_of_others_is_found_out_and_left_alone_when_told() -> None:
-    others = replace(fresh(), redis_strangers=("cache",), redis_keys=12)
+@pytest.mark.parametrize(
+    ("redis", "config", "told"),
+    [
+        (RedisFact(), "port 6379\n", ""),
+        (None, "port 6379\n", ""),
+        (RedisFact(users=("cache",), keys=12), "port 6379\n", "the user cache, 12 keys"),
+        (RedisFact(refuses=True), "requirepass theirs\n", "a lock of its own"),
+        (RedisFact(), "aclfile /etc/redis/users.acl\n", "its users in a file of their own (aclfile)"),
+        (RedisFact(), "# aclfile /etc/redis/users.acl\n", ""),
+    ],
+)
+def test_a_redis_of_others_is_found_out(redis: RedisFact | None, config: str, told: str) -> None:
+    facts = replace(fresh(), redis=redis)
 
-    assert redis_strangers(others) == "the user cache, 12 keys"
-    changes = plan_installation(others, replace(WANTED, redis_shared=True))
+    assert redis_strangers(replace(facts, files={**facts.files, REDIS: as_file(config)})) == told
+
+
+def test_a_redis_that_we_have_locked_ourselves_is_ours_still() -> None:
+    assert redis_strangers(replace(installed(), redis=RedisFact(refuses=True))) == ""
+
+
+def test_a_redis_of_others_is_left_alone_when_told() -> None:
+    changes = plan_installation(fresh(), replace(WANTED, shared_redis="redis://cache.example/0"))
+
     assert not [c for c in changes if isinstance(c, SetBlock) and c.path == REDIS]
+    assert not [c for c in changes if isinstance(c, Systemctl) and "redis-server.service" in c.units]
+    for change in changes:
+        if isinstance(change, WriteFile) and change.file.path.name in ("api.env", "worker.env"):
+            assert "REDIS_URL=redis://cache.example/0\n" in change.file.text
+
+
+def test_nothing_is_planned_for_what_could_not_be_looked_at_and_it_is_named() -> None:
+    closed = frozenset({HOST_CONFIG / "api.env", REDIS, REDIS_FILE})
+    facts = replace(installed(), postgres=None, closed=closed)
+    facts = replace(facts, files={path: file for path, file in facts.files.items() if path not in closed})
+
+    assert plan_installation(facts, WANTED) == ()
+    assert unseen(facts) == ("Postgres", "/etc/oroboros/api.env", "/etc/redis/oroboros.conf", "/etc/redis/redis.conf")
+    assert unseen(installed()) == ()
 
 
 @pytest.mark.parametrize(
