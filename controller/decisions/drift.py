@@ -31,6 +31,8 @@ RELEASE_EDITED = "ReleaseEdited"
 UNIT_NOT_RUNNING = "UnitNotRunning"
 FILE_EDITED = "FileEdited"
 PORT_TAKEN = "PortTaken"
+#: What root made, and mends.
+OF_ROOT = frozenset({UNIT_NOT_RUNNING, FILE_EDITED, PORT_TAKEN})
 #: What a tick sees by itself; the others come from a slower look.
 SEEN_BY_TICK = frozenset({CURRENT_CHANGED, INSTANCE_STOPPED})
 NAMED_MAX = 3

@@ -105,6 +105,14 @@ IPAddressDeny=localhost link-local multicast 10.0.0.0/8 172.16.0.0/12 192.168.0.
 """
 
 
+#: A token, or the key of a GitHub App: whichever is set is used.
+_FORGE_CREDENTIALS = f"""\
+LoadCredential=forge-token:{HOST_CONFIG}/forge-token
+LoadCredential=github-app-key:{HOST_CONFIG}/github-app-key
+Environment=OROBOROS_FORGE_TOKEN_FILE=%d/forge-token OROBOROS_GITHUB_APP_KEY_FILE=%d/github-app-key
+"""
+
+
 def render_units(topology: Topology, *, resolvers: Sequence[str] = ()) -> tuple[HostFile, ...]:
     """Return every file of systemd, polkit and tmpfiles that the host gets. `resolvers` are the addresses of name
     servers that builds may reach although they are not the internet's."""
@@ -236,8 +244,7 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
             "Slice=ouroboros-control.slice\n"
             f"EnvironmentFile={HOST_CONFIG}/worker.env\n"
             f"EnvironmentFile={HOST_CONFIG}/repository.env\n"
-            f"LoadCredential=forge-token:{HOST_CONFIG}/forge-token\n"
-            "Environment=OROBOROS_FORGE_TOKEN_FILE=%d/forge-token\n"
+            f"{_FORGE_CREDENTIALS}"
             f"ExecStart={CONTROL} worker\n"
             "Restart=always\nRestartSec=1s\n"
             "TimeoutStopSec=30s\n"
@@ -393,8 +400,7 @@ def _maintenance() -> tuple[HostFile, ...]:
                 "Slice=ouroboros-control.slice\n"
                 f"EnvironmentFile={HOST_CONFIG}/worker.env\n"
                 f"EnvironmentFile={HOST_CONFIG}/repository.env\n"
-                f"LoadCredential=forge-token:{HOST_CONFIG}/forge-token\n"
-                "Environment=OROBOROS_FORGE_TOKEN_FILE=%d/forge-token\n"
+                f"{_FORGE_CREDENTIALS}"
                 f"ExecStart={HOST_PROGRAM}/app/{command}\n"
                 "TimeoutStartSec=600s\n"
                 f"{_WALLS}"

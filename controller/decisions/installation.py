@@ -356,6 +356,7 @@ def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
         *render_environment_files(topology, wanted.passwords, host=wanted.host, redis_url=wanted.shared_redis),
         kept("webhook-secrets", f"{wanted.webhook_secret}\n"),
         kept("forge-token", ""),
+        kept("github-app-key", ""),
         *(kept(f"app-{slot}.env", "") for slot in topology.slots),
         *(
             HostFile(
@@ -671,7 +672,7 @@ def _of_configuration(name: str, surfaces: Mapping[str, SlotName]) -> set[str]:
         return {"ouroboros-caddy.service"}
     if name in ("api.env", "webhook-secrets"):
         return {"ouroboros-api.service"}
-    if name in ("worker.env", "forge-token"):
+    if name in ("worker.env", "forge-token", "github-app-key"):
         return {"ouroboros-worker.service"}
     return {unit for unit, slot in surfaces.items() if name == f"web-{unit_instance(slot)}.env"}
 

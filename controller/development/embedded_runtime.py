@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from controller.decisions.drift import HostDrift
 from controller.decisions.log_lines import LOG_TAIL_BYTES, last_visible_line
 from controller.disk import remove_folder
 from controller.effects.checkout import copy_for_build
@@ -124,6 +125,10 @@ class EmbeddedRuntime:
 
     def open_to_surface(self, folder: Path) -> None:
         """Do nothing: surfaces run as the same user."""
+
+    def look_at_host(self) -> HostDrift:
+        """Return nothing: `oroboros up` itself holds its parts."""
+        return HostDrift()
 
     def start_judge(self) -> None:
         """Refuse: on one machine nothing restarts api and worker from a release."""

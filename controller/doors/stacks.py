@@ -108,6 +108,7 @@ def _read_host_environment() -> tuple[dict[str, str], str]:
     values = {
         "OROBOROS_WEBHOOK_SECRETS_FILE": str(HOST_CONFIG / "webhook-secrets"),
         "OROBOROS_FORGE_TOKEN_FILE": str(HOST_CONFIG / "forge-token"),
+        "OROBOROS_GITHUB_APP_KEY_FILE": str(HOST_CONFIG / "github-app-key"),
     }
     for name in ("worker.env", "repository.env"):
         try:

@@ -45,6 +45,9 @@ LOCK_PATIENCE_S = 10.0
 FIT_TICKS = 5
 FIT_AGE_S = 15.0
 STOP_TIMEOUT_S = 5.0
+#: Reasons of a tick that was not finished, by the part that is away.
+DATABASE_TROUBLES = frozenset({"DatabaseAway", "AppDatabaseAway"})
+RUNTIME_TROUBLES = frozenset({"SystemdAway", "SystemdRefused", "RuntimeAway", "RuntimeRefused"})
 
 log = logging.getLogger(__name__)
 
@@ -252,6 +255,8 @@ def _serve_health(
                     ),
                     "pending_deliveries": health.pending_deliveries,
                     "last_error": health.last_error,
+                    "database": health.trouble not in DATABASE_TROUBLES,
+                    "runtime": health.trouble not in RUNTIME_TROUBLES,
                     "ticks": health.ticks,
                     "release": release,
                     "started_at": health.started_at.isoformat(),

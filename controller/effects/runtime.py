@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from controller.decisions.drift import HostDrift
 from controller.model.names import SlotName
 from controller.model.nouns import ProcessFact
 
@@ -73,6 +74,9 @@ class Runtime(Protocol):
 
     def open_to_surface(self, folder: Path) -> None:
         """Let the slots' surfaces read a release or a build. Safe to repeat."""
+
+    def look_at_host(self) -> HostDrift:
+        """Return what of root's is not as it was installed: units, files, ports. May take a second: for threads."""
 
     def start_judge(self) -> None:
         """Have the judge take up its order; one that runs is left alone."""

@@ -17,6 +17,7 @@ systemctl(1) and journalctl(1) are called with lists of words, each with a time 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pwd
@@ -27,10 +28,12 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from controller.decisions.drift import FileFact, HostDrift, PortFact, UnitFact
+from controller.decisions.host_units import enabled_units, render_units
 from controller.decisions.log_lines import last_visible_line
 from controller.disk import (
     READ_AND_ENTER,
@@ -90,6 +93,9 @@ PROPERTIES = (
     "ControlGroup",
 )
 LOGGED_JOBS: tuple[JobKind, ...] = ("build", "migrate", "seed")
+#: Only one colour of a slot runs, and the judge only with an order.
+NOT_ALWAYS = ("ouroboros-instance@", "ouroboros-judge")
+OUR_CGROUPS = ("ouroboros.slice/", "init.scope")
 JUDGE = "ouroboros-judge.service"
 CONTROL_PLANE = ("ouroboros-api.service", "ouroboros-worker.service")
 #: CLD_EXITED of waitid(2), as ExecMainCode says it; anything else that is not 0 is an end by a signal.
@@ -187,7 +193,7 @@ class SystemdRuntime:
         if shown is not None and self._generation(shown) == generation and shown["ControlGroup"]:
             own = _cgroup_ids(_cgroup(shown["ControlGroup"]))
         strange = [cgroup for cgroup in found if cgroup not in own]
-        return f"another unit or session ({_name_of_cgroup(strange[0])})" if strange else ""
+        return f"another unit or session ({Path(_path_of_cgroup(strange[0])).name or 'unknown'})" if strange else ""
 
     def has_own_network(self, unit: str) -> bool:
         """Say whether the unit has a network of its own: previews' instances do, unless the host was installed
@@ -234,6 +240,46 @@ class SystemdRuntime:
     def open_to_surface(self, folder: Path) -> None:
         """Add the surfaces' user to the folder's access list."""
         allow_user(folder, _uid(SERVING_USER), READ_AND_ENTER)
+
+    def look_at_host(self) -> HostDrift:
+        """Compare units, their files and the host's ports with what install makes of the topology."""
+        return HostDrift(units=self._units(), files=tuple(self._files()), ports=tuple(self._strangers()))
+
+    def _units(self) -> tuple[UnitFact, ...]:
+        wanted = [unit for unit in enabled_units(self._topology) if not unit.startswith(NOT_ALWAYS)]
+        told = _run(
+            ("systemctl", "show", "--no-pager", "--property=Id,ActiveState", "--", *wanted),
+            timeout_s=CALL_TIMEOUT_S,
+            reason="SystemdAway",
+        )
+        states = [
+            dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in told.split("\n\n")
+        ]
+        # What restarts or is being started is on its way.
+        return tuple(
+            UnitFact(unit=state["Id"], runs=state.get("ActiveState") in ("active", "activating", "reloading"))
+            for state in states
+            if "Id" in state
+        )
+
+    def _files(self) -> Iterator[FileFact]:
+        for file in render_units(self._topology):
+            try:
+                on_disk: str | None = _digest(file.path.read_bytes())
+            except FileNotFoundError:
+                on_disk = None
+            except OSError:
+                continue  # not ours to read
+            yield FileFact(path=str(file.path), rendered=_digest(file.text.encode()), on_disk=on_disk)
+
+    def _strangers(self) -> Iterator[PortFact]:
+        ports = self._topology.ports
+        for what, port in ports.all_for(self._topology.slots):
+            for address, cgroup in _tcp_listeners(port) if port != ports.forge else ():
+                owner = _path_of_cgroup(cgroup)
+                # systemd itself holds the sockets that it passes on.
+                if address in ("127.0.0.1", "0.0.0.0") and not owner.startswith(OUR_CGROUPS):  # noqa: S104
+                    yield PortFact(what=what, port=port, owner=owner or "a process that we cannot see")
 
     def start_judge(self) -> None:
         """Start the judge's unit; it reads its order from a file."""
@@ -496,12 +542,17 @@ def _cgroup_ids(cgroup: Path) -> set[int]:
     return found
 
 
-def _name_of_cgroup(wanted: int) -> str:
+def _path_of_cgroup(wanted: int) -> str:
+    """Return a cgroup's path below the hierarchy, "" when there is none of that id."""
     for folder, _, _ in os.walk(_hierarchy()):
         with contextlib.suppress(OSError):
             if os.stat(folder).st_ino == wanted:
-                return Path(folder).name
-    return "unknown"
+                return str(Path(folder).relative_to(_hierarchy()))
+    return ""
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _populated() -> frozenset[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import assert_never
 from urllib.parse import quote
 
-from controller.decisions.drift import RELEASE_EDITED, HostDrift, ReleaseFact, judge_drift, release_subject
+from controller.decisions.drift import OF_ROOT, RELEASE_EDITED, HostDrift, ReleaseFact, judge_drift, release_subject
 from controller.decisions.surroundings import (
     app_environment_file,
     environment,
@@ -377,16 +377,21 @@ class Hands:
                 log.warning("release %s: %s", release[:7], error, extra={"action": "release.unreadable"})
                 continue
             facts.append(ReleaseFact(release=release, slots=slots, problems=problems))
-        drifts = judge_drift(replace(observed, slots=()), HostDrift(releases=tuple(facts)))
+        host, looked_at = HostDrift(), {RELEASE_EDITED}
+        try:
+            host, looked_at = self.runtime.look_at_host(), {RELEASE_EDITED, *OF_ROOT}
+        except OroborosError as error:
+            log.warning("host: %s", error, extra={"action": "host.unreadable"})
+        drifts = judge_drift(replace(observed, slots=()), replace(host, releases=tuple(facts)))
         if drifts or open_drifts:
-            self.note_drifts(self.side, drifts, looked_at={RELEASE_EDITED}, unknown=unknown)
+            self.note_drifts(self.side, drifts, looked_at=looked_at, unknown=unknown)
         healing = {drift.subject for drift in drifts if drift.handling == "heals"}
         for fact in facts:
             if release_subject(fact.release) in healing:
                 repair_release(mirror, self.layout, fact.release, limits=observed.policy.limits)
         if healing:
             held = [drift for drift in drifts if drift.subject not in healing]
-            self.note_drifts(self.side, held, looked_at={RELEASE_EDITED}, unknown=unknown)
+            self.note_drifts(self.side, held, looked_at=looked_at, unknown=unknown)
 
     def note_drifts(
         self, store: Store, drifts: Sequence[Drift], *, looked_at: Collection[str], unknown: Collection[str] = ()

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from controller.decisions.drift import RELEASE_EDITED, SEEN_BY_TICK, judge_drift
+from controller.decisions.drift import OF_ROOT, RELEASE_EDITED, SEEN_BY_TICK, judge_drift
 from controller.decisions.explain import why
 from controller.decisions.plan import desired, plan_slot
 from controller.decisions.refresh import Hint, Looks, plan_refresh
@@ -95,6 +95,8 @@ class Health:
     pending_deliveries: int = 0
     #: How many ticks were finished.
     ticks: int = 0
+    #: Why the last tick was not finished; "" when it was.
+    trouble: str = ""
 
 
 @dataclass(slots=True)
@@ -136,6 +138,7 @@ class Reconciler:
             except (Unavailable, Waiting, Stalled) as error:
                 # The old releases go on serving; nothing switches while we cannot see or remember.
                 self._note_error(error)
+                self.health.trouble = error.reason
                 wait_s, pause_s = pause_s, min(PAUSE_MAX_S, pause_s * 2)
             if wait_s > 0:
                 self.bell.wait(wait_s)
@@ -239,7 +242,7 @@ class Reconciler:
 
     def _verify_released(self, observed: Observed, history: History, *, now: datetime) -> None:
         """Begin to verify what serves, at the pace of the resync, and once at an order to heal."""
-        edited = tuple(o for o in history.drifts if o.drift.reason == RELEASE_EDITED)
+        edited = tuple(o for o in history.drifts if o.drift.reason in {RELEASE_EDITED, *OF_ROOT})
         ordered = {o.id for o in edited if o.heal_ordered}
         if self._verified_at is None:
             self._verified_at = now
@@ -328,6 +331,7 @@ class Reconciler:
         self.health.last_tick_at = now
         self.health.pending_deliveries = len(history.pending)
         self.health.ticks += 1
+        self.health.trouble = ""
 
     def _wait_s(self, observed: Observed, steps: tuple[Step, ...]) -> float:
         """After steps look again at once; the same plan again and again grows its pause; an empty one waits."""

@@ -10,7 +10,7 @@ from typing import Self
 
 import pytest
 
-from tests.host.team import RECIPE, WITH_DATABASE, Team, new_team
+from tests.host.team import RECIPE, WITH_DATABASE, Team, install, new_team
 
 CONTROL_UNITS = ("ouroboros-worker", "ouroboros-api", "ouroboros-caddy", "ouroboros-web@main", "redis-server")
 
@@ -257,6 +257,30 @@ def test_production_comes_back_without_worker_postgres_and_redis(team: Team) -> 
         team.host.run(["systemctl", "start", "postgresql", "redis-server", "ouroboros-worker"])
     team.push(10)
     team.wait_live("app", 10)
+
+
+def test_what_somebody_changed_by_hand_is_told(team: Team) -> None:
+    team.settle()
+    host = team.host
+    unit = "/usr/local/lib/systemd/system/ouroboros-caddy.service"
+    told = lambda: host.run(["oroboros", "status"], check=False).stdout  # noqa: E731
+    host.run(["sh", "-c", "echo OROBOROS_RESYNC_SECONDS=2 >> /etc/oroboros/repository.env"])
+    host.run(["systemctl", "restart", "ouroboros-worker"])
+    squatter = host.start(["python3", "-m", "http.server", "--bind", "127.0.0.1", "8302"])
+    try:
+        host.run(["sh", "-c", f"echo '# mine' >> {unit}"])
+        host.run(["systemctl", "stop", "ouroboros-web@preview3"])
+        host.run(["ln", "-sfn", "/srv/oroboros/releases", "/srv/oroboros/current"])
+        for reason in ("FileEdited", "UnitNotRunning", "PortTaken", "CurrentChanged"):
+            team.wait(lambda reason=reason: reason in told(), f"{reason} is to be told")
+        current = host.text("readlink", "/srv/oroboros/current")
+        assert current == f"/srv/oroboros/releases/{team.get('app')['release']}"
+    finally:
+        squatter.terminate()
+        squatter.communicate(timeout=20)
+        host.run(["sed", "-i", "/RESYNC/d", "/etc/oroboros/repository.env"])
+    install(host)
+    host.run(["systemctl", "restart", "ouroboros-worker"])
 
 
 def test_the_installation_is_still_as_it_must_be(team: Team) -> None:
