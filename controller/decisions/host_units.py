@@ -635,13 +635,21 @@ def worker_units(topology: Topology) -> tuple[str, ...]:
 
 
 def _polkit_rule(topology: Topology) -> str:
-    """Return the rule: by exact unit and verb, and a plain "no" to everything else that the worker may ask systemd."""
+    """Return the rule: by exact unit and verb, and a plain "no" to all else that a user of ours may ask of anybody.
+
+    Without it polkit's defaults hold, and they let every user have a service manager of its own kept running (logind's
+    `set-self-linger`), whose processes have none of our walls."""
+    users = ", ".join(
+        f'"{user}": true' for user in (WORKER_USER, SERVING_USER, EDGE_USER, *map(slot_user, topology.slots))
+    )
     units = ",\n".join(f'    "{name}": true' for name in worker_units(topology))
     verbs = ", ".join(f'"{verb}": true' for verb in VERBS)
     restarted = ", ".join(f'"{name}": true' for name in RESTARTED_ONLY)
     return f"""\
-// Oroboros: what the worker, which is not root, may ask of systemd. Written by its installer.
+// Oroboros: what the worker, which is not root, may ask of systemd; our other users may ask nothing of anybody.
+// Written by its installer.
 // org.freedesktop.systemd1(5): manage-units tells the unit and the verb.
+var oroborosUsers = {{{users}}};
 var oroborosUnits = {{
 {units}
 }};
@@ -649,10 +657,10 @@ var oroborosVerbs = {{{verbs}}};
 var oroborosRestarted = {{{restarted}}};
 
 polkit.addRule(function(action, subject) {{
-    if (subject.user != "{WORKER_USER}" || action.id.indexOf("org.freedesktop.systemd1.") != 0) {{
+    if (oroborosUsers[subject.user] !== true) {{
         return polkit.Result.NOT_HANDLED;
     }}
-    if (action.id == "org.freedesktop.systemd1.manage-units") {{
+    if (subject.user == "{WORKER_USER}" && action.id == "org.freedesktop.systemd1.manage-units") {{
         var unit = action.lookup("unit"), verb = action.lookup("verb");
         if (oroborosUnits[unit] === true && oroborosVerbs[verb] === true) {{
             return polkit.Result.YES;

@@ -25,7 +25,7 @@ def test_a_push_deploys_an_app_with_its_database(team: Team) -> None:
     sha = team.push(1, recipe=RECIPE + WITH_DATABASE)
     team.wait_live("app", 1)
     first, second = team.get("app")["hit"], team.get("app")["hit"]
-    assert int(str(second)) > int(str(first))  # the gate's own requests count too
+    assert int(str(second)) > int(str(first))  # the gate and the window visit it too
     assert team.host.text("readlink", "/srv/oroboros/current") == f"/srv/oroboros/releases/{sha}"
     team.wait_status(sha, "success")
     assert (
@@ -45,7 +45,10 @@ def test_a_pull_request_gets_a_preview_with_a_database_of_its_own(team: Team) ->
     team.wait(lambda: team.unit_of("preview1") == "", "no instance of the slot is to be left")
     left = team.host.text("find", "/srv/oroboros/slots/preview-1/data", "-mindepth", "1")
     assert left == ""
-    assert team.host.run(["pgrep", "-u", "oroboros-preview-1"], check=False).stdout == ""
+    team.wait(
+        lambda: team.host.run(["pgrep", "-u", "oroboros-preview-1"], check=False).stdout == "",
+        "no process of the slot's is to be left",
+    )
 
 
 def test_a_bad_release_never_serves_and_a_revert_is_at_once(team: Team) -> None:
@@ -143,6 +146,30 @@ def test_kill_9_of_a_part_fails_no_request_and_it_comes_back(team: Team, unit: s
         lambda: team.host.run(["/opt/oroboros/app/scripts/runtime-health-check.sh"], check=False).returncode == 0,
         "every endpoint is to be well again",
     )
+
+
+def test_while_postgres_is_dead_what_serves_goes_on_and_the_worker_says_so(team: Team) -> None:
+    """Debian does not restart a Postgres that was killed: whoever stopped it with pg_ctlcluster would be surprised."""
+    team.settle()
+    release, pid = team.host.text("readlink", "/srv/oroboros/current"), team.unit_of("main")
+    team.host.run(["systemctl", "kill", "--signal=KILL", "postgresql@15-main"])
+    health = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "5", "http://127.0.0.1:8090/health"]
+    team.wait(lambda: team.host.run(health, check=False).stdout == "503", "the worker is to say that it is not fit")
+    assert team.unit_of("main") == pid
+    assert team.host.text("readlink", "/srv/oroboros/current") == release
+    team.host.run(["systemctl", "restart", "postgresql@15-main"])
+    team.wait(lambda: team.host.run(health, check=False).stdout == "200", "the worker is to be fit again")
+    team.wait(lambda: team.get("app").get("version") == 1, "the app is to have its database again")
+
+
+def test_a_push_goes_live_although_every_part_of_ours_is_killed_at_once(team: Team) -> None:
+    team.settle()
+    sha = team.push(6, recipe=RECIPE + WITH_DATABASE)
+    for unit in CONTROL_UNITS:
+        team.host.run(["systemctl", "kill", "--signal=KILL", unit])
+    team.wait_live("app", 6)
+    team.wait_status(sha, "success")
+    team.settle()
 
 
 @pytest.mark.parametrize("unit", ["ouroboros-caddy", "ouroboros-web@main"])
@@ -266,7 +293,8 @@ def test_what_somebody_changed_by_hand_is_told(team: Team) -> None:
     told = lambda: host.run(["oroboros", "status"], check=False).stdout  # noqa: E731
     host.run(["sh", "-c", "echo OROBOROS_RESYNC_SECONDS=2 >> /etc/oroboros/repository.env"])
     host.run(["systemctl", "restart", "ouroboros-worker"])
-    squatter = host.start(["python3", "-m", "http.server", "--bind", "127.0.0.1", "8302"])
+    squatting = ["python3", "-m", "http.server", "--bind", "127.0.0.1", "8302"]
+    host.run(["systemd-run", "--quiet", "--collect", "--unit=squatter", "--", *squatting])
     try:
         host.run(["sh", "-c", f"echo '# mine' >> {unit}"])
         host.run(["systemctl", "stop", "ouroboros-web@preview3"])
@@ -276,8 +304,7 @@ def test_what_somebody_changed_by_hand_is_told(team: Team) -> None:
         current = host.text("readlink", "/srv/oroboros/current")
         assert current == f"/srv/oroboros/releases/{team.get('app')['release']}"
     finally:
-        squatter.terminate()
-        squatter.communicate(timeout=20)
+        host.run(["systemctl", "stop", "squatter"])
         host.run(["sed", "-i", "/RESYNC/d", "/etc/oroboros/repository.env"])
     install(host)
     host.run(["systemctl", "restart", "ouroboros-worker"])

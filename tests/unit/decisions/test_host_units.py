@@ -23,7 +23,7 @@ from controller.decisions.host_units import (
     worker_units,
 )
 from controller.model.host_files import HostFile
-from controller.model.names import CONTRACT, unit_of_systemd
+from controller.model.names import CONTRACT, slot_user, unit_of_systemd
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 FOLDER = CHECKOUT / "infra" / "systemd"
@@ -95,6 +95,8 @@ def test_the_rule_names_exactly_the_units_that_there_are(previews: int) -> None:
     assert all(f'"{verb}": true' in rule for verb in VERBS)
     assert rule.count("polkit.Result.YES") == 3
     assert len(worker_units(topology)) == (1 + previews) * 5
+    bound = set(re.findall(r'"([^"]+)": true', next(line for line in rule.splitlines() if "oroborosUsers = " in line)))
+    assert bound == {"oroboros", "oroboros-worker", "caddy", *(slot_user(slot) for slot in topology.slots)}
 
 
 def test_every_unit_that_is_enabled_can_be() -> None:

@@ -1,0 +1,138 @@
+"""What does an installation leave alone when it is made again, brought up to newer code, or removed?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.host.host import Host
+from tests.host.team import BASE_HOST, SOURCE, Team, install, new_team
+
+DENIED = re.compile("[Aa]ccess denied|[Ii]nteractive authentication required|[Nn]ot authorized|[Pp]ermission denied")
+SLOT_UNIT = "ouroboros-instance@preview3-a.service"
+
+
+@pytest.fixture(scope="module")
+def team(image: Path, hosts_folder: Path) -> Iterator[Team]:
+    with new_team(image, hosts_folder) as team:
+        team.push(1)
+        team.wait_live("app", 1)
+        team.settle()
+        yield team
+
+
+@pytest.fixture(scope="module")
+def host(team: Team) -> Host:
+    return team.host
+
+
+def state_of(host: Host) -> tuple[list[str], list[str]]:
+    """Return what install made on the disk, with modes, owners and times, and when what runs was started."""
+    listing = ["find", "/etc", "/usr/local", "/opt/oroboros", "-not", "-name", "__pycache__", "-not", "-name", "*.pyc"]
+    files = host.text(*listing, "-not", "-path", "/opt/oroboros/venvs/*", "-printf", "%p %y %m %u %g %T@ %l\\n")
+    started = host.text("systemctl", "show", "--property=Id,ExecMainStartTimestampMonotonic", "ouroboros-*", "redis*")
+    return sorted(files.splitlines()), sorted(unit for unit in started.split("\n\n") if ".service" in unit)
+
+
+def test_installing_again_touches_no_file_and_restarts_nothing(host: Host) -> None:
+    before = state_of(host)
+    assert "nothing to do" in install(host)
+    assert state_of(host) == before
+
+
+def test_newer_code_is_installed_without_touching_the_app(team: Team, host: Host) -> None:
+    unit = team.unit_of("main")
+    before = host.unit(unit, "MainPID"), host.unit("ouroboros-worker.service", "MainPID")
+    host.run(["sh", "-c", f"echo '# newer' >>{SOURCE}/controller/__init__.py"])
+    assert "all is well" in install(host)
+    assert host.read("/opt/oroboros/app/controller/__init__.py").endswith("# newer\n")
+    assert host.unit(unit, "MainPID") == before[0]
+    assert host.unit("ouroboros-worker.service", "MainPID") != before[1]
+    team.push(2)
+    team.wait_live("app", 2)
+    team.settle()
+
+
+def test_what_somebody_changed_by_hand_is_put_right_by_installing_again(host: Host) -> None:
+    secret = host.read("/etc/oroboros/webhook-secrets")
+    unit = "/usr/local/lib/systemd/system/ouroboros-worker.service"
+    whole = host.read(unit)
+    host.run(["sed", "-i", "/NoNewPrivileges/d", unit])
+    host.run(["chmod", "644", "/etc/oroboros/worker.env"])
+    host.run(["systemctl", "disable", "--quiet", "ouroboros-web@preview2.service"])
+    told = install(host)
+    assert "all is well" in told
+    assert host.read(unit) == whole
+    assert host.text("stat", "-c", "%a", "/etc/oroboros/worker.env") == "600"
+    assert host.text("systemctl", "is-enabled", "ouroboros-web@preview2.service") == "enabled"
+    assert host.read("/etc/oroboros/webhook-secrets") == secret
+
+
+USERS = ("oroboros", "oroboros-worker", "oroboros-main", "oroboros-preview-1", "caddy")
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_no_user_of_ours_may_keep_a_service_manager_of_its_own(user: str, host: Host) -> None:
+    """Its processes would have none of the walls of our units."""
+    for words in (["enable-linger"], ["enable-linger", user]):
+        assert host.run(["loginctl", "--no-ask-password", *words], user=user, check=False).returncode != 0
+    assert host.run(["pgrep", "-u", user, "-f", "systemd --user"], check=False).stdout == ""
+
+
+@pytest.mark.parametrize("user", [*USERS[:1], *USERS[2:], "redis"])
+def test_nobody_but_the_worker_may_start_the_units_of_slots(user: str, host: Host) -> None:
+    done = host.run(["systemctl", "--no-ask-password", "restart", SLOT_UNIT], user=user, check=False)
+    assert done.returncode != 0
+    assert DENIED.search(done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"systemctl freeze {SLOT_UNIT}",
+        f"systemctl clean --what=all {SLOT_UNIT}",
+        f"systemctl bind {SLOT_UNIT} /etc /mnt",
+        f"systemctl mask --runtime {SLOT_UNIT}",
+        "systemctl link /tmp/some.service",
+        "systemctl edit --full --runtime --stdin ouroboros-worker.service",
+        "systemctl log-level debug",
+        "systemctl set-default rescue.target",
+        "systemctl set-property --runtime ouroboros.slice TasksMax=1",
+        "systemctl kill --signal=KILL ouroboros-caddy.service",
+        "systemd-run /bin/true",
+        "systemd-run --uid=0 --unit=ouroboros-instance@preview3-a.service /bin/true",
+        "systemd-run --scope /bin/true",
+        "hostnamectl set-hostname mine",
+        "loginctl terminate-user root",
+    ],
+)
+def test_the_worker_may_not(words: str, host: Host) -> None:
+    host.write("/tmp/some.service", "[Service]\nExecStart=/bin/true\n")
+    program, *more = words.split()
+    asking = {"--no-ask-password"} if program != "systemctl" or "edit" not in more else set()
+    done = host.run([program, *asking, *more], user="oroboros-worker", check=False)
+    assert done.returncode != 0, done
+    assert host.text("hostname") == host.name
+    assert host.text("systemctl", "is-system-running") == "running"
+
+
+def test_uninstall_leaves_data_and_installing_takes_it_up_again(team: Team, host: Host) -> None:
+    release, secret = str(team.get("app")["release"]), host.read("/etc/oroboros/webhook-secrets")
+    # In place of a network for the packages: what was installed once.
+    host.run(["cp", "-al", "/opt/oroboros/venvs", "/usr/src/venvs"])
+    host.run(["oroboros", "uninstall"], timeout_s=120)
+    assert host.text("systemctl", "list-units", "--all", "--plain", "--no-legend", "ouroboros-*") == ""
+    assert host.text("find", "/usr/local/lib/systemd", "/etc/systemd", "-name", "ouroboros-*") == ""
+    assert team.get("app") == {}
+    assert host.run(["pgrep", "-u", "oroboros-worker,oroboros,oroboros-main,caddy"], check=False).stdout == ""
+    host.run(["test", "-s", f"/srv/oroboros/releases/{release}/app.py"])
+    host.run(["mkdir", "-p", "/opt/oroboros"])
+    host.run(["cp", "-al", "/usr/src/venvs", "/opt/oroboros/venvs"])
+    assert "all is well" in install(host, "--base-host", BASE_HOST)
+    team.wait_live("app", 2)
+    assert host.read("/etc/oroboros/webhook-secrets") == secret
+    team.push(3)
+    team.wait_live("app", 3)
