@@ -9,7 +9,6 @@ The files under `infra/systemd` are this rendering for the host contract's own t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,9 +98,11 @@ InaccessiblePaths=-/var/log
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 LimitCORE=0
 """
+#: RFC 1918 and RFC 4193.
+PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 #: A build reaches the internet, but nobody at home: loopback, the cloud's own addresses, private networks.
-_BUILD_NETWORK = """\
-IPAddressDeny=localhost link-local multicast 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7
+_BUILD_NETWORK = f"""\
+IPAddressDeny=localhost link-local multicast {" ".join(PRIVATE_NETWORKS)}
 """
 
 
@@ -113,14 +114,13 @@ Environment=OROBOROS_FORGE_TOKEN_FILE=%d/forge-token OROBOROS_GITHUB_APP_KEY_FIL
 """
 
 
-def render_units(topology: Topology, *, resolvers: Sequence[str] = ()) -> tuple[HostFile, ...]:
-    """Return every file of systemd, polkit and tmpfiles that the host gets. `resolvers` are the addresses of name
-    servers that builds may reach although they are not the internet's."""
+def render_units(topology: Topology) -> tuple[HostFile, ...]:
+    """Return every file of systemd, polkit and tmpfiles that the host gets."""
     return (
         *_slices(),
         *_control_plane(topology),
         *_maintenance(),
-        *_slot_templates(topology, resolvers),
+        *_slot_templates(topology),
         *(file for slot in topology.slots for file in _slot(topology, slot)),
         HostFile(path=POLKIT_RULE, text=_polkit_rule(topology)),
         HostFile(path=TMPFILES, text=_tmpfiles(topology)),
@@ -433,7 +433,7 @@ def _maintenance() -> tuple[HostFile, ...]:
 # -- slots ------------------------------------------------------------------------------------------------------------
 
 
-def _slot_templates(topology: Topology, resolvers: Sequence[str]) -> tuple[HostFile, ...]:
+def _slot_templates(topology: Topology) -> tuple[HostFile, ...]:
     order = f"{HOST_ROOT}/orders/%N.json"
     handed = f"LoadCredential=order:{order}\n"
     walls = _SLOT_WALLS
@@ -444,7 +444,7 @@ def _slot_templates(topology: Topology, resolvers: Sequence[str]) -> tuple[HostF
         "build": (
             "a build of slot %i",
             f"ReadWritePaths={HOST_ROOT}/builds\nInaccessiblePaths=-/run/postgresql\n{network}"
-            + "".join(f"IPAddressAllow={address}\n" for address in ("127.0.0.53", *resolvers)),
+            + "".join(f"IPAddressAllow={address}\n" for address in ("127.0.0.53", *topology.resolvers)),
         ),
         "migrate": ("a migration of slot %i", ""),
     }

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from controller.decisions.edge import render_edge
@@ -22,7 +23,7 @@ from controller.decisions.host_environment import (
     Passwords,
     render_environment_files,
 )
-from controller.decisions.host_units import TMPFILES, UNITS, enabled_units, render_units
+from controller.decisions.host_units import PRIVATE_NETWORKS, TMPFILES, UNITS, enabled_units, render_units
 from controller.decisions.surfaces import render_surface_environment
 from controller.model.config import Policy
 from controller.model.host_files import HostFile
@@ -283,6 +284,23 @@ Change = (
     | Systemctl
     | MakeRunFolders
 )
+
+
+def private_resolvers(resolv_conf: str) -> tuple[str, ...]:
+    """Return the name servers of a resolv.conf(5) that lie on private networks. Not those of loopback and of link-local
+    addresses: behind these a build would find this host's own services, or the cloud's metadata. Pure."""
+    lines = [line.split() for line in resolv_conf.splitlines()]
+    named = [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+    private = [ip_network(network) for network in PRIVATE_NETWORKS]
+    found = set()
+    for text in named:
+        try:
+            address = ip_address(text)
+        except ValueError:
+            continue  # resolv.conf(5): what is no address is no name server
+        if any(address in network for network in private):
+            found.add(str(address))
+    return tuple(sorted(found))
 
 
 def too_old(facts: HostFacts, *, redis_shared: bool = False) -> tuple[str, ...]:

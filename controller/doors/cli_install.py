@@ -27,6 +27,7 @@ from controller.decisions.installation import (
     Wanted,
     plan_installation,
     plan_removal,
+    private_resolvers,
     redis_strangers,
     too_old,
     unseen,
@@ -60,6 +61,7 @@ CHECKOUT_ROOT = Path(__file__).resolve().parents[2]
 SECRET_BYTES = 32
 #: How long the parts may take to answer after an installation.
 UP_WITHIN_S = 60.0
+RESOLV_CONF = Path("/etc/resolv.conf")
 VALUE_BYTES_MAX = 64 << 10
 REPOSITORY_FILE = HOST_CONFIG / "repository.env"
 CONTROL_UNITS = ("ouroboros-api.service", "ouroboros-worker.service")
@@ -117,6 +119,7 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
     host = _this_host()
     installed = _installed_topology()
     topology = choose_topology(choices, installed=installed, policy=_installed_policy())
+    topology = replace(topology, resolvers=private_resolvers(_read_resolv_conf()))
     passwords = read_passwords(lambda: secrets.token_hex(SECRET_BYTES))
     shared_redis = read_shared_redis()
     if redis_shared and shared_redis is None:
@@ -165,6 +168,14 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
     _execute(host, changes, write_topology_file=lambda: _write_topology(topology))
     _tell_next_steps()
     return _end_with_doctor()
+
+
+def _read_resolv_conf() -> str:
+    """Return resolv.conf(5); "" for a host without one."""
+    try:
+        return RESOLV_CONF.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _read_redis_url() -> str:

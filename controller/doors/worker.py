@@ -255,6 +255,7 @@ def _serve_health(
                     ),
                     "pending_deliveries": health.pending_deliveries,
                     "last_error": health.last_error,
+                    "last_error_at": None if health.last_error_at is None else health.last_error_at.isoformat(),
                     "database": health.trouble not in DATABASE_TROUBLES,
                     "runtime": health.trouble not in RUNTIME_TROUBLES,
                     "ticks": health.ticks,

@@ -92,11 +92,16 @@ class Health:
     started_at: datetime
     last_tick_at: datetime | None = None
     last_error: str = ""
+    last_error_at: datetime | None = None
     pending_deliveries: int = 0
     #: How many ticks were finished.
     ticks: int = 0
     #: Why the last tick was not finished; "" when it was.
     trouble: str = ""
+
+    def note_error(self, error: str, *, now: datetime) -> None:
+        """Keep the last error, which may be over long since, with its time."""
+        self.last_error, self.last_error_at = error, now
 
 
 @dataclass(slots=True)
@@ -229,7 +234,7 @@ class Reconciler:
             # Not when it ended: a push that came meanwhile is news, and does not wait for a pause that has grown.
             self._failed_at = look_began_at
             log.warning("look: %s", error, extra={"action": "look.failed"})
-            self.health.last_error = str(error)
+            self.health.note_error(str(error), now=self.clock())
             return
         self._failures, self._failed_at = 0, None
 
@@ -323,7 +328,7 @@ class Reconciler:
 
     def _note_error(self, error: OroborosError, *, step: Step | None = None) -> None:
         where = f"{type(step).__name__}: " if step is not None else ""
-        self.health.last_error = f"{where}{error}"
+        self.health.note_error(f"{where}{error}", now=self.clock())
         level = logging.ERROR if isinstance(error, Stalled) else logging.WARNING
         log.log(level, "tick: %s%s", where, error, extra={"action": "tick.error"})
 

@@ -230,6 +230,8 @@ class Topology:
     tls: Literal["off", "auto", "files"] = "off"
     #: Addresses and networks of proxies in front of the edge, whose `X-Forwarded-For` is believed.
     trusted_proxies: tuple[str, ...] = ()
+    #: Name servers on private networks, which builds may reach although they are not the internet's.
+    resolvers: tuple[str, ...] = ()
     #: What the units of slots may take and reach.
     walls: Walls = field(default_factory=Walls)
     #: Each preview instance has a network of its own, and is reached through a socket that systemd holds for it.

@@ -23,6 +23,7 @@ EVERYTHING = Topology(
     production_backend_port=9000,
     tls="files",
     trusted_proxies=("192.0.2.0/24",),
+    resolvers=("192.168.1.1",),
     isolated_previews=True,
     control_plane="current",
 )

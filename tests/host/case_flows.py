@@ -10,7 +10,7 @@ from typing import Self
 
 import pytest
 
-from tests.host.team import RECIPE, WITH_DATABASE, Team, install, new_team
+from tests.host.team import CLONE, RECIPE, WITH_DATABASE, Team, install, new_team
 
 CONTROL_UNITS = ("ouroboros-worker", "ouroboros-api", "ouroboros-caddy", "ouroboros-web@main", "redis-server")
 
@@ -174,8 +174,13 @@ def test_a_push_goes_live_although_every_part_of_ours_is_killed_at_once(team: Te
 
 @pytest.mark.parametrize("unit", ["ouroboros-caddy", "ouroboros-web@main"])
 def test_a_proxy_that_is_killed_comes_back(team: Team, unit: str) -> None:
+    def process() -> str:
+        return team.host.unit(unit, "MainPID")["MainPID"]
+
+    killed = process()
     team.host.run(["systemctl", "kill", "--signal=KILL", unit])
-    team.wait(lambda: team.host.is_active(unit) and team.get("app"), f"{unit} is to serve again")
+    team.wait(lambda: process() not in (killed, "0") and team.get("app"), f"{unit} is to serve again")
+    assert team.host.is_active(unit)
 
 
 def test_an_instance_that_is_killed_is_back_without_a_failed_request(team: Team) -> None:
@@ -236,7 +241,7 @@ def test_a_full_disk_fails_the_release_and_not_what_serves(team: Team) -> None:
     try:
         team.host.run(["mount", "--bind", "/mnt", releases])
         team.host.run(["systemctl", "restart", "ouroboros-worker"])
-        team.host.run(["sh", "-c", "head -c 40000000 /dev/urandom > /usr/src/work/large.bin"])
+        team.host.run(["sh", "-c", f"head -c 40000000 /dev/urandom > {CLONE}/large.bin"])
         large = team.push(7, title="Too large for the disk")
         team.wait(
             lambda: team.status(large)[0] in ("error", "failure", "pending") and team.status(large)[1], "a status"
@@ -250,7 +255,7 @@ def test_a_full_disk_fails_the_release_and_not_what_serves(team: Team) -> None:
     finally:
         team.host.run(["umount", releases], check=False)
         team.host.run(["systemctl", "restart", "ouroboros-worker"])
-    team.host.run(["rm", "-f", "/usr/src/work/large.bin"])
+    team.host.run(["rm", "-f", f"{CLONE}/large.bin"])
     team.push(8)
     team.wait_live("app", 8)
     team.settle()

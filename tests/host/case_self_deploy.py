@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.team import SOURCE, Team, new_team
+from tests.host.team import CLONE, SOURCE, Team, new_team
 
 #: The judge's patience, and time for api and worker to be restarted once more.
 BACK_WITHIN_S = 120.0
@@ -34,7 +34,7 @@ def runs(team: Team, sha: str) -> bool:
 
 def push_ourselves(team: Team, title: str, change: str = "true") -> str:
     """Push this very checkout, changed by a shell command, as the production branch; return the commit."""
-    team.host.run(["sh", "-c", f"cp -a {SOURCE}/. /usr/src/work/ && cd /usr/src/work && {change}"])
+    team.host.run(["sh", "-c", f"cp -a {SOURCE}/. {CLONE}/ && cd {CLONE} && {change}"])
     sha = team.commit(title, {"CHANGED": f"{title}\n"})
     team.git("push", "-q", "origin", "HEAD")
     return sha

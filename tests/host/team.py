@@ -15,6 +15,8 @@ from pathlib import Path
 from tests.host.host import Host, new_host
 
 SOURCE = "/usr/src/oroboros"
+#: The developer's clone, on the host.
+CLONE = "/usr/src/clone"
 FORGE_URL = "http://127.0.0.1:8070"
 REPOSITORY = "acme/shop"
 TOKEN_FILE = "/usr/src/forge/token"
@@ -67,11 +69,11 @@ class Team:
     # -- the developer ------------------------------------------------------------------------------------------------
 
     def git(self, *words: str) -> str:
-        return self.host.run(["git", *words], folder="/usr/src/work", timeout_s=60).stdout.strip()
+        return self.host.run(["git", *words], folder=CLONE, timeout_s=60).stdout.strip()
 
     def commit(self, title: str, files: dict[str, str]) -> str:
         for name, text in files.items():
-            self.host.write(f"/usr/src/work/{name}", text)
+            self.host.write(f"{CLONE}/{name}", text)
         self.git("add", "-A")
         self.git("commit", "-q", "--allow-empty", "-m", title)
         return self.git("rev-parse", "HEAD")
@@ -199,10 +201,10 @@ def clone(host: Host) -> None:
     """Give the developer a working clone."""
     code = (
         "import sys; from pathlib import Path; from controller.development.forge_client import clone_for_author;"
-        "clone_for_author(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path('/usr/src/work'))"
+        "clone_for_author(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))"
     )
     host.run(
-        ["/opt/oroboros/venv/bin/python", "-c", code, FORGE_URL, REPOSITORY, TOKEN_FILE],
+        ["/opt/oroboros/venv/bin/python", "-c", code, FORGE_URL, REPOSITORY, TOKEN_FILE, CLONE],
         environment={"PYTHONPATH": SOURCE},
     )
 

@@ -107,6 +107,12 @@ def test_every_unit_that_is_enabled_can_be() -> None:
         assert "[Install]" in (texts.get(name) or texts[template]), name
 
 
+def test_builds_and_nothing_else_reach_the_name_servers_of_this_host() -> None:
+    files = render_units(replace(CONTRACT, resolvers=("192.168.1.1",)))
+
+    assert [file.path.name for file in files if "192.168.1.1" in file.text] == ["ouroboros-build@.service"]
+
+
 def test_no_secret_is_in_a_unit() -> None:
     for file in FILES.values():
         assert not re.search(r"(?i)password|token=|secret=", file.text), file.path

@@ -39,6 +39,7 @@ from controller.decisions.installation import (
     ident_lines,
     plan_installation,
     plan_removal,
+    private_resolvers,
     redis_strangers,
     redis_text,
     too_old,
@@ -322,6 +323,22 @@ def test_the_policy_takes_effect() -> None:
     )
     assert (topology.production_backend_port, topology.tls, topology.scheme) == (8123, "auto", "https")
     assert not topology.isolated_previews
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", ()),
+        ("# by hand\nsearch example.com\nnameserver 1.1.1.1\n", ()),
+        ("nameserver 192.168.1.1\nnameserver\t10.0.0.2\nnameserver 192.168.1.1\n", ("10.0.0.2", "192.168.1.1")),
+        ("nameserver fd00::53\nnameserver nonsense\nnameserver", ("fd00::53",)),
+        # Behind these are this host's own services, and the cloud's metadata.
+        ("nameserver 127.0.0.53\nnameserver ::1\nnameserver 169.254.169.254\nnameserver fe80::1%eth0\n", ()),
+        ("nameserver 0.0.0.0\nnameserver ::ffff:127.0.0.1\n", ()),
+    ],
+)
+def test_builds_may_reach_name_servers_at_home_and_nothing_closer(text: str, found: tuple[str, ...]) -> None:
+    assert private_resolvers(text) == found
 
 
 def test_removal_takes_units_and_code_and_no_data() -> None:
