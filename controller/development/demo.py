@@ -28,6 +28,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from controller.development.author import LOOK_EVERY_S, Author, NotAsTold
+from controller.disk import remove_tree
 from controller.effects.stack_files import read_stack
 from controller.model.errors import Unavailable
 from controller.model.names import MAIN, preview_slot
@@ -451,7 +452,7 @@ def main_demo(*, root: Path | None, leave: bool, port_base: int | None, console:
     finally:
         _stop(up)
         if root is None and leave:
-            shutil.rmtree(own_root, ignore_errors=True)
+            remove_tree(os.fsencode(own_root))  # a release is read-only, to its owner too
 
 
 def _acts(demo: Demo) -> Sequence[Callable[[], None]]:
