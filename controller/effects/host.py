@@ -14,7 +14,6 @@ import os
 import pwd
 import re
 import secrets
-import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -537,8 +536,3 @@ def _user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
-
-
-def has_tool(name: str) -> bool:
-    """Say whether one of the host's tools is there."""
-    return shutil.which(name) is not None

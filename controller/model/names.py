@@ -91,11 +91,6 @@ def database_name(slot: SlotName) -> str:
     return "app_main" if slot == MAIN else slot.replace("-", "_")
 
 
-def environment_name(slot: SlotName) -> str:
-    """Return GitHub's environment: `production`, `preview-1`."""
-    return "production" if slot == MAIN else str(slot)
-
-
 def status_context(slot: SlotName) -> str:
     """Return the commit status context of a slot: one for production, one shared by all previews."""
     return "oroboros/production" if slot == MAIN else "oroboros/preview"
