@@ -84,6 +84,7 @@ class Unit:
     #: Not yet started.
     waiting: Order | None = None
     keeper: int = 0
+    #: None: it had ended before we could ask.
     keeper_ticks: int | None = None
     pidfd: int | None = None
     exit_code: int | None = None
@@ -148,7 +149,9 @@ class Supervisor:
 
     def look_at(self, unit: Unit) -> None:
         """Learn whether a unit has ended, and how."""
-        if unit.ended or unit.waiting is not None or start_ticks(unit.keeper) == unit.keeper_ticks:
+        if unit.ended or unit.waiting is not None:
+            return
+        if unit.keeper_ticks is not None and start_ticks(unit.keeper) == unit.keeper_ticks:
             return
         try:
             end = json.loads((unit.folder / "exit.json").read_text())

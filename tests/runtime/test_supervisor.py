@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import selectors
 import signal
 import socket
 import stat
@@ -20,6 +21,8 @@ from pathlib import Path
 import pytest
 
 from controller.development.embedded_runtime import EmbeddedRuntime
+from controller.development.keeper import write_json
+from controller.development.supervisor import Supervisor, Unit
 from controller.effects.runtime import ProcessSpec
 from controller.model.errors import Unavailable
 from controller.model.names import Layout
@@ -126,6 +129,22 @@ def test_a_job_ends_with_its_exit_code_and_its_log(host: Host) -> None:
     assert fact is not None
     assert (fact.exit_code, fact.timed_out) == (3, False)
     assert host.log("build-main").read_text() == "two words\nbad\n"
+
+
+def test_a_job_that_ended_before_anybody_looked_has_ended(tmp_path: Path) -> None:
+    """On a busy machine a quick keeper is gone before its supervisor can read when it began."""
+    write_json(tmp_path / "exit.json", {"code": 9, "timed_out": False, "ended_at": time.time()})
+    unit = Unit(name="build-main", generation=1, folder=tmp_path, mark="", started_at=time.time(), keeper=gone_pid())
+    Supervisor(state=tmp_path, selector=selectors.DefaultSelector()).look_at(unit)
+
+    assert unit.ended
+    assert unit.exit_code == 9
+
+
+def gone_pid() -> int:
+    """Return the id of a process that has ended."""
+    with subprocess.Popen(["true"]) as process:
+        return process.pid
 
 
 def test_a_job_that_runs_into_its_limit_is_killed_with_all_that_it_started(host: Host) -> None:
