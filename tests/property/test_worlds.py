@@ -87,6 +87,11 @@ def refused(host: FakeHost) -> bool:
     return any(run.reason == "MigrationsDiffer" for world in host.slots.values() for run in world.runs.values())
 
 
+def given_up(host: FakeHost) -> bool:
+    """Say whether a run was left after its worker had died over it too often: a slot that stands still loses none."""
+    return any(run.reason == "WorkerDied" for world in host.slots.values() for run in world.runs.values())
+
+
 @given(commits=commit_sets(good=True), story=stories(*OUTSIDE, told=True))
 def test_any_loss_of_deliveries_and_one_resync_give_the_same(commits: tuple[Commit, ...], story: list[Event]) -> None:
     told, lost = FakeHost(previews=4, commits=commits), FakeHost(previews=4, commits=commits)
@@ -280,6 +285,7 @@ def test_stops_by_hand_blame_nobody_and_leave_no_trace_once_they_end(
     settled(stopped)
     settled(calm)
     assume(not refused(stopped) and not refused(calm))
+    assume(not given_up(stopped) and not given_up(calm))
     assert live_content(stopped) == live_content(calm)
     assert previews_served(stopped) == previews_served(calm)
     assert stopped.quarantined == {}
