@@ -42,8 +42,8 @@ from controller.model.nouns import (
     Run,
     Stop,
     Verdict,
-    WantedReport,
 )
+from controller.model.reports import WantedStatus
 from controller.model.states import RUN_TERMINAL, Cause, Outcome, ProcessState, RunState, StatusState
 from controller.model.steps import (
     AdvanceRun,
@@ -155,7 +155,7 @@ class FakeHost:
         self.stops: list[Stop] = []
         self.orders = 0
         self.waiting_since: dict[int, datetime] = {}
-        self.reports: dict[tuple[Sha, str], WantedReport] = {}
+        self.reports: dict[tuple[Sha, str], WantedStatus] = {}
         #: The forge's truth, and what the last fetch and the last listing saw of it.
         self.production: Sha | None = None
         self.open_pulls: dict[int, PullRequest] = {}
@@ -367,7 +367,7 @@ class FakeHost:
             overrides=tuple(self.overrides),
             stops=tuple(self.stops),
             hints=tuple(self.hints),
-            pending_reports=tuple(r for r in self.reports.values() if r.state is StatusState.PENDING),
+            open_reports=tuple(r for r in self.reports.values() if r.state is StatusState.PENDING),
             policy=self.policy,
         )
 

@@ -31,7 +31,8 @@ from controller.decisions.plan import (
 from controller.decisions.quarantine import quarantine_of
 from controller.decisions.slots import QueuePlace
 from controller.model.names import MAIN, PRODUCTION, Sha, SlotName, Topology, pull_request_domain, status_context
-from controller.model.nouns import Head, PullRequest, Run, WantedReport
+from controller.model.nouns import Head, PullRequest, Run
+from controller.model.reports import WantedStatus
 from controller.model.states import Cause, RunState, StatusState
 from controller.model.world import STOPPED_BY_HAND, Hold, Observed, SlotObserved, Wanted
 
@@ -47,21 +48,21 @@ NEEDS_APPROVAL = "needs approval: a fork's code does not run by itself"
 
 def project(
     observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology, *, now: datetime
-) -> tuple[WantedReport, ...]:
+) -> tuple[WantedStatus, ...]:
     """Return what each commit's statuses should say, ordered by context and sha; each (sha, context) once."""
     del now  # every instant that we name was observed: the same look twice gives the same reports
-    chosen: dict[tuple[Sha, str], WantedReport] = {}
+    chosen: dict[tuple[Sha, str], WantedStatus] = {}
     for report in _candidates(observed, queue, topology):
         key = (report.sha, report.context)
         if key not in chosen or report.generation > chosen[key].generation:
             chosen[key] = report
-    for pending in observed.pending_reports:
-        if (pending.sha, pending.context) not in chosen:
+    for pending in observed.open_reports:
+        if isinstance(pending, WantedStatus) and (pending.sha, pending.context) not in chosen:
             chosen[pending.sha, pending.context] = _end_of(pending, observed)
     return tuple(chosen[key] for key in sorted(chosen, key=lambda key: (key[1], key[0])))
 
 
-def _candidates(observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology) -> Iterator[WantedReport]:
+def _candidates(observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology) -> Iterator[WantedStatus]:
     yield from _policy_problems(observed)
     yield from _without_slot(observed, queue)
     for slot in observed.slots:
@@ -107,7 +108,7 @@ def _runs_to_report(slot: SlotObserved) -> Iterator[Run]:
     yield from (run for run in (slot.run, *slot.recent_runs, slot.live_run) if run is not None)
 
 
-def _of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topology) -> WantedReport | None:
+def _of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topology) -> WantedStatus | None:
     tail = _tail(observed, slot, run)
     url: str | None = topology.url(slot.slot)
     match run.state:
@@ -137,8 +138,8 @@ def _of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topology
 
 def _report(
     sha: Sha, slot: SlotName, state: StatusState, text: str, *, url: str | None = None, generation: int = 0
-) -> WantedReport:
-    return WantedReport(
+) -> WantedStatus:
+    return WantedStatus(
         sha=sha,
         context=status_context(slot),
         state=state,
@@ -207,7 +208,7 @@ def _superseded(observed: Observed, run: Run, tail: str) -> tuple[StatusState, s
     return StatusState.ERROR, describe(f"{SUPERSEDED_BY}{by}", "", tail)
 
 
-def _policy_problems(observed: Observed) -> Iterator[WantedReport]:
+def _policy_problems(observed: Observed) -> Iterator[WantedStatus]:
     head = observed.production_head
     if head is None or not observed.policy_problems:
         return
@@ -229,7 +230,7 @@ def _newest_generation(observed: Observed, sha: Sha, of: SlotName) -> int:
     return max((run.generation for run in runs), default=0)
 
 
-def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator[WantedReport]:
+def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator[WantedStatus]:
     preview = SlotName("preview-1")  # every preview slot has the same context
     pulls = {pull.number: pull for pull in observed.pulls}
     held = sorted(slot.lease.pull_request for slot in observed.slots if slot.lease is not None)
@@ -258,7 +259,7 @@ def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator
         yield _report(pull.head_sha, preview, StatusState.PENDING, text, generation=generation)
 
 
-def _of_head_without_run(observed: Observed, slot: SlotObserved, topology: Topology) -> Iterator[WantedReport]:
+def _of_head_without_run(observed: Observed, slot: SlotObserved, topology: Topology) -> Iterator[WantedStatus]:
     wanted = desired(observed, slot)
     head = _head(observed, slot)
     if head is None or any(run.head.sha == head.sha for run in _runs_to_report(slot)):
@@ -284,7 +285,7 @@ def _of_head_without_run(observed: Observed, slot: SlotObserved, topology: Topol
         yield _report(head.sha, slot.slot, StatusState.PENDING, describe(ACCEPTED, busy))
 
 
-def _same_content(slot: SlotObserved, head: Head, topology: Topology) -> WantedReport:
+def _same_content(slot: SlotObserved, head: Head, topology: Topology) -> WantedStatus:
     live = slot.live_run
     same = f": same content as {live.head.sha[:7]}" if live is not None else ""
     if slot.run is not None and slot.run.head.tree == head.tree and slot.run.confirmed_at is None:
@@ -310,7 +311,7 @@ def _pull_number(slot: SlotObserved) -> int:
     return slot.lease.pull_request if slot.lease is not None else 0
 
 
-def _never_run(observed: Observed) -> Iterator[WantedReport]:
+def _never_run(observed: Observed) -> Iterator[WantedStatus]:
     head = observed.production_head
     for hint in observed.hints:
         if hint.sha is None or not hint.on_production or head is None or hint.sha == head.sha:
@@ -318,7 +319,7 @@ def _never_run(observed: Observed) -> Iterator[WantedReport]:
         yield _report(hint.sha, MAIN, StatusState.ERROR, describe(f"{SUPERSEDED_BY}{head.sha[:7]}"))
 
 
-def _end_of(pending: WantedReport, observed: Observed) -> WantedReport:
+def _end_of(pending: WantedStatus, observed: Observed) -> WantedStatus:
     """Nothing speaks for this commit any more, and its last word was "pending": say how it ended."""
     head = observed.production_head
     if pending.context == PRODUCTION_CONTEXT:
@@ -333,7 +334,7 @@ def _end_of(pending: WantedReport, observed: Observed) -> WantedReport:
         text = describe("preview ended: previews are switched off")
     else:
         text = describe("preview ended: pull request closed", ", or a newer commit took its place")
-    return WantedReport(
+    return WantedStatus(
         sha=pending.sha,
         context=pending.context,
         state=StatusState.ERROR,

@@ -29,6 +29,7 @@ from controller.effects.store import LostEpoch, Store, migrate
 from controller.effects.wake import Bell
 from controller.loop.background import Background
 from controller.loop.execute import Hands
+from controller.loop.forge_senders import forge_senders
 from controller.loop.gate_threads import GateThreads
 from controller.loop.observe import Sight
 from controller.loop.reconcile import Health, Reconciler
@@ -80,7 +81,7 @@ class Worker:
             bell = threading.Event()
             health = Health(started_at=self.clock())
             forges = open_forges(settings, clock=self.clock)
-            reports = Reporter(store.shared(), forges.forge, clock=self.clock)
+            reports = Reporter(store.shared(), forge_senders(forges.forge), clock=self.clock)
             background = Background(bell.set)
 
             mirror = forges.open_mirror()

@@ -37,7 +37,8 @@ from controller.decisions.github.repository import PostedStatus, Repository
 from controller.decisions.github.wire import Reply, Request, api_base, git_url, with_token
 from controller.model.errors import Unavailable
 from controller.model.names import Sha
-from controller.model.nouns import PullRequest, WantedReport
+from controller.model.nouns import PullRequest
+from controller.model.reports import WantedStatus
 
 REPLY_TIMEOUT_S: Final = 10.0
 #: For a whole exchange, however slowly the bytes drip.
@@ -229,7 +230,7 @@ class Forge:
                 return pulls
         raise Unavailable("ForgeListingUnstable", "the list of pull requests changes faster than it can be read")
 
-    def post_status(self, report: WantedReport) -> None:
+    def post_status(self, report: WantedStatus) -> None:
         """Set a commit's status; Stalled when the forge refuses it for good."""
         reply = self._send(protocol.create_status(self._repository, report))
         protocol.read_created_status(reply, now=self._client.clock())

@@ -41,9 +41,9 @@ from controller.model.nouns import (
     Run,
     Stop,
     Verdict,
-    WantedReport,
 )
-from controller.model.states import Cause, Outcome, RunState, StatusState
+from controller.model.reports import FORGE_SURFACES, WantedReport, report_from_json, report_to_json
+from controller.model.states import Cause, Outcome, RunState
 from controller.model.world import RECENT_RUNS_MAX
 
 CONNECT_TIMEOUT_S = 3
@@ -141,20 +141,26 @@ class History:
     overrides: tuple[Override, ...]
     stops: tuple[Stop, ...]
     pending: tuple[PendingDelivery, ...]
-    #: Reports that still say "pending": each must come to an end.
-    pending_reports: tuple[WantedReport, ...]
+    #: Reports that are open: each must come to an end.
+    open_reports: tuple[WantedReport, ...]
     #: Drifts of which no look has said that they are over.
     drifts: tuple[OpenDrift, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnsentReport:
-    """A report whose wanted state was not sent yet."""
+    """A report that was not sent yet as it is wanted."""
 
+    surface: str
     key: str
     wanted: WantedReport
+    #: Grows whenever something else is wanted.
     generation: int
     attempts: int
+    #: When it was wanted.
+    at: datetime
+    #: The forge's id of what was made for it before; None: nothing was, as far as we know.
+    forge_id: int | None
 
 
 def migrate(database_url: str, *, folder: Path = SQL_FOLDER) -> tuple[str, ...]:
@@ -403,10 +409,8 @@ class Store:
                     " WHERE state = 'pending' ORDER BY seq LIMIT %s",
                     [PENDING_MAX],
                 )
-                pending_reports = q(
-                    "SELECT wanted FROM reports WHERE repository_id = %s AND surface = 'status'"
-                    " AND wanted->>'state' = 'pending'",
-                    [repository_id],
+                open_reports = q(
+                    "SELECT surface, wanted FROM reports WHERE repository_id = %s AND is_open", [repository_id]
                 )
                 drifts = q(
                     "SELECT * FROM drifts WHERE repository_id = %s AND host = %s AND ended_at IS NULL ORDER BY id"
@@ -462,7 +466,7 @@ class Store:
                     )
                     for row in pending.fetchall()
                 ),
-                pending_reports=tuple(_report_from_json(row["wanted"]) for row in pending_reports.fetchall()),
+                open_reports=tuple(report_from_json(row["surface"], row["wanted"]) for row in open_reports.fetchall()),
                 drifts=tuple(_drift(row) for row in drifts.fetchall()),
             )
 
@@ -1079,13 +1083,13 @@ class Store:
 
     def forget_reports(self, *, before: datetime, at_most: int) -> int:
         """Remove reports that were sent before then about commits of which there is no run and no open pull request
-        any more; return how many. Never one that is not sent, or still says "pending"."""
+        any more; return how many. Never one that is not sent, or is open."""
         with self._transaction() as connection:
             return connection.execute(
                 "DELETE FROM reports WHERE (repository_id, surface, key) IN"
                 " (SELECT p.repository_id, p.surface, p.key FROM reports p WHERE p.repository_id = %(r)s"
                 "  AND p.sent_generation = p.generation AND p.updated_at < %(before)s"
-                "  AND p.wanted->>'state' <> 'pending'"
+                "  AND NOT p.is_open"
                 "  AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.repository_id = p.repository_id"
                 "   AND runs.sha = p.wanted->>'sha')"
                 "  AND NOT EXISTS (SELECT 1 FROM pull_requests q WHERE q.repository_id = p.repository_id"
@@ -1184,10 +1188,12 @@ class Store:
         with self._transaction(fenced=True) as connection:
             if reports:
                 changed = connection.execute(
-                    "INSERT INTO reports (repository_id, surface, key, wanted, generation, updated_at)"
-                    " SELECT %(r)s, 'status', t.key, t.wanted::jsonb, 1, %(now)s"
-                    " FROM unnest(%(keys)s::text[], %(wanted)s::text[]) AS t (key, wanted)"
+                    "INSERT INTO reports (repository_id, surface, key, wanted, is_open, generation, updated_at)"
+                    " SELECT %(r)s, t.surface, t.key, t.wanted::jsonb, t.is_open, 1, %(now)s"
+                    " FROM unnest(%(surfaces)s::text[], %(keys)s::text[], %(wanted)s::text[], %(open)s::boolean[])"
+                    "  AS t (surface, key, wanted, is_open)"
                     " ON CONFLICT (repository_id, surface, key) DO UPDATE SET wanted = excluded.wanted,"
+                    " is_open = excluded.is_open,"
                     " generation = reports.generation + 1, attempts = 0, retry_at = NULL, stalled = false, error = '',"
                     " updated_at = excluded.updated_at"
                     " WHERE reports.wanted <> excluded.wanted"
@@ -1195,8 +1201,10 @@ class Store:
                     {
                         "r": self._id(),
                         "now": now,
-                        "keys": [report_key(report.sha, report.context) for report in reports],
-                        "wanted": [json.dumps(_report_to_json(report)) for report in reports],
+                        "surfaces": [report.surface for report in reports],
+                        "keys": [report.key for report in reports],
+                        "wanted": [json.dumps(report_to_json(report)) for report in reports],
+                        "open": [report.is_open for report in reports],
                     },
                 ).rowcount
             if done:
@@ -1206,20 +1214,27 @@ class Store:
                 )
         return changed
 
-    def load_unsent_reports(self, *, now: datetime, at_most: int = 50) -> tuple[UnsentReport, ...]:
-        """Return reports to send, oldest change first; those that wait for a retry come when it is due."""
+    def load_unsent_reports(
+        self, *, surfaces: Sequence[str] = FORGE_SURFACES, now: datetime, at_most: int = 50
+    ) -> tuple[UnsentReport, ...]:
+        """Return reports to send on these surfaces, in the order of the surfaces, of each the oldest change first;
+        those that wait for a retry come when it is due."""
         with self._transaction() as connection:
             rows = connection.execute(
-                "SELECT * FROM reports WHERE repository_id = %s AND sent_generation < generation AND NOT stalled"
-                " AND (retry_at IS NULL OR retry_at <= %s) ORDER BY updated_at, key LIMIT %s",
-                [self._id(), now, at_most],
+                "SELECT * FROM reports WHERE repository_id = %(r)s AND sent_generation < generation AND NOT stalled"
+                " AND surface = ANY(%(surfaces)s) AND (retry_at IS NULL OR retry_at <= %(now)s)"
+                " ORDER BY array_position(%(surfaces)s, surface), updated_at, key LIMIT %(at_most)s",
+                {"r": self._id(), "surfaces": list(surfaces), "now": now, "at_most": at_most},
             ).fetchall()
             return tuple(
                 UnsentReport(
+                    surface=row["surface"],
                     key=row["key"],
-                    wanted=_report_from_json(row["wanted"]),
+                    wanted=report_from_json(row["surface"], row["wanted"]),
                     generation=row["generation"],
                     attempts=row["attempts"],
+                    at=row["updated_at"],
+                    forge_id=row["forge_id"],
                 )
                 for row in rows
             )
@@ -1286,22 +1301,30 @@ class Store:
                 "UPDATE delivery_sweeps SET asked_count = asked_count + 1 WHERE repository_id = %s", [self._id()]
             )
 
-    def record_sent(self, key: str, generation: int, *, now: datetime) -> None:
-        """A report of this generation is at the forge."""
+    def record_made(self, report: UnsentReport, forge_id: int) -> None:
+        """Remember the forge's id of what was made for a report: from now on it is changed. Safe to repeat."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE reports SET forge_id = %s WHERE repository_id = %s AND surface = %s AND key = %s",
+                [forge_id, self._id(), report.surface, report.key],
+            )
+
+    def record_sent(self, report: UnsentReport, *, now: datetime) -> None:
+        """This report was sent, as it was wanted then."""
         with self._transaction() as connection:
             connection.execute(
                 "UPDATE reports SET sent_generation = greatest(sent_generation, %s), sent_at = %s, attempts = 0,"
-                " retry_at = NULL, error = '' WHERE repository_id = %s AND surface = 'status' AND key = %s",
-                [generation, now, self._id(), key],
+                " retry_at = NULL, error = '' WHERE repository_id = %s AND surface = %s AND key = %s",
+                [report.generation, now, self._id(), report.surface, report.key],
             )
 
-    def record_unsent(self, key: str, generation: int, *, error: str, retry_at: datetime | None, stalled: bool) -> None:
+    def record_unsent(self, report: UnsentReport, *, error: str, retry_at: datetime | None, stalled: bool) -> None:
         """A report could not be sent: when to try again, or never."""
         with self._transaction() as connection:
             connection.execute(
                 "UPDATE reports SET attempts = attempts + 1, error = %s, retry_at = %s, stalled = %s"
-                " WHERE repository_id = %s AND surface = 'status' AND key = %s AND generation = %s",
-                [error, retry_at, stalled, self._id(), key, generation],
+                " WHERE repository_id = %s AND surface = %s AND key = %s AND generation = %s",
+                [error, retry_at, stalled, self._id(), report.surface, report.key, report.generation],
             )
 
     # -- for commands and the console -------------------------------------------------------------------------------
@@ -1338,34 +1361,6 @@ class Store:
             "INSERT INTO audit (repository_id, host, actor, action, subject, detail) VALUES (%s, %s, %s, %s, %s, %s)",
             [self._id(), self._host, actor, action, subject, Jsonb(detail)],
         )
-
-
-def report_key(sha: Sha, context: str) -> str:
-    """Return the key of a status report: a commit has one status per context."""
-    return f"{sha} {context}"
-
-
-def _report_to_json(report: WantedReport) -> dict[str, object]:
-    return {
-        "sha": report.sha,
-        "context": report.context,
-        "state": str(report.state),
-        "description": report.description,
-        "target_url": report.target_url,
-        "generation": report.generation,
-    }
-
-
-def _report_from_json(value: dict[str, object]) -> WantedReport:
-    url = value["target_url"]
-    return WantedReport(
-        sha=Sha(str(value["sha"])),
-        context=str(value["context"]),
-        state=StatusState(str(value["state"])),
-        description=str(value["description"]),
-        target_url=None if url is None else str(url),
-        generation=int(str(value["generation"])),
-    )
 
 
 def _repository(row: DictRow) -> RepositoryRow:

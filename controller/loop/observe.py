@@ -100,7 +100,7 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         hints=_answered_hints(sight.mirror, history),
         policy=policy,
         policy_problems=policy_problems,
-        pending_reports=history.pending_reports,
+        open_reports=history.open_reports,
         heal_ordered=frozenset((o.drift.reason, o.drift.subject) for o in history.drifts if o.heal_ordered),
         ended_units_stay=sight.ended_units_stay,
     )

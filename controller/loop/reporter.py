@@ -1,22 +1,26 @@
-"""How does the forge learn what happened? One thread sends the outbox, one request in flight, and blocks no run.
+"""How do others learn what happened? A thread a destination sends the outbox, one request in flight; no run waits.
 
-A report that cannot be sent is tried again with a growing pause; one that the forge refuses for good is stalled and
-said loudly. Before the first report after a start, the present status is not read back: sending the same state twice
-changes nothing, since the latest status of a context counts. Pauses between writes are the client's business; while
-the forge asks us to wait, nothing is tried.
+A destination has some surfaces, and each surface its sender. What is sent next is read again each time, so that only
+the newest that is wanted is sent. A report that cannot be sent is tried again with a growing pause; one that is refused
+for good is stalled alone and said loudly. Pauses between writes are the client's business; while the destination asks
+us to wait, nothing is tried.
+
+A report that may have been sent before (by a worker that died before it wrote so, or in a request that was not
+answered) is looked up before it is sent again: `Outgoing.is_doubtful`. So each death repeats a write at most once.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from controller.effects.github_http import Forge
 from controller.effects.store import Store, UnsentReport
 from controller.failpoints import failpoint
 from controller.model.errors import OroborosError, Stalled, Unavailable
+from controller.model.reports import WantedReport
 
 RETRY_BASE_S = 1.0
 RETRY_CAP_S = 300.0
@@ -27,18 +31,38 @@ LOOK_EVERY_S = 1.0
 log = logging.getLogger(__name__)
 
 
-class Reporter:
-    """The sender of one worker."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A report on its way out."""
 
-    def __init__(self, store: Store, forge: Forge, *, clock: Callable[[], datetime]) -> None:
+    wanted: WantedReport
+    #: The destination's id of what was made for it before.
+    made_id: int | None
+    #: It may be there already: ask before making a second.
+    is_doubtful: bool
+    #: Remembers the id of what was made; called at once.
+    remember: Callable[[int], None]
+
+
+#: Sends one report. `Unavailable`: try again. `Stalled`: it will never be taken. Safe to repeat.
+Sender = Callable[[Outgoing], None]
+
+
+class Reporter:
+    """The sender of one worker to one destination."""
+
+    def __init__(
+        self, store: Store, senders: Mapping[str, Sender], *, clock: Callable[[], datetime], name: str = "reporter"
+    ) -> None:
         self._store = store
-        self._forge = forge
-        #: The forge asks us to wait: what is unsent stays so, and is no attempt.
+        self._senders = senders
+        #: The destination asks us to wait: what is unsent stays so, and is no attempt.
         self._quiet_until: datetime | None = None
         self._clock = clock
+        self._started_at = clock()
         self._woken = threading.Event()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin to send."""
@@ -59,43 +83,50 @@ class Reporter:
             self._woken.wait(LOOK_EVERY_S)
             self._woken.clear()
             try:
-                while self._send_batch():
+                while not self._stopped.is_set() and self.send_next():
                     pass
             except Unavailable as error:
                 log.info("report: %s", error, extra={"action": "report.waits"})
 
-    def _send_batch(self) -> bool:
+    def send_next(self) -> bool:
+        """Send what comes first; False when there is nothing to send now."""
         if self._quiet_until is not None and self._clock() < self._quiet_until:
             return False
-        unsent = self._store.load_unsent_reports(now=self._clock())
+        unsent = self._store.load_unsent_reports(surfaces=tuple(self._senders), now=self._clock(), at_most=1)
         for report in unsent:
-            if self._stopped.is_set():
-                return False
             self._send(report)
-            if self._quiet_until is not None:
-                return False
-        return bool(unsent)
+        return bool(unsent) and self._quiet_until is None
 
     def _send(self, report: UnsentReport) -> None:
         self._quiet_until = None
+        outgoing = Outgoing(
+            wanted=report.wanted,
+            made_id=report.forge_id,
+            is_doubtful=report.attempts > 0 or report.at <= self._started_at,
+            remember=lambda made_id: self._store.record_made(report, made_id),
+        )
         try:
-            self._forge.post_status(report.wanted)
+            self._senders[report.surface](outgoing)
         except Stalled as error:
-            log.error("report: %s refused for good: %s", report.key, error, extra={"action": "report.stalled"})
-            self._store.record_unsent(report.key, report.generation, error=str(error), retry_at=None, stalled=True)
+            log.error(
+                "report: %s %s refused for good: %s",
+                report.surface,
+                report.key,
+                error,
+                extra={"action": "report.stalled"},
+            )
+            self._store.record_unsent(report, error=str(error), retry_at=None, stalled=True)
         except OroborosError as error:
             retry_at = error.retry_at if isinstance(error, Unavailable) else None
             if error.reason == "ForgeLimited":
                 self._quiet_until = retry_at
             pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** min(report.attempts, 16))
-            stalled = report.attempts + 1 >= ATTEMPTS_MAX
             self._store.record_unsent(
-                report.key,
-                report.generation,
+                report,
                 error=str(error),
                 retry_at=retry_at or self._clock() + timedelta(seconds=pause_s),
-                stalled=stalled,
+                stalled=report.attempts + 1 >= ATTEMPTS_MAX,
             )
         else:
             failpoint("report.before_ack")
-            self._store.record_sent(report.key, report.generation, now=self._clock())
+            self._store.record_sent(report, now=self._clock())

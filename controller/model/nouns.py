@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Literal
 
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
-from controller.model.states import Cause, Outcome, ProcessState, RunState, StatusState
+from controller.model.states import Cause, Outcome, ProcessState, RunState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,19 +213,6 @@ class Stop:
     actor: str
     reason: str
     at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WantedReport:
-    """What a commit's status should say. Keyed by (sha, context); the newest generation wins."""
-
-    sha: Sha
-    context: str
-    state: StatusState
-    #: At most 140 characters, one line.
-    description: str
-    target_url: str | None
-    generation: int
 
 
 Handling = Literal["heals", "held", "by_hand"]

@@ -47,6 +47,34 @@ class StatusState(StrEnum):
     ERROR = "error"
 
 
+class CheckState(StrEnum):
+    """Where a check run stands: GitHub's statuses, and of one that is completed the conclusions that we use
+    (docs.github.com/rest/checks/runs)."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    # completed:
+    SUCCESS = "success"
+    FAILURE = "failure"
+    NEUTRAL = "neutral"
+    CANCELLED = "cancelled"
+    ACTION_REQUIRED = "action_required"
+
+    @property
+    def is_completed(self) -> bool:
+        return self not in (CheckState.QUEUED, CheckState.IN_PROGRESS)
+
+
+class DeploymentState(StrEnum):
+    """Those of GitHub's deployment states that we use (docs.github.com/rest/deployments/statuses)."""
+
+    IN_PROGRESS = "in_progress"
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ERROR = "error"
+    INACTIVE = "inactive"
+
+
 class Cause(StrEnum):
     """Why a run exists."""
 

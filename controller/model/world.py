@@ -24,8 +24,8 @@ from controller.model.nouns import (
     Run,
     Stop,
     Verdict,
-    WantedReport,
 )
+from controller.model.reports import WantedReport
 from controller.model.states import Cause, Outcome
 
 Activity = Literal["checkout", "database", "seal", "gate", "watch", "wipe"]
@@ -135,8 +135,8 @@ class Observed:
     overrides: tuple[Override, ...] = ()
     stops: tuple[Stop, ...] = ()
     hints: tuple[DeliveryHint, ...] = ()
-    #: Reports that were wanted last and are pending: those that nothing speaks for any more must still end.
-    pending_reports: tuple[WantedReport, ...] = ()
+    #: Reports that were wanted last and are open: those that nothing speaks for any more must still end.
+    open_reports: tuple[WantedReport, ...] = ()
     policy: Policy = field(default_factory=Policy)
     policy_problems: tuple[str, ...] = ()
     #: (reason, subject) of the drifts that somebody ordered to heal.

@@ -13,7 +13,7 @@ import pytest
 from controller.development.forge_records import Records
 from controller.model.errors import Stalled
 from controller.model.names import parse_sha
-from controller.model.nouns import WantedReport
+from controller.model.reports import WantedStatus
 from controller.model.states import StatusState
 from tests.forge.conftest import Receiver, await_true
 from tests.forge_fixture import CANARY, REPOSITORY, Clone, ForgeUnderTest
@@ -218,7 +218,7 @@ def test_statuses_are_kept_and_shown_newest_first(forge: ForgeUnderTest, receive
     client = forge.client
     for state in (StatusState.PENDING, StatusState.SUCCESS):
         client.post_status(
-            WantedReport(
+            WantedStatus(
                 sha=sha,
                 context="oroboros/production",
                 state=state,
@@ -348,7 +348,7 @@ def test_t_g14_status_number_1001_of_a_commit_and_context_is_refused_for_good(
     assert forge.api.post(f"/statuses/{sha}", json={"state": "success", "context": "other"}).status_code == 201
     with pytest.raises(Stalled, match="maximum number of statuses"):
         forge.client.post_status(
-            WantedReport(
+            WantedStatus(
                 sha=parse_sha(sha),
                 context="full",
                 state=StatusState.SUCCESS,

@@ -12,7 +12,7 @@ from controller.decisions.github import repository as protocol
 from controller.decisions.github.wire import Reply, api_base, git_url, with_token
 from controller.model.errors import Stalled, Unavailable
 from controller.model.names import Sha
-from controller.model.nouns import WantedReport
+from controller.model.reports import WantedStatus
 from controller.model.states import StatusState
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -36,7 +36,7 @@ def pull(**changed: Any) -> dict[str, Any]:
     }
 
 
-def report(**changed: Any) -> WantedReport:
+def report(**changed: Any) -> WantedStatus:
     fields: dict[str, Any] = {
         "sha": SHA,
         "context": "oroboros/production",
@@ -45,7 +45,7 @@ def report(**changed: Any) -> WantedReport:
         "target_url": None,
         "generation": 1,
     }
-    return WantedReport(**{**fields, **changed})
+    return WantedStatus(**{**fields, **changed})
 
 
 def read_pulls(answer: Reply, *, page: int = 1) -> protocol.PullsPage:

@@ -18,7 +18,7 @@ from controller.decisions.github.wire import ask, tell, with_token
 from controller.effects.github_http import Client, Forge
 from controller.effects.github_identity import AppIdentity, TokenFile
 from controller.model.names import parse_sha
-from controller.model.nouns import WantedReport
+from controller.model.reports import WantedStatus
 from controller.model.states import StatusState
 from tests.forge.conftest import Receiver
 from tests.forge.our_app import set_up
@@ -83,7 +83,7 @@ def test_requests_of_our_client_and_their_replies_are_as_published(forge: ForgeU
         client.repository()
         client.open_pulls()
         client.post_status(
-            WantedReport(
+            WantedStatus(
                 sha=sha,
                 context="oroboros/preview",
                 state=StatusState.SUCCESS,

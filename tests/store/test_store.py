@@ -14,7 +14,8 @@ from controller.decisions.github.repository import Repository
 from controller.effects.store import LostEpoch, Store, migrate
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, TreeId, preview_slot, pull_request_domain
-from controller.model.nouns import Drift, Handling, Head, PullRequest, Verdict, WantedReport
+from controller.model.nouns import Drift, Handling, Head, PullRequest, Verdict
+from controller.model.reports import WantedStatus
 from controller.model.states import Cause, Outcome, RunState, StatusState
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
@@ -244,8 +245,8 @@ def test_a_reopened_pull_request_waits_anew(store: Store) -> None:
     assert store.load_history().waiting_since == ()
 
 
-def report(state: StatusState, *, generation: int, text: str = "x") -> WantedReport:
-    return WantedReport(
+def report(state: StatusState, *, generation: int, text: str = "x") -> WantedStatus:
+    return WantedStatus(
         sha=sha("a"),
         context="oroboros/production",
         state=state,
@@ -259,11 +260,12 @@ def test_a_report_is_sent_once_until_it_changes(store: Store) -> None:
     assert store.record_tick([report(StatusState.PENDING, generation=1)], done=[], now=NOW) == 1
     assert store.record_tick([report(StatusState.PENDING, generation=1)], done=[], now=NOW) == 0
     (unsent,) = store.load_unsent_reports(now=NOW)
-    store.record_sent(unsent.key, unsent.generation, now=NOW)
+    store.record_sent(unsent, now=NOW)
 
     assert store.load_unsent_reports(now=NOW) == ()
     assert store.record_tick([report(StatusState.SUCCESS, generation=1)], done=[], now=NOW) == 1
     (again,) = store.load_unsent_reports(now=NOW)
+    assert isinstance(again.wanted, WantedStatus)
     assert again.wanted.state is StatusState.SUCCESS
 
 
@@ -277,9 +279,10 @@ def test_a_report_that_changed_while_it_was_sent_is_sent_again(store: Store) -> 
     store.record_tick([report(StatusState.PENDING, generation=1)], done=[], now=NOW)
     (unsent,) = store.load_unsent_reports(now=NOW)
     store.record_tick([report(StatusState.FAILURE, generation=1)], done=[], now=NOW)
-    store.record_sent(unsent.key, unsent.generation, now=NOW)
+    store.record_sent(unsent, now=NOW)
 
     (again,) = store.load_unsent_reports(now=NOW)
+    assert isinstance(again.wanted, WantedStatus)
     assert again.wanted.state is StatusState.FAILURE
 
 
@@ -492,7 +495,7 @@ def test_a_sent_report_goes_with_the_last_run_of_its_commit(store: Store) -> Non
     store.record_tick([report(StatusState.SUCCESS, generation=1)], done=[], now=NOW)
     assert store.forget_reports(before=later, at_most=10) == 0  # not sent
     (unsent,) = store.load_unsent_reports(now=NOW)
-    store.record_sent(unsent.key, unsent.generation, now=NOW)
+    store.record_sent(unsent, now=NOW)
     assert store.forget_reports(before=NOW, at_most=10) == 0  # young
     generation = begin(store, "a")
     assert generation is not None

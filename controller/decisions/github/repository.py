@@ -32,7 +32,8 @@ from controller.decisions.github.wire import (
 )
 from controller.model.errors import Stalled
 from controller.model.names import Sha
-from controller.model.nouns import PullRequest, WantedReport
+from controller.model.nouns import PullRequest
+from controller.model.reports import WantedStatus
 from controller.model.states import StatusState
 
 PAGE_SIZE: Final = 100
@@ -85,7 +86,7 @@ def list_open_pulls(repository: str, *, page: int) -> Request:
     return ask(f"/repos/{repository}/pulls?{query}")
 
 
-def create_status(repository: str, report: WantedReport) -> Request:
+def create_status(repository: str, report: WantedStatus) -> Request:
     """Set the status of a commit in a context. The newest counts, so that sending it again changes nothing."""
     content: Object = {"state": str(report.state), "context": report.context, "description": report.description}
     if report.target_url is not None:

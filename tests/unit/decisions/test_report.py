@@ -10,7 +10,8 @@ from controller.decisions.report import DESCRIPTION_CHARS_MAX, describe, project
 from controller.decisions.slots import QueuePlace
 from controller.model.config import Permissions, Policy
 from controller.model.names import MAIN, Topology, pull_request_domain
-from controller.model.nouns import Override, Run, WantedReport
+from controller.model.nouns import Override, Run
+from controller.model.reports import WantedStatus
 from controller.model.states import RUN_TERMINAL, Cause, RunState, StatusState
 from controller.model.world import DeliveryHint, Observed, SlotObserved
 from tests.builders import (
@@ -35,7 +36,7 @@ PRODUCTION = "oroboros/production"
 PREVIEW = "oroboros/preview"
 
 
-def reports(seen: Observed, *queue: QueuePlace) -> dict[tuple[str, str], WantedReport]:
+def reports(seen: Observed, *queue: QueuePlace) -> dict[tuple[str, str], WantedStatus]:
     said = project(seen, queue, TOPOLOGY, now=at(5000))
     assert len({(report.sha, report.context) for report in said}) == len(said)
     assert all(len(report.description) <= DESCRIPTION_CHARS_MAX for report in said)
@@ -257,8 +258,8 @@ class TestPreviews:
 
 
 class TestWhatIsStillPending:
-    def pending(self, number: int, context: str) -> WantedReport:
-        return WantedReport(
+    def pending(self, number: int, context: str) -> WantedStatus:
+        return WantedStatus(
             sha=sha(number),
             context=context,
             state=StatusState.PENDING,
@@ -269,13 +270,13 @@ class TestWhatIsStillPending:
 
     def test_a_commit_that_nothing_speaks_for_ends(self) -> None:
         pending = (self.pending(7, PRODUCTION), self.pending(8, PREVIEW))
-        seen = replace(observed(serving(R1), at_head=head(1)), pending_reports=pending)
+        seen = replace(observed(serving(R1), at_head=head(1)), open_reports=pending)
         assert of(seen, 7) == ("error", f"superseded by {sha(1)[:7]}")
         assert of(seen, 8, context=PREVIEW)[0] == "error"
         assert reports(seen)[sha(7), PRODUCTION].generation == 4
 
     def test_an_open_pull_request_and_an_unknown_listing_go_on_waiting(self) -> None:
-        seen = replace(observed(serving(R1), at_head=head(1)), pending_reports=(self.pending(108, PREVIEW),))
+        seen = replace(observed(serving(R1), at_head=head(1)), open_reports=(self.pending(108, PREVIEW),))
         assert of(replace(seen, pulls=(pull(8),)), 108, context=PREVIEW)[0] == "pending"
         assert of(replace(seen, pulls_listed=False), 108, context=PREVIEW)[0] == "pending"
 
