@@ -46,8 +46,8 @@ from controller.model.names import (
 COMMAND = Path("/usr/local/bin/oroboros")
 REDIS_CONFIG, REDIS_FILE = Path("/etc/redis/redis.conf"), Path("/etc/redis/oroboros.conf")
 BEGIN, END = "# oroboros begin", "# oroboros end"
-#: Of a slot's role, so that a preview cannot use up the server.
-ROLE_SETTINGS = ("statement_timeout = '60s'", "lock_timeout = '10s'")
+#: Of a slot's role, so that a preview cannot use up the server. The last one only a superuser may change.
+ROLE_SETTINGS: Mapping[str, str] = {"statement_timeout": "60s", "lock_timeout": "10s", "temp_file_limit": "1GB"}
 CONNECTIONS_MAX = 20
 #: At least; below, something that we rely on is missing: the verb in polkit's details, credentials, `DROP … FORCE`.
 VERSIONS_MIN: Mapping[str, tuple[int, ...]] = {
@@ -91,6 +91,8 @@ class PostgresFact:
     hba_file: Path
     ident_file: Path
     roles: frozenset[str]
+    #: Roles of ours that may do more than they should, or less.
+    odd_roles: frozenset[str]
     #: Roles that `oroboros_worker` is a member of.
     worker_is: frozenset[str]
     databases: frozenset[str]
@@ -501,9 +503,9 @@ def _postgres(facts: HostFacts, wanted: Wanted) -> list[Change]:
     changes: list[Change] = []
     for role, password in ((API_ROLE, wanted.passwords.api), (WORKER_ROLE, wanted.passwords.worker)):
         makes = "CREATEDB" if role == WORKER_ROLE else "NOCREATEDB"
-        if role not in found.roles or role not in found.passwords_work:
+        if role not in found.roles or role in found.odd_roles or role not in found.passwords_work:
             verb = "ALTER" if role in found.roles else "CREATE"
-            statement = f"{verb} ROLE {role} LOGIN NOSUPERUSER NOCREATEROLE {makes} PASSWORD '{password}'"
+            statement = f"{verb} ROLE {role} {_HARMLESS} {makes} PASSWORD '{password}'"
             changes.append(RunSql(what=f"{verb.lower()} role {role}", statements=(statement,)))
     for slot in topology.slots:
         changes += _slot_role(found, slot)
@@ -560,15 +562,33 @@ FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', '
 """  # noqa: S608 - names of ours
 
 
+_HARMLESS = "LOGIN NOSUPERUSER NOCREATEROLE NOREPLICATION NOBYPASSRLS"
+#: Every role of ours that is not as this module makes it.
+ODD_ROLES = f"""
+SELECT rolname FROM pg_roles WHERE rolname ~ '^(app_main|preview_[0-9]+|{API_ROLE}|{WORKER_ROLE})$'
+    AND (NOT rolcanlogin OR rolsuper OR rolcreaterole OR rolreplication OR rolbypassrls
+        OR rolcreatedb <> (rolname = '{WORKER_ROLE}')
+        OR rolname NOT IN ('{API_ROLE}', '{WORKER_ROLE}') AND (rolconnlimit <> {CONNECTIONS_MAX}
+            OR NOT coalesce(rolconfig, '{{}}') @> ARRAY[{", ".join(f"'{k}={v}'" for k, v in ROLE_SETTINGS.items())}]))
+"""  # noqa: S608 - names of ours
+
+
+def slot_role_statements(role: str, *, exists: bool) -> tuple[str, ...]:
+    """Return what makes a slot's role, or puts it right."""
+    verb = "ALTER" if exists else "CREATE"
+    return (
+        f"{verb} ROLE {role} {_HARMLESS} NOCREATEDB CONNECTION LIMIT {CONNECTIONS_MAX}",
+        *(f"ALTER ROLE {role} SET {setting} = '{value}'" for setting, value in ROLE_SETTINGS.items()),
+    )
+
+
 def _slot_role(found: PostgresFact, slot: SlotName) -> list[Change]:
     role = database_name(slot)
     changes: list[Change] = []
-    if role not in found.roles:
-        statements = (
-            f"CREATE ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE CONNECTION LIMIT {CONNECTIONS_MAX}",
-            *(f"ALTER ROLE {role} SET {setting}" for setting in ROLE_SETTINGS),
-        )
-        changes.append(RunSql(what=f"create role {role} of {slot}", statements=statements))
+    if role not in found.roles or role in found.odd_roles:
+        exists = role in found.roles
+        what = f"{'put right' if exists else 'create'} role {role} of {slot}"
+        changes.append(RunSql(what=what, statements=slot_role_statements(role, exists=exists)))
     if role not in found.worker_is:
         changes.append(
             RunSql(what=f"let {WORKER_ROLE} make databases of {role}", statements=(f"GRANT {role} TO {WORKER_ROLE}",))

@@ -41,6 +41,7 @@ from controller.decisions.host_units import POLKIT_RULE, TMPFILES, UNITS
 from controller.decisions.installation import (
     API_IS_BOUNDED,
     COMMAND,
+    ODD_ROLES,
     REDIS_CONFIG,
     REDIS_FILE,
     Change,
@@ -67,7 +68,7 @@ from controller.disk import remove_tree
 from controller.model.command import parse_environment
 from controller.model.errors import Stalled, Unavailable
 from controller.model.host_files import HostFile
-from controller.model.names import HOST_APP, HOST_CADDY, HOST_CONFIG, HOST_PROGRAM, HOST_ROOT
+from controller.model.names import HOST_APP, HOST_CADDY, HOST_CONFIG, HOST_ROOT
 
 CALL_TIMEOUT_S = 120.0
 TEXT_BYTES_MAX = 1 << 20
@@ -78,6 +79,8 @@ AS_POSTGRES = (
     *("runuser", "-u", "postgres", "--", "psql", "-X", "-A", "-t", "-q"),
     *("-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse"),
 )
+#: A checkout may be its user's: it must not have root run anything.
+GIT_SETTINGS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 VERSION_COMMANDS: Mapping[str, tuple[str, ...]] = {
     "systemd": ("systemctl", "--version"),
     "polkit": ("pkaction", "--version"),
@@ -112,7 +115,7 @@ class Host:
             units=observe_units(),
             enabled=_unit_files(),
             active=_active_units(),
-            app=_installed_app(),
+            app=installed_code(HOST_APP),
             caddy=digest_of([HOST_CADDY]) if HOST_CADDY.exists() else "",
             postgres=postgres,
             redis=observe_redis(passwords),
@@ -127,7 +130,9 @@ class Host:
     def _tracked(self) -> list[Path]:
         """Return the files that git tracks; in a folder without git, all that are not made by tools."""
         with contextlib.suppress(Unavailable):
-            told = run(("git", "-c", f"safe.directory={self.source}", "-C", str(self.source), "ls-files", "-z"))
+            told = run(
+                ("git", *GIT_SETTINGS, "-c", f"safe.directory={self.source}", "-C", str(self.source), "ls-files", "-z")
+            )
             names = [name for name in told.split("\0") if name]
             return [self.source / name for name in names if (self.source / name).is_file()]
         return [
@@ -148,7 +153,7 @@ class Host:
             case MakeFolder():
                 make_folder(change.folder)
             case InstallCode():
-                self._install_code(change.digest)
+                install_code(self._tracked(), source=self.source, digest=change.digest, link=HOST_APP)
             case InstallCaddy():
                 write_bytes(HOST_CADDY, self.caddy_source.read_bytes(), mode=0o755)
             case WriteFile():
@@ -174,27 +179,42 @@ class Host:
         run(("useradd", "--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin",
              *group, *(("--groups", ",".join(change.groups)) if change.groups else ()), change.name))  # fmt: skip
 
-    def _install_code(self, digest: str) -> None:
-        """Copy what git tracks below /opt and point the link at it, by one rename; older copies are removed."""
-        apps = HOST_PROGRAM / "apps"
-        target = apps / digest
-        if not target.is_dir():
-            pending = apps / f".{digest}.{secrets.token_hex(4)}"
-            for path in self._tracked():
-                to = pending / path.relative_to(self.source)
-                to.parent.mkdir(parents=True, exist_ok=True)
-                to.write_bytes(path.read_bytes())
-                to.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
-            for folder, _, _ in os.walk(pending):
-                Path(folder).chmod(0o755)
-            os.rename(pending, target)
-        apps.chmod(0o755)
-        link = HOST_APP.with_name(f".{HOST_APP.name}.{secrets.token_hex(4)}")
-        link.symlink_to(target)
-        os.replace(link, HOST_APP)
-        for old in apps.iterdir():
-            if old.name != digest:
-                remove_tree(os.fsencode(old))
+
+def install_code(files: Iterable[Path], *, source: Path, digest: str, link: Path) -> None:
+    """Copy files beside the link's other targets and point it there, by one rename. What it pointed at before stays:
+    api and worker may run from there until they are started anew. Safe to repeat: an edited copy is replaced."""
+    apps = link.with_name("apps")
+    target, before = apps / digest, os.path.basename(os.path.realpath(link))
+    if installed_code(target) != digest:
+        pending = apps / f".{digest}.{secrets.token_hex(4)}"
+        for path in files:
+            to = pending / path.relative_to(source)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_bytes(path.read_bytes())
+            to.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
+        for folder, _, _ in os.walk(pending):
+            Path(folder).chmod(0o755)
+        if target.is_dir():
+            os.rename(target, apps / f".{digest}.{secrets.token_hex(4)}")
+        os.rename(pending, target)
+    apps.chmod(0o755)
+    new = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
+    new.symlink_to(target)
+    os.replace(new, link)
+    if before == digest:
+        return  # a repetition: what was before that is not known
+    for old in apps.iterdir():
+        if old.name not in (digest, before):
+            remove_tree(os.fsencode(old))
+
+
+def installed_code(link: Path) -> str:
+    """Return the digest of the code that lies there as it was installed; "" for none, "edited" when it was changed."""
+    top = Path(os.path.realpath(link))
+    if not top.is_dir():
+        return ""
+    files = [path for path in top.rglob("*") if not path.is_dir() and "__pycache__" not in path.parts]
+    return top.name if digest_of(files) == top.name else "edited"
 
 
 def run(argv: tuple[str, ...], *, text: str = "", timeout_s: float = CALL_TIMEOUT_S) -> str:
@@ -315,6 +335,7 @@ def observe_postgres(passwords: Passwords, *, sql_folder: Path) -> PostgresFact 
         hba_file=Path(files[0]),
         ident_file=Path(files[1]),
         roles=named("role"),
+        odd_roles=frozenset(_psql(ODD_ROLES).split()),
         worker_is=named("member"),
         databases=databases,
         migrations=tuple(sorted(missing)),
@@ -490,13 +511,6 @@ def digest_of(paths: Iterable[Path]) -> str:
         name = os.fsencode(path.relative_to(top)) if len(every) > 1 else b""
         total.update(kind + name + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:DIGEST_DIGITS]
-
-
-def _installed_app() -> str:
-    try:
-        return Path(os.readlink(HOST_APP)).name
-    except OSError:
-        return ""
 
 
 def _unit_files() -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Does root follow no link below the worker's root, and may the api write no table but its own?"""
+"""Does root follow no link below the worker's root, is its code whole, and may roles do no more than they must?"""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from controller.decisions.installation import API_IS_BOUNDED, API_RIGHTS, Folder
+from controller.decisions.installation import API_IS_BOUNDED, API_RIGHTS, ODD_ROLES, Folder, slot_role_statements
 from controller.development.parts import Postgres
-from controller.effects.host import make_folder
+from controller.effects.host import digest_of, install_code, installed_code, make_folder
 from controller.model.errors import Stalled
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -82,3 +82,91 @@ def test_the_api_writes_deliveries_and_nothing_else(bounded: str) -> None:
         admin.execute("RESET ROLE")
         admin.execute("GRANT INSERT ON overrides TO oroboros_api")
         assert is_bounded(admin) is False
+
+
+@pytest.fixture
+def slot_role(postgres_url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """A connection of the administrator's, and a slot's role as an installation makes it."""
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        for statement in slot_role_statements("preview_41", exists=False):
+            admin.execute(statement.encode())
+        yield admin
+        admin.execute("DROP ROLE preview_41")
+
+
+def odd_roles(connection: psycopg.Connection[tuple[object, ...]]) -> list[object]:
+    return [name for (name,) in connection.execute(ODD_ROLES.encode()) if name == "preview_41"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        b"SUPERUSER",
+        b"CREATEROLE",
+        b"CREATEDB",
+        b"REPLICATION",
+        b"BYPASSRLS",
+        b"NOLOGIN",
+        b"CONNECTION LIMIT -1",
+        b"SET statement_timeout = 0",
+        b"RESET temp_file_limit",
+    ],
+)
+def test_a_changed_role_is_noticed_and_put_right(
+    slot_role: psycopg.Connection[tuple[object, ...]], change: bytes
+) -> None:
+    assert odd_roles(slot_role) == []
+    slot_role.execute(b"ALTER ROLE preview_41 " + change)
+    assert odd_roles(slot_role) == ["preview_41"]
+
+    for statement in slot_role_statements("preview_41", exists=True):
+        slot_role.execute(statement.encode())
+    assert odd_roles(slot_role) == []
+
+
+def write_checkout(folder: Path, text: str) -> tuple[list[Path], str]:
+    """Write a small checkout; return its files and their digest."""
+    files = [folder / "scripts" / "run.sh", folder / "controller" / "a.py", folder / "README.md"]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{path.name} {text}\n")
+    files[0].chmod(0o755)
+    return files, digest_of(files)
+
+
+def test_code_is_installed_whole_and_the_one_before_stays_for_who_runs_it(tmp_path: Path) -> None:
+    source, link = tmp_path / "checkout", tmp_path / "opt" / "app"
+    digests = []
+    for text in ("one", "two", "three"):
+        files, digest = write_checkout(source, text)
+        for _ in range(2):
+            install_code(files, source=source, digest=digest, link=link)
+        digests.append(digest)
+
+    assert (link / "controller" / "a.py").read_text() == "a.py three\n"
+    assert stat.S_IMODE((link / "scripts" / "run.sh").stat().st_mode) == 0o755
+    assert stat.S_IMODE((link / "README.md").stat().st_mode) == 0o644
+    assert installed_code(link) == digests[2]
+    assert {path.name for path in (tmp_path / "opt" / "apps").iterdir()} == set(digests[1:])
+
+
+@pytest.mark.parametrize("damage", ["edited", "more", "less", "mode"])
+def test_installed_code_that_was_changed_is_noticed_and_replaced(tmp_path: Path, damage: str) -> None:
+    source, link = tmp_path / "checkout", tmp_path / "opt" / "app"
+    files, digest = write_checkout(source, "one")
+    install_code(files, source=source, digest=digest, link=link)
+    at = link / "controller" / "a.py"
+    match damage:
+        case "edited":
+            at.write_text("import os\n")
+        case "more":
+            at.with_name("b.py").touch()
+        case "less":
+            at.unlink()
+        case _:
+            at.chmod(0o755)
+
+    assert installed_code(link) == "edited"
+    install_code(files, source=source, digest=digest, link=link)
+    assert installed_code(link) == digest
+    assert installed_code(tmp_path / "nothing") == ""

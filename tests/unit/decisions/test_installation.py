@@ -90,6 +90,7 @@ def installed() -> HostFacts:
             hba_file=HBA,
             ident_file=IDENT,
             roles=roles | {"oroboros_api", "oroboros_worker"},
+            odd_roles=frozenset(),
             worker_is=roles,
             databases=frozenset({"builder_control"}),
             open_to_all=frozenset(),
@@ -193,6 +194,18 @@ def test_a_role_whose_password_is_lost_gets_it_again() -> None:
 
     assert isinstance(change, RunSql)
     assert change.statements[0].startswith("ALTER ROLE oroboros_api")
+
+
+@pytest.mark.parametrize("role", ["oroboros_worker", "oroboros_api", "app_main", "preview_2"])
+def test_a_role_that_may_do_more_than_it_should_is_put_right(role: str) -> None:
+    facts = installed()
+    assert facts.postgres is not None
+    odd = replace(facts, postgres=replace(facts.postgres, odd_roles=frozenset({role})))
+
+    (change,) = plan_installation(odd, WANTED)
+
+    assert isinstance(change, RunSql)
+    assert change.statements[0].startswith(f"ALTER ROLE {role} LOGIN NOSUPERUSER NOCREATEROLE")
 
 
 def test_our_lines_stand_once_in_a_file_of_others_and_leave_the_rest() -> None:
