@@ -6,8 +6,10 @@ files under `infra/systemd/env` are this rendering for the contract's topology, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from controller.model.command import parse_environment
 from controller.model.host_files import HostFile
 from controller.model.names import HOST_CONFIG, HOST_ROOT, HOST_RUN, Topology
 
@@ -27,6 +29,9 @@ class Passwords:
     worker: str
     redis: str
 
+
+#: Ours as long as nobody says otherwise.
+ADJUSTABLE = frozenset({"WORKER_POLL_INTERVAL_SECONDS"})
 
 #: What stands in the tracked files.
 PLACEHOLDERS = Passwords(api="DRAWN_AT_INSTALL", worker="DRAWN_AT_INSTALL", redis="DRAWN_AT_INSTALL")
@@ -57,9 +62,32 @@ def render_environment_files(
         "OROBOROS_APP_DATABASE_ROLES": "installed",
     }
     return tuple(
-        HostFile(path=HOST_CONFIG / name, text="".join(f"{k}={v}\n" for k, v in values.items()), mode=0o600)
+        HostFile(
+            path=HOST_CONFIG / name,
+            text="".join(f"{k}={v}\n" for k, v in values.items()),
+            mode=0o600,
+            keep="additions",
+        )
         for name, values in (("api.env", api), ("worker.env", worker))
     )
+
+
+def with_additions(text: str, found: str) -> str:
+    """Return an env file of ours with what an operator added to the one that is there: comments, values that are not
+    ours, and those of ours that they may set."""
+    ours = parse_environment(text)
+    lines = [line for line in found.splitlines() if _is_addition(line, ours)]
+    theirs = {key for line in lines for key in parse_environment(line)}
+    kept = [line for line in text.splitlines() if not theirs & parse_environment(line).keys()]
+    return "".join(f"{line}\n" for line in (*kept, *lines))
+
+
+def _is_addition(line: str, ours: Mapping[str, str]) -> bool:
+    values = parse_environment(line)
+    if not values:
+        return bool(line.strip())
+    (key, value), *_ = values.items()
+    return key not in ours or (key in ADJUSTABLE and value != ours[key])
 
 
 def own_redis_url(password: str) -> str:

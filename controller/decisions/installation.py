@@ -1,8 +1,8 @@
 """What must change so that this host is as the topology wants it? Facts in, an ordered list of changes out.
 
 Pure: a change is data with a sentence for people, `effects.host` does it, and `install --dry-run` is this list. Nothing
-that is as it must be is changed, so a second installation has nothing to do. Secrets are kept: a file that is marked
-`keep` is written once.
+that is as it must be is changed, so a second installation has nothing to do. Secrets are written once, and what an
+operator added to an env file stays: `HostFile.keep`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from controller.decisions.host_environment import (
     WORKER_ROLE,
     Passwords,
     render_environment_files,
+    with_additions,
 )
 from controller.decisions.host_units import PRIVATE_NETWORKS, TMPFILES, UNITS, enabled_units, render_units
 from controller.decisions.surfaces import render_surface_environment
@@ -369,7 +370,7 @@ def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
     topology = wanted.topology
 
     def kept(name: str, text: str) -> HostFile:
-        return HostFile(path=HOST_CONFIG / name, text=text, mode=0o600, keep=True)
+        return HostFile(path=HOST_CONFIG / name, text=text, mode=0o600, keep="all")
 
     return (
         HostFile(path=COMMAND, text=_COMMAND_TEXT, mode=0o755),
@@ -444,14 +445,18 @@ def _files(facts: HostFacts, wanted: Wanted) -> list[Change]:
         if found is None:
             changes.append(WriteFile(file=file, is_new=True))
             continue
-        text = found.text if file.keep and found.text is not None else file.text
+        text = _text_beside(file, found.text)
         is_right = (found.text, found.mode, found.owner, found.group) == (text, file.mode, file.owner, file.group)
         if not is_right:
-            kept = HostFile(
-                path=file.path, text=text, mode=file.mode, owner=file.owner, group=file.group, keep=file.keep
-            )
-            changes.append(WriteFile(file=kept, is_new=False))
+            changes.append(WriteFile(file=replace(file, text=text), is_new=False))
     return changes
+
+
+def _text_beside(file: HostFile, found: str | None) -> str:
+    """Return what the file is to hold, where there is one already."""
+    if found is None or file.keep == "nothing":
+        return file.text
+    return found if file.keep == "all" else with_additions(file.text, found)
 
 
 def _written(changes: Iterable[Change]) -> list[HostFile]:

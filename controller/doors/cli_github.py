@@ -27,10 +27,13 @@ from controller.doors.stacks import utc_now
 from controller.effects.github_http import Client
 from controller.effects.github_identity import AppIdentity
 from controller.effects.stack_files import write_private
+from controller.model.command import parse_environment
 from controller.model.errors import Failed, OroborosError, Refused, Unavailable
 
 KEY_FILE: Final = "github-app-key"
 SECRETS_FILE: Final = "webhook-secrets"
+#: An installed host has it.
+WORKER_FILE: Final = "worker.env"
 #: For a person in a browser.
 PATIENCE_S: Final = 900.0
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
@@ -65,6 +68,8 @@ class CreatedView:
     key_file: Path
     secrets_file: Path
     environment: dict[str, str]
+    #: The env file that has these values now; None where they are still to be set.
+    written_to: Path | None
 
 
 def default_name() -> str:
@@ -87,11 +92,15 @@ def set_up(wanted: SetUp, *, say: Callable[[str], None]) -> CreatedView:
 
 
 def _keep(new: NewApp, key_file: Path, secrets_file: Path) -> CreatedView:
+    worker_file = key_file.with_name(WORKER_FILE)
     try:
         write_private(key_file, new.pem)
         known = secrets_file.read_text(encoding="utf-8") if secrets_file.exists() else ""
         # Old and new ones count beside each other, so that a hook of before goes on.
         write_private(secrets_file, f"{known.rstrip()}\n{new.webhook_secret}\n".lstrip("\n"))
+        if worker_file.exists():
+            told = worker_file.read_text(encoding="utf-8", errors="surrogateescape")
+            write_private(worker_file, _with_value(told, "OROBOROS_GITHUB_APP_ID", str(new.app.id)))
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         raise Failed(
@@ -99,6 +108,14 @@ def _keep(new: NewApp, key_file: Path, secrets_file: Path) -> CreatedView:
             f"the App {new.app.name} was created, but {key_file.parent} could not be written: {said};"
             f" generate a key and set a secret on {new.app.html_url}",
         ) from error
+    environment = {
+        "OROBOROS_GITHUB_APP_ID": str(new.app.id),
+        "OROBOROS_GITHUB_APP_KEY_FILE": str(key_file),
+        "OROBOROS_WEBHOOK_SECRETS_FILE": str(secrets_file),
+    }
+    if worker_file.exists():
+        # Where files lie is told to a host's units by systemd, which hands them on.
+        environment = {key: value for key, value in environment.items() if not key.endswith("_FILE")}
     return CreatedView(
         app_id=new.app.id,
         name=new.app.name,
@@ -106,22 +123,29 @@ def _keep(new: NewApp, key_file: Path, secrets_file: Path) -> CreatedView:
         install_url=f"{new.app.html_url}/installations/new",
         key_file=key_file,
         secrets_file=secrets_file,
-        environment={
-            "OROBOROS_GITHUB_APP_ID": str(new.app.id),
-            "OROBOROS_GITHUB_APP_KEY_FILE": str(key_file),
-            "OROBOROS_WEBHOOK_SECRETS_FILE": str(secrets_file),
-        },
+        environment=environment,
+        written_to=worker_file if worker_file.exists() else None,
     )
+
+
+def _with_value(text: str, key: str, value: str) -> str:
+    """Return an env file with one value set, and everything else as it was."""
+    lines = [line for line in text.splitlines() if key not in parse_environment(line)]
+    return "".join(f"{line}\n" for line in (*lines, f"{key}={value}"))
 
 
 def describe(created: CreatedView) -> str:
     """Return what was created, and what is to be done next."""
-    values = "\n".join(f"     {key}={value}" for key, value in created.environment.items())
+    if created.written_to is None:
+        values = "\n".join(f"     {key}={value}" for key, value in created.environment.items())
+        second = f"set for api and worker, and start them again:\n{values}"
+    else:
+        second = f"systemctl restart ouroboros-api ouroboros-worker (its number was added to {created.written_to})"
     return (
         f"created the App {created.name} ({created.app_id}), {created.url}\n"
         f"  its key is in {created.key_file}, its webhook's secret was added to {created.secrets_file}\n"
         f"next:\n  1. install it for your repository: {created.install_url}\n"
-        f"  2. set for api and worker, and start them again:\n{values}\n"
+        f"  2. {second}\n"
         "  3. oroboros github check"
     )
 

@@ -64,6 +64,7 @@ UP_WITHIN_S = 60.0
 RESOLV_CONF = Path("/etc/resolv.conf")
 VALUE_BYTES_MAX = 64 << 10
 REPOSITORY_FILE = HOST_CONFIG / "repository.env"
+REPOSITORY_VALUES = frozenset({"OROBOROS_REPOSITORY", "OROBOROS_FORGE_URL", "OROBOROS_BRANCH"})
 CONTROL_UNITS = ("ouroboros-api.service", "ouroboros-worker.service")
 
 
@@ -256,11 +257,17 @@ def set_repository(text: str, *, forge_url: str | None, branch: str | None, toke
         if not token:
             raise ConfigInvalid("TokenMissing", "--token-stdin: there was nothing on standard input")
         write_file(HostFile(path=HOST_CONFIG / "forge-token", text=f"{token}\n", mode=0o600))
-    text_of_file = "".join(f"{key}={value}\n" for key, value in values.items())
-    write_file(HostFile(path=REPOSITORY_FILE, text=text_of_file, mode=0o600))
+    told = REPOSITORY_FILE.read_text(errors="surrogateescape") if REPOSITORY_FILE.exists() else ""
+    # What else an operator wrote there stays, but not the branch of another repository.
+    others = [line for line in told.splitlines() if not parse_environment(line).keys() & REPOSITORY_VALUES]
+    lines = [*(f"{key}={value}" for key, value in values.items()), *others]
+    write_file(HostFile(path=REPOSITORY_FILE, text="".join(f"{line}\n" for line in lines), mode=0o600))
     run(("systemctl", "restart", *CONTROL_UNITS))
     topology = read_topology(HOST_LAYOUT)
     click.echo(f"this host is about {name} at {url}")
+    if find_stack(None, os.environ, working_directory=Path("/")).environ.get("OROBOROS_GITHUB_APP_ID"):
+        click.echo("the GitHub App brings its own webhook; `oroboros github check` says whether all is well with it")
+        return 0
     click.echo("now add a webhook there:")
     click.echo(f"  payload URL   {topology.scheme}://api.{topology.base_host}/webhooks/github")
     click.echo("  content type  application/json")

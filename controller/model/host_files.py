@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,5 +16,5 @@ class HostFile:
     mode: int = 0o644
     owner: str = "root"
     group: str = "root"
-    #: Written once: one that is there already stays as it is.
-    keep: bool = False
+    #: What stays of a file that is there already: the lines of an env file that are not ours, or all of it.
+    keep: Literal["nothing", "additions", "all"] = "nothing"

@@ -57,6 +57,20 @@ def test_setup_writes_key_and_secret_for_their_owner_alone_and_prints_neither(
         set_up(forge, receiver.url, tmp_path)
 
 
+def test_on_an_installed_host_the_apps_number_is_added_to_what_the_worker_reads(
+    forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path
+) -> None:
+    worker_file = tmp_path / "worker.env"
+    worker_file.write_text("# ours\nOROBOROS_GITHUB_APP_ID=1\nREDIS_URL=redis://127.0.0.1:6379/0\n")
+    created = set_up(forge, receiver.url, tmp_path)
+
+    number = f"OROBOROS_GITHUB_APP_ID={created.app_id}"
+    assert worker_file.read_text() == f"# ours\nREDIS_URL=redis://127.0.0.1:6379/0\n{number}\n"
+    assert stat.S_IMODE(worker_file.stat().st_mode) == 0o600
+    assert created.environment == {"OROBOROS_GITHUB_APP_ID": str(created.app_id)}
+    assert f"added to {worker_file}" in cli_github.describe(created)
+
+
 def test_a_code_is_good_once_and_not_from_elsewhere(forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path) -> None:
     manifest = protocol.manifest(
         name="x", url="http://x", webhook_url=receiver.url, redirect_url="http://127.0.0.1:1/c"

@@ -157,6 +157,23 @@ def test_a_secret_that_is_there_is_kept_and_a_mode_that_is_wrong_is_put_right() 
     assert (change.file.path, change.file.text, change.file.mode) == (path, "older\n", 0o600)
 
 
+def test_what_an_operator_added_to_an_env_file_stays_and_what_is_ours_is_ours() -> None:
+    path = HOST_CONFIG / "worker.env"
+    facts = installed()
+    text = facts.files[path].text
+    assert text is not None
+    ours = text.replace("WORKER_POLL_INTERVAL_SECONDS=5\n", "")
+    added = "# through our proxy\nOROBOROS_GITHUB_APP_ID=7\nWORKER_POLL_INTERVAL_SECONDS=9\n"
+    mine = replace(facts, files={**facts.files, path: as_file(ours + added, mode=0o600)})
+
+    assert plan_installation(mine, WANTED) == ()
+
+    wrong = ours.replace("OROBOROS_RUNTIME=systemd", "OROBOROS_RUNTIME=embedded")
+    mine = replace(facts, files={**facts.files, path: as_file(wrong + added, mode=0o600)})
+    (change,) = [c for c in plan_installation(mine, WANTED) if isinstance(c, WriteFile)]
+    assert change.file.text == ours + added
+
+
 def test_new_code_restarts_the_control_plane_and_surfaces_and_no_instance() -> None:
     changes = plan_installation(installed(), replace(WANTED, app="a2"))
 
