@@ -28,6 +28,8 @@ from controller.development.parts import Part, Postgres, prepare_postgres, prepa
 from controller.model.names import Ports, Topology
 
 _BASE = "OROBOROS_TEST_BASE"
+#: Folder of another Postgres' programs than the wheel's.
+_POSTGRES = "OROBOROS_TEST_POSTGRES"
 _SQL = Path(__file__).resolve().parent.parent / "infra" / "sql"
 _TEMPLATE = "migrated_template"
 
@@ -66,7 +68,10 @@ def short_dir() -> Iterator[Path]:
 def postgres_server() -> Iterator[Postgres]:
     """The Postgres of this pytest process, shared by its tests: never stop it. A test that must starts its own."""
     folder = _new_folder()
-    postgres = prepare_postgres(data=folder / "pg", run=folder / "run")
+    binaries = os.environ.get(_POSTGRES)
+    postgres = prepare_postgres(
+        data=folder / "pg", run=folder / "run", binaries=None if binaries is None else Path(binaries)
+    )
     with Part(postgres.spec):
         yield postgres
     shutil.rmtree(folder, ignore_errors=True)

