@@ -52,6 +52,7 @@ from controller.development.forge_input import (
     text,
 )
 from controller.development.forge_records import closed
+from controller.development.forge_report_doors import ReportDoors
 from controller.development.forge_shapes import DEFAULT_BRANCH, HOOK_ID, REPOSITORY_ID, Delivery, Object, Pull, Status
 from controller.model.names import REPOSITORY
 from controller.model.states import StatusState
@@ -75,6 +76,7 @@ def build_app(forge: Forge) -> Starlette:
     guard = Guard(forge, Apps(forge.records, forge.shapes))
     doors = Doors(guard)
     app_doors = AppDoors(guard)
+    report_doors = ReportDoors(guard)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -107,7 +109,22 @@ def build_app(forge: Forge) -> Starlette:
             route(api + "/statuses/{sha}", doors.create_status, "POST"),
             route(api + "/commits/{ref:path}/statuses", doors.statuses),
             route(api + "/commits/{ref:path}/status", doors.combined_status),
+            route(api + "/commits/{ref:path}/check-runs", report_doors.checks),
             route(api + "/commits/{ref:path}", doors.commit),
+            route(api + "/check-runs", report_doors.create_check, "POST"),
+            route(api + "/check-runs/{made:int}", report_doors.check),
+            route(api + "/check-runs/{made:int}", report_doors.update_check, "PATCH"),
+            route(api + "/check-runs/{made:int}/annotations", report_doors.annotations),
+            route(api + "/deployments", report_doors.deployments),
+            route(api + "/deployments", report_doors.create_deployment, "POST"),
+            route(api + "/deployments/{made:int}", report_doors.deployment),
+            route(api + "/deployments/{made:int}/statuses", report_doors.deployment_statuses),
+            route(api + "/deployments/{made:int}/statuses", report_doors.create_deployment_status, "POST"),
+            route(api + "/issues/{number:int}/comments", report_doors.comments),
+            route(api + "/issues/{number:int}/comments", report_doors.create_comment, "POST"),
+            route(api + "/issues/comments/{made:int}", report_doors.comment),
+            route(api + "/issues/comments/{made:int}", report_doors.update_comment, "PATCH"),
+            route(api + "/issues/comments/{made:int}", report_doors.remove_comment, "DELETE"),
             route(api + "/hooks/{hook:int}/deliveries", doors.deliveries),
             route(api + "/hooks/{hook:int}/deliveries/{number:int}", doors.delivery),
             route(api + "/hooks/{hook:int}/deliveries/{number:int}/attempts", doors.redeliver, "POST"),
@@ -122,6 +139,7 @@ def build_app(forge: Forge) -> Starlette:
             route("/api/v3/app-manifests/{code}/conversions", app_doors.convert, "POST"),
             route("/api/v3/installation/repositories", app_doors.repositories),
             route("/api/v3/rate_limit", app_doors.rate_limit),
+            route("/api/v3/user", report_doors.user),
             route("/settings/apps/new", app_doors.register, "POST"),
             route("/organizations/{organization}/settings/apps/new", app_doors.register, "POST"),
             route("/_development/install", app_doors.install, "POST"),

@@ -70,12 +70,11 @@ class Guard:
 
     # -- who asks -----------------------------------------------------------------------------------------------------
 
-    def admit(self, request: Request, needs: str) -> Caller:
-        """Return who asks about the repository; Problem unless they may: `needs` is `permission:level`."""
+    def admit(self, request: Request, *needs: str) -> Caller:
+        """Return who asks about the repository; Problem unless they may: any of `needs`, each `permission:level`."""
         caller = self.caller(request)
         self._refuse_while_limited()
         self.require_repository(request)
-        permission, _, level = needs.partition(":")
         if caller.kind == "app":
             raise Problem(404, "Not Found")
         if caller.kind == "installation" and self.forge.shapes.name not in caller.repositories:
@@ -83,8 +82,8 @@ class Guard:
             known = {name.rpartition("/")[2] for name in self.forge.former_names}
             if not known & {name.lower() for name in caller.repositories}:
                 raise Problem(404, "Not Found")
-        if not caller.may(permission, level):
-            accepted = {"X-Accepted-GitHub-Permissions": f"{permission}={level}"}
+        if not any(caller.may(*need.split(":")) for need in needs):
+            accepted = {"X-Accepted-GitHub-Permissions": "; ".join(need.replace(":", "=") for need in needs)}
             raise Problem(403, "Resource not accessible by integration", headers=accepted)
         return caller
 

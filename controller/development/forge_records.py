@@ -1,16 +1,17 @@
-"""What does the development forge remember beside git? Pull requests, statuses and deliveries, in one SQLite file.
+"""What does the development forge remember beside git? Pull requests, reports and deliveries, in one SQLite file.
 
 Used from one thread. Each method is one transaction, so that a forge that is killed starts again where it was.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from controller.development.forge_shapes import Delivery, Origin, Pull, Status
+from controller.development.forge_shapes import Delivery, Object, Origin, Pull, Status
 
 DELIVERIES_KEPT: Final = 2_000
 
@@ -27,6 +28,10 @@ CREATE TABLE IF NOT EXISTS statuses (
     description TEXT, target_url TEXT, created_at TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS statuses_sha ON statuses (sha, id);
+CREATE TABLE IF NOT EXISTS made (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, subject TEXT NOT NULL, content TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS made_subject ON made (kind, subject, id);
 CREATE TABLE IF NOT EXISTS deliveries (
     id INTEGER PRIMARY KEY AUTOINCREMENT, guid TEXT NOT NULL, event TEXT NOT NULL, action TEXT, body BLOB NOT NULL,
     redelivery INTEGER NOT NULL, created_at TEXT NOT NULL, delivered_at TEXT, duration_s REAL NOT NULL DEFAULT 0,
@@ -171,6 +176,47 @@ class Records:
         """Return how many statuses a commit has in a context."""
         row = self._db.execute("SELECT count(*) FROM statuses WHERE sha = ? AND context = ?", (sha, context)).fetchone()
         return int(row[0])
+
+    # -- what else is made: check runs, deployments and their statuses, comments --------------------------------------
+
+    def add_made(self, kind: str, subject: str, content: Object) -> int:
+        """Keep something that was made about a subject (a commit, a deployment, a pull request); return its id."""
+        cursor = self._db.execute(
+            "INSERT INTO made (kind, subject, content) VALUES (?, ?, ?)", (kind, subject, json.dumps(content))
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def replace_made(self, number: int, content: Object) -> None:
+        """Keep what it has become."""
+        self._db.execute("UPDATE made SET content = ? WHERE id = ?", (json.dumps(content), number))
+
+    def remove_made(self, number: int) -> None:
+        """Forget it."""
+        self._db.execute("DELETE FROM made WHERE id = ?", (number,))
+
+    def read_made(self, number: int) -> Object:
+        """Return what is there."""
+        row = self._db.execute("SELECT content FROM made WHERE id = ?", (number,)).fetchone()
+        content: Object = json.loads(row[0])
+        return content
+
+    def find_made(self, kind: str, number: int) -> tuple[str, Object] | None:
+        """Return subject and content, or None."""
+        row = self._db.execute("SELECT subject, content FROM made WHERE kind = ? AND id = ?", (kind, number)).fetchone()
+        return None if row is None else (str(row[0]), json.loads(row[1]))
+
+    def load_made(self, kind: str, subject: str) -> list[tuple[int, Object]]:
+        """Return everything of a kind about a subject, the oldest first."""
+        rows = self._db.execute(
+            "SELECT id, content FROM made WHERE kind = ? AND subject = ? ORDER BY id", (kind, subject)
+        )
+        return [(int(row[0]), json.loads(row[1])) for row in rows]
+
+    def load_all_made(self, kind: str) -> list[tuple[int, str, Object]]:
+        """Return everything of a kind, the oldest first."""
+        rows = self._db.execute("SELECT id, subject, content FROM made WHERE kind = ? ORDER BY id", (kind,))
+        return [(int(row[0]), str(row[1]), json.loads(row[2])) for row in rows]
 
     # -- deliveries -------------------------------------------------------------------------------------------------
 

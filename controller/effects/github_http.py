@@ -19,7 +19,10 @@ from typing import Final, Self
 
 import httpx
 
+from controller.decisions.github import checks, comments, deployments
 from controller.decisions.github import repository as protocol
+from controller.decisions.github.checks import CheckRun, ShownCheck
+from controller.decisions.github.comments import Author, ShownComment
 from controller.decisions.github.exchange import (
     Asked,
     Known,
@@ -38,7 +41,7 @@ from controller.decisions.github.wire import Reply, Request, api_base, git_url, 
 from controller.model.errors import Unavailable
 from controller.model.names import Sha
 from controller.model.nouns import PullRequest
-from controller.model.reports import WantedStatus
+from controller.model.reports import WantedDeployment, WantedStatus
 
 REPLY_TIMEOUT_S: Final = 10.0
 #: For a whole exchange, however slowly the bytes drip.
@@ -239,6 +242,75 @@ class Forge:
         """Return the newest statuses of a commit, the newest first."""
         reply = self._send(protocol.list_statuses(self._repository, sha))
         return protocol.read_statuses(reply, now=self._client.clock())
+
+    # -- check runs, deployments, comments ----------------------------------------------------------------------------
+
+    def write_check(self, check: CheckRun, *, number: int | None) -> int:
+        """Make a check run, or change the one of that id; return its id. Stalled when it is refused for good."""
+        if number is None:
+            request = checks.create_check(self._repository, check)
+        else:
+            request = checks.update_check(self._repository, number, check)
+        return checks.read_written_check(self._send(request), is_new=number is None, now=self._client.clock())
+
+    def check(self, number: int) -> ShownCheck | None:
+        """Return a check run; None when there is none of that id."""
+        return checks.read_check(self._send(checks.get_check(self._repository, number)), now=self._client.clock())
+
+    def checks(self, sha: Sha, *, name: str, app_id: int) -> tuple[ShownCheck, ...]:
+        """Return the check runs of a commit that have a name and are of an App, the newest first."""
+        reply = self._send(checks.list_checks(self._repository, sha, name=name, app_id=app_id))
+        return checks.read_checks(reply, now=self._client.clock())
+
+    def make_deployment(self, wanted: WantedDeployment) -> int:
+        """Make a deployment; return its id. Stalled when it is refused for good."""
+        reply = self._send(deployments.create_deployment(self._repository, wanted))
+        return deployments.read_created_deployment(reply, now=self._client.clock())
+
+    def find_deployment(self, wanted: WantedDeployment) -> int | None:
+        """Return the deployment that was made for this run, or None."""
+        reply = self._send(deployments.list_deployments(self._repository, wanted.sha, wanted.environment))
+        found = deployments.read_deployments(reply, now=self._client.clock())
+        return next((one.id for one in found if one.run == wanted.generation), None)
+
+    def post_deployment_status(self, number: int, wanted: WantedDeployment) -> None:
+        """Say how a deployment stands; Stalled when it is refused for good."""
+        reply = self._send(deployments.create_deployment_status(self._repository, number, wanted))
+        deployments.read_created_deployment_status(reply, now=self._client.clock())
+
+    def deployment_status(self, number: int) -> tuple[str, str] | None:
+        """Return (state, description) of a deployment's newest status, None when it has none."""
+        reply = self._send(deployments.list_deployment_statuses(self._repository, number))
+        return deployments.read_newest_deployment_status(reply, now=self._client.clock())
+
+    def user_id(self) -> int:
+        """Return the id of the account whose token we have."""
+        return comments.read_user(self._send(comments.get_user()), now=self._client.clock())
+
+    def write_comment(self, pull_request: int, body: str, *, number: int | None) -> int:
+        """Write a comment, or change the one of that id; return its id. Stalled when it is refused for good."""
+        if number is None:
+            request = comments.create_comment(self._repository, pull_request, body)
+        else:
+            request = comments.update_comment(self._repository, number, body)
+        return comments.read_written_comment(self._send(request), is_new=number is None, now=self._client.clock())
+
+    def comment(self, number: int) -> ShownComment | None:
+        """Return a comment; None when it was removed."""
+        reply = self._send(comments.get_comment(self._repository, number))
+        return comments.read_comment(reply, now=self._client.clock())
+
+    def find_comment(self, pull_request: int, us: Author) -> ShownComment | None:
+        """Return the comment that we wrote at a pull request, the oldest if there are more, or None."""
+        page: int | None = 1
+        while page is not None:
+            reply = self._send(comments.list_comments(self._repository, pull_request, page=page))
+            listed = comments.read_comments_page(reply, page=page, now=self._client.clock())
+            found = next((one for one in listed.comments if one.is_ours(us)), None)
+            if found is not None:
+                return found
+            page = listed.next_page
+        return None
 
     def _list_pulls(self) -> tuple[tuple[PullRequest, ...], int]:
         """Return the open pull requests of one pass over the pages, and how many pages there were."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from controller.decisions.github import app as about_app
+from controller.decisions.github.checks import Annotation, CheckRun
+from controller.decisions.github.comments import MARKER, Author
 from controller.decisions.github.identity import PERMISSIONS
 from controller.decisions.github.wire import ask, tell, with_token
 from controller.effects.github_http import Client, Forge
 from controller.effects.github_identity import AppIdentity, TokenFile
 from controller.model.names import parse_sha
-from controller.model.reports import WantedStatus
-from controller.model.states import StatusState
+from controller.model.reports import WantedDeployment, WantedStatus
+from controller.model.states import CheckState, DeploymentState, StatusState
 from tests.forge.conftest import Receiver
 from tests.forge.our_app import set_up
 from tests.forge_fixture import REPOSITORY, ForgeUnderTest
@@ -173,6 +176,95 @@ def test_what_we_say_about_our_app_and_what_the_forge_answers_is_as_published(
         assert operation.partition(" ")[0] == request.method
         check_exchange(operation, request, answer)
         assert int(answer.headers["x-ratelimit-remaining"]) > 0
+
+
+def test_what_we_say_of_runs_and_what_the_forge_answers_is_as_published(
+    forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path
+) -> None:
+    created = set_up(forge, receiver.url, tmp_path)
+    forge.knob("install")
+    clone = forge.clone()
+    sha = parse_sha(clone.commit("Begin"))
+    clone.push()
+    clone.commit("Change", page="one")
+    clone.push("topic")
+    forge.open_pull("topic")
+    recorder = Recorder()
+    client = Client(forge.url, write_pause_s=0, transport=recorder)
+    app = AppIdentity(
+        app_id=created.app_id,
+        key_file=created.key_file,
+        repository=REPOSITORY,
+        ask=client.ask,
+        clock=lambda: datetime.now(UTC),
+    )
+    app.token()
+    recorder.exchanges.clear()
+    us = Author(app_id=created.app_id, user_id=None)
+    check = CheckRun(
+        sha=sha,
+        name="oroboros/production",
+        external_id="7",
+        state=CheckState.IN_PROGRESS,
+        title="building",
+        summary="A text.",
+        details_url="https://shop.example.org",
+    )
+    problem = Annotation(path="deploy.toml", line=3, message="unknown key")
+    deployment = WantedDeployment(
+        sha=sha,
+        environment="preview-1",
+        generation=7,
+        state=DeploymentState.SUCCESS,
+        description="live",
+        environment_url="https://preview1.example.org",
+    )
+    with Forge(client, REPOSITORY, app) as as_app:
+        number = as_app.write_check(check, number=None)
+        failed = replace(check, state=CheckState.FAILURE, annotations=(problem,))
+        assert as_app.write_check(failed, number=number) == number
+        shown = as_app.check(number)
+        assert as_app.checks(sha, name=check.name, app_id=created.app_id) == (shown,)
+        assert shown is not None
+        assert (shown.external_id, shown.state, shown.annotations) == ("7", CheckState.FAILURE, 1)
+        assert as_app.find_deployment(deployment) is None
+        made = as_app.make_deployment(deployment)
+        assert as_app.find_deployment(deployment) == made
+        as_app.post_deployment_status(made, deployment)
+        assert as_app.deployment_status(made) == ("success", "live")
+        assert as_app.find_comment(1, us) is None
+        comment = as_app.write_comment(1, f"{MARKER}\nOne.", number=None)
+        as_app.write_comment(1, f"{MARKER}\nTwo.", number=comment)
+        assert as_app.find_comment(1, us) == as_app.comment(comment)
+    operations = [
+        f"POST {R}/check-runs",
+        f"PATCH {R}/check-runs/{{check_run_id}}",
+        f"GET {R}/check-runs/{{check_run_id}}",
+        f"GET {R}/commits/{{ref}}/check-runs",
+        f"GET {R}/deployments",
+        f"POST {R}/deployments",
+        f"GET {R}/deployments",
+        f"POST {R}/deployments/{{deployment_id}}/statuses",
+        f"GET {R}/deployments/{{deployment_id}}/statuses",
+        f"GET {R}/issues/{{issue_number}}/comments",
+        f"POST {R}/issues/{{issue_number}}/comments",
+        f"PATCH {R}/issues/comments/{{comment_id}}",
+        f"GET {R}/issues/{{issue_number}}/comments",
+        f"GET {R}/issues/comments/{{comment_id}}",
+    ]
+    assert len(recorder.exchanges) == len(operations)
+    for operation, (request, answer) in zip(operations, recorder.exchanges, strict=True):
+        assert operation.partition(" ")[0] == request.method
+        check_exchange(operation, request, answer)
+
+
+def test_whose_token_it_is_is_told_as_published(forge: ForgeUnderTest) -> None:
+    recorder = Recorder()
+    client = Client(forge.url, write_pause_s=0, transport=recorder)
+    with Forge(client, REPOSITORY, TokenFile(forge.token_file)) as as_person:
+        assert as_person.user_id() == 2
+    ((request, answer),) = recorder.exchanges
+    check_exchange("GET /user", request, answer)
 
 
 def test_what_is_handed_over_for_a_code_is_as_published(forge: ForgeUnderTest, receiver: Receiver) -> None:

@@ -58,6 +58,7 @@ OPERATIONS = (
     ("post", "/app/installations/{installation_id}/access_tokens"),
     ("get", "/installation/repositories"),
     ("get", "/rate_limit"),
+    ("get", "/user"),
 )
 #: What an operation may answer instead; most name none of them.
 ERRORS = ("basic-error", "validation-error")

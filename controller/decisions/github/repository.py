@@ -119,7 +119,7 @@ def read_pulls_page(reply: Reply, *, page: int, now: datetime) -> PullsPage:
     what = "list the pull requests"
     raise_unless(200, reply, what=what, permission="pull requests: read", now=now)
     pulls = tuple(_pull(read_object(one, what), what) for one in read_list(read_json(reply, what), what))
-    return PullsPage(pulls=pulls, next_page=_next_page(reply, page=page, is_full=len(pulls) >= PAGE_SIZE, what=what))
+    return PullsPage(pulls=pulls, next_page=next_page(reply, page=page, is_full=len(pulls) >= PAGE_SIZE, what=what))
 
 
 def read_created_status(reply: Reply, *, now: datetime) -> None:
@@ -137,7 +137,7 @@ def read_statuses(reply: Reply, *, now: datetime) -> tuple[PostedStatus, ...]:
     return tuple(_status(read_object(one, what), what) for one in read_list(read_json(reply, what), what))
 
 
-def _next_page(reply: Reply, *, page: int, is_full: bool, what: str) -> int | None:
+def next_page(reply: Reply, *, page: int, is_full: bool, what: str) -> int | None:
     """Return the number of the next page. Only its number is taken from the link: we build our own addresses.
 
     A full page may have lost its link to a proxy. To ask for one page more, which is empty, costs less than a preview.
