@@ -22,6 +22,7 @@ from controller.model.nouns import (
     Lease,
     Live,
     Override,
+    PreviewOrder,
     ProcessFact,
     Proven,
     PullRequest,
@@ -89,6 +90,23 @@ def pull(number: int, commit: int | None = None, *, same_repository: bool = True
         opened_at=at(number),
         head=head(commit) if same_repository else None,
     )
+
+
+def approval(of: PullRequest, *, comment_id: int = 1) -> PreviewOrder:
+    """Somebody who may write said that this very commit may preview."""
+    return PreviewOrder(
+        pull_request=of.number,
+        kind="approval",
+        sha=of.head_sha,
+        base_branch=of.base_branch,
+        actor="bob",
+        comment_id=comment_id,
+        at=at(0),
+    )
+
+
+def stop_preview(pull_request: int) -> PreviewOrder:
+    return PreviewOrder(pull_request=pull_request, kind="stop", actor="bob", comment_id=2, at=at(0))
 
 
 def run(

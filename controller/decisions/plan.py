@@ -93,8 +93,8 @@ def desired(observed: Observed, slot: SlotObserved) -> Wanted | Hold | None:
     pull = next((p for p in observed.pulls if p.number == slot.lease.pull_request), None)
     if pull is None or not may_preview(pull, observed):
         # Rule 5: the listing decides about leases, in `slots`; until it has, what serves goes on.
-        return Hold(slot=slot.slot, reason="Unlisted", message="the pull request is not in the last listing")
-    if pull.head is None:
+        return Hold(slot=slot.slot, reason="Unlisted", message="the last listing does not say that it may preview")
+    if pull.head is None or (not pull.same_repository and pull.head.sha != pull.head_sha):
         return Hold(slot=slot.slot, reason="NotFetched", message=f"commit {pull.head_sha[:7]} is not fetched yet")
     domain = pull_request_domain(pull.number)
     if is_quarantined(observed, domain, pull.head.tree):

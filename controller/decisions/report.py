@@ -5,7 +5,8 @@ what changed. So a crash, a retry or a wrong guess corrects itself, and the last
 
 Who speaks for a commit, the first that has something to say at the newest generation:
 1. An invalid policy at the production head: `error`, whatever its run says.
-2. A pull request that waits or needs approval: it holds no slot, so nothing of an earlier lease counts.
+2. A pull request that waits or needs approval: it holds no slot, so nothing of an earlier lease counts. One that a
+   filter keeps out is told nothing, unless something was said before: then it ends.
 3. Its newest run (`RunState`, in words).
 4. For a head without a run: its content serves already, or failed here before; else it is accepted, and waits.
 5. A commit of the production branch that was told of, never got a run and is not the head: superseded.
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from controller.decisions.admission import NEEDS_APPROVAL, admission
 from controller.decisions.explain import DOING
 from controller.decisions.plan import (
     ROLLED_BACK_TO,
@@ -43,7 +45,6 @@ TAIL_CHARS_MAX = 70
 PRODUCTION_CONTEXT = status_context(MAIN)
 FOUND_BY_RESYNC = " (found by resync: no webhook came)"
 ACCEPTED = "accepted"
-NEEDS_APPROVAL = "needs approval: a fork's code does not run by itself"
 
 
 def project(
@@ -193,8 +194,8 @@ def _superseded(observed: Observed, run: Run, tail: str) -> tuple[StatusState, s
     )
     if run.reason == "LeaseEnded":
         number = run.domain.removeprefix("pr-")
-        is_open = any(str(pull.number) == number for pull in observed.pulls)
-        why = "its time was up and others wait" if is_open else "pull request closed"
+        pull = next((pull for pull in observed.pulls if str(pull.number) == number), None)
+        why = "pull request closed" if pull is None else _why_ended(pull, observed)
         if served_well:
             return StatusState.SUCCESS, describe("was live; preview ended", f": {why}", tail)
         return StatusState.ERROR, describe("preview ended", f": {why}", tail)
@@ -206,6 +207,12 @@ def _superseded(observed: Observed, run: Run, tail: str) -> tuple[StatusState, s
     if served_well:
         return StatusState.SUCCESS, describe(f"was live; {by} took over", "", tail)
     return StatusState.ERROR, describe(f"{SUPERSEDED_BY}{by}", "", tail)
+
+
+def _why_ended(pull: PullRequest, observed: Observed) -> str:
+    """Say why the lease of an open pull request ended."""
+    found = admission(pull, observed)
+    return "its time was up and others wait" if found.admits or found.is_open else found.why
 
 
 def _policy_problems(observed: Observed) -> Iterator[WantedStatus]:
@@ -253,10 +260,11 @@ def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator
             text = describe(f"{pull.refused_reason}: {pull.refused_message}")
             yield _report(pull.head_sha, preview, StatusState.FAILURE, text, generation=generation)
             continue
-        if not pull.same_repository and observed.policy.permissions.forks == "never":
-            continue
-        text = ACCEPTED if pull.same_repository else NEEDS_APPROVAL
-        yield _report(pull.head_sha, preview, StatusState.PENDING, text, generation=generation)
+        found = admission(pull, observed)
+        if found.admits or found.is_open:
+            yield _report(pull.head_sha, preview, StatusState.PENDING, ACCEPTED, generation=generation)
+        elif found.why == NEEDS_APPROVAL:
+            yield _report(pull.head_sha, preview, StatusState.PENDING, NEEDS_APPROVAL, generation=generation)
 
 
 def _of_head_without_run(observed: Observed, slot: SlotObserved, topology: Topology) -> Iterator[WantedStatus]:
@@ -321,23 +329,28 @@ def _never_run(observed: Observed) -> Iterator[WantedStatus]:
 
 def _end_of(pending: WantedStatus, observed: Observed) -> WantedStatus:
     """Nothing speaks for this commit any more, and its last word was "pending": say how it ended."""
-    head = observed.production_head
+    head, state = observed.production_head, StatusState.ERROR
     if pending.context == PRODUCTION_CONTEXT:
         if head is None or head.sha == pending.sha:
             return pending
         text = describe(f"{SUPERSEDED_BY}{head.sha[:7]}")
     elif not observed.pulls_listed:
         return pending
-    elif any(pull.head_sha == pending.sha for pull in observed.pulls):
-        if observed.policy.previews.enabled:
+    elif pulls := [pull for pull in observed.pulls if pull.head_sha == pending.sha]:
+        if not observed.policy.previews.enabled:
+            text = describe("preview ended: previews are switched off")
+        elif any((found := admission(pull, observed)).admits or found.is_open for pull in pulls):
             return pending
-        text = describe("preview ended: previews are switched off")
+        else:
+            # A rule of the project's own: nothing is wrong with the commit.
+            state = StatusState.SUCCESS
+            text = describe("no preview", f": {admission(pulls[0], observed).why}")
     else:
         text = describe("preview ended: pull request closed", ", or a newer commit took its place")
     return WantedStatus(
         sha=pending.sha,
         context=pending.context,
-        state=StatusState.ERROR,
+        state=state,
         description=text,
         target_url=None,
         generation=pending.generation,

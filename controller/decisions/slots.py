@@ -1,7 +1,7 @@
 """Which pull request holds which preview slot? First come, first served, and nobody is moved needlessly.
 
 Rules, in order:
-1. A lease ends when its pull request is not in a complete listing of the open ones, or may no longer preview.
+1. A lease ends when its pull request is not in a complete listing of the open ones, or a rule no longer admits it.
    An incomplete listing ends nothing.
 2. A lease whose time is up ends only if somebody waits for whom no slot is free or becoming free, the one that is up
    longest first; otherwise it is renewed.
@@ -14,10 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from controller.decisions.admission import admission
 from controller.model.names import MAIN
 from controller.model.nouns import Lease, PullRequest
 from controller.model.steps import ClaimSlot, EndLease, RenewLease, Step
 from controller.model.world import Observed, SlotObserved
+
+#: How the reason of a lease begins that a rule ended; the rule follows.
+NO_LONGER_ADMITTED = "no longer admitted: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +41,8 @@ class SlotPlan:
 
 
 def may_preview(pull: PullRequest, observed: Observed) -> bool:
-    """Say whether this pull request's code may run at all: never a fork's, nor one whose head repository is gone, nor
-    one whose objects git would not take."""
-    return observed.policy.previews.enabled and pull.same_repository and not pull.refused_reason
+    """Say whether this pull request's code may run at all, as `admission` judges."""
+    return admission(pull, observed).admits
 
 
 def is_clean(slot: SlotObserved) -> bool:
@@ -58,7 +61,9 @@ def is_clean(slot: SlotObserved) -> bool:
 def assign_slots(observed: Observed, *, now: datetime) -> SlotPlan:
     """Return which leases end, are renewed and begin, and the queue that remains."""
     open_pulls = {pull.number: pull for pull in observed.pulls}
-    eligible = {number for number, pull in open_pulls.items() if may_preview(pull, observed)}
+    admissions = {number: admission(pull, observed) for number, pull in open_pulls.items()}
+    eligible = {number for number, found in admissions.items() if found.admits}
+    undecided = {number for number, found in admissions.items() if found.is_open}
     held = {slot.lease.pull_request for slot in observed.slots if slot.lease is not None}
     since = dict(observed.waiting_since)
     waiting = sorted(
@@ -71,8 +76,9 @@ def assign_slots(observed: Observed, *, now: datetime) -> SlotPlan:
     #: Slots that somebody who waits will get without anybody being moved: free, or on the way to it.
     coming = sum(slot.slot != MAIN and slot.lease is None for slot in observed.slots)
     for lease in (slot.lease for slot in observed.slots if slot.lease is not None):
-        if observed.pulls_listed and lease.pull_request not in eligible:
-            reason = "no longer eligible" if lease.pull_request in open_pulls else "closed"
+        if observed.pulls_listed and lease.pull_request not in eligible | undecided:
+            found = admissions.get(lease.pull_request)
+            reason = "closed" if found is None else f"{NO_LONGER_ADMITTED}{found.rule}"
             steps.append(EndLease(slot=lease.slot, fence=lease.fence, reason=reason))
             coming += 1
         elif now >= lease.expires_at:

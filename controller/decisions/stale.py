@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from controller.decisions.admission import approval_in_force
 from controller.model.names import MAIN, SlotName
-from controller.model.nouns import Lease, Live, ProcessFact, PullRequest
+from controller.model.nouns import Lease, Live, PreviewOrder, ProcessFact, PullRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +48,21 @@ class Stale:
         return (self.slot, self.reason, self.fence, self.unit)
 
 
-def judge_leases(slots: Sequence[SlotHeld], listed: Sequence[PullRequest], *, now: datetime) -> tuple[Stale, ...]:
+def judge_leases(
+    slots: Sequence[SlotHeld], listed: Sequence[PullRequest], *, orders: Sequence[PreviewOrder] = (), now: datetime
+) -> tuple[Stale, ...]:
     """Return what is stale, slot by slot. `listed` is complete: a pull request that is not in it is closed."""
     open_pulls = {pull.number: pull for pull in listed}
+    strange = {pull.number for pull in listed if not pull.same_repository and approval_in_force(pull, orders) is None}
     return tuple(
-        stale for slot in slots if slot.slot != MAIN for stale in (*_lease(slot, open_pulls, now), *_host(slot))
+        stale
+        for slot in slots
+        if slot.slot != MAIN
+        for stale in (*_lease(slot, open_pulls, strange, now), *_host(slot))
     )
 
 
-def _lease(slot: SlotHeld, open_pulls: dict[int, PullRequest], now: datetime) -> Iterator[Stale]:
+def _lease(slot: SlotHeld, open_pulls: dict[int, PullRequest], strange: set[int], now: datetime) -> Iterator[Stale]:
     lease = slot.lease
     if lease is None:
         return
@@ -64,7 +71,7 @@ def _lease(slot: SlotHeld, open_pulls: dict[int, PullRequest], now: datetime) ->
     if pull is None:
         late = " and its time was up" if now >= lease.expires_at else ""
         reason, message = "LeaseClosed", f"#{number} is closed at the forge{late}, but its lease was not ended"
-    elif not pull.same_repository:
+    elif number in strange:
         reason, message = "LeaseNotEligible", f"#{number} comes from a fork, or its repository is gone"
     elif not slot.exists:
         reason, message = "LeaseOfNoSlot", f"#{number} holds a slot that this host no longer has"

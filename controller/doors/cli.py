@@ -65,6 +65,7 @@ ACCESS: Mapping[str, Access] = {
     "heal": Access.ORDERS,
     "health": Access.READS,
     "judge": Access.SERVES,
+    "explain pr": Access.READS,
     "env list": Access.READS,
     "env set": Access.HOST,
     "env unset": Access.HOST,
@@ -562,6 +563,30 @@ def plan(context: click.Context, as_json: bool) -> None:
         print_json(found)
     else:
         print_plan(tables.open_console(), found)
+
+
+@main.group()
+@_root_option
+def explain() -> None:
+    """Say which rule decided, and what it was decided from."""
+
+
+@explain.command("pr")
+@_root_option
+@_json_option
+@click.argument("number", type=click.IntRange(1))
+@click.pass_context
+def explain_pr(context: click.Context, as_json: bool, number: int) -> None:
+    """Say why a pull request has a preview, or none."""
+    from controller.doors.cli_explain import print_explanation, read_explanation
+
+    _, settings, store, topology = _open(context)
+    with tables.progress("observing"):
+        found = read_explanation(settings, store, topology, number)
+    if as_json:
+        print_json(found)
+    else:
+        print_explanation(tables.open_console(), found)
 
 
 @main.command()

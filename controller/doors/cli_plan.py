@@ -14,7 +14,7 @@ from rich.text import Text
 
 from controller.doors import tables
 from controller.doors.cli_orders import open_mirror
-from controller.doors.doctor import waiting_for_install, warn_of_shared_cookies
+from controller.doors.doctor import waiting_for_install, warn_of_forks, warn_of_shared_cookies
 from controller.doors.stacks import Stack, open_databases, open_runtime, utc_now
 from controller.effects.store import Store
 from controller.loop.background import Background
@@ -70,6 +70,11 @@ class PlanView:
 def read_plan(stack: Stack, settings: Settings, topology: Topology) -> PlanView:
     """Observe and decide, once; change nothing."""
     del stack
+    return shape_plan(*look(settings, topology), topology)
+
+
+def look(settings: Settings, topology: Topology) -> tuple[Observed, Decision]:
+    """Return what the next tick would see, and decide."""
     store = OnlookersStore(settings.database_url, repository=settings.repository, host=settings.host)
     databases = open_databases(settings)
     try:
@@ -86,7 +91,7 @@ def read_plan(stack: Stack, settings: Settings, topology: Topology) -> PlanView:
             ended_units_stay=settings.runtime == "systemd",
         )
         observed, _ = observe(sight)
-        return shape_plan(observed, decide(observed, now=utc_now()), topology)
+        return observed, decide(observed, now=utc_now())
     finally:
         store.close()
         if databases is not None:
@@ -113,7 +118,7 @@ def shape_plan(observed: Observed, decision: Decision, topology: Topology) -> Pl
         queue=tuple(QueueView(pull_request=p.pull_request, position=p.position) for p in decision.slots.queue),
         policy_problems=observed.policy_problems,
         waiting_for_install=waiting_for_install(observed.policy, topology),
-        warnings=tuple(filter(None, (warn_of_shared_cookies(topology),))),
+        warnings=tuple(filter(None, (warn_of_shared_cookies(topology), warn_of_forks(observed.policy)))),
     )
 
 
@@ -139,7 +144,7 @@ def print_plan(console: Console, plan: PlanView) -> None:
     for problem in (*plan.policy_problems, *plan.waiting_for_install):
         console.print(Text(tables.plain(f"policy: {problem}"), style="yellow"))
     for warning in plan.warnings:
-        console.print(Text(tables.plain(f"warning: {warning}; `oroboros doctor` says what helps"), style="bold yellow"))
+        console.print(Text(tables.plain(f"warning: {warning}; `oroboros doctor` says more"), style="bold yellow"))
     for step in (*plan.leases, *plan.prune):
         console.print(Text(tables.plain(f"  {_step_words(step)}")))
     for slot in plan.slots:

@@ -71,7 +71,8 @@ def find_stale(
     runtime = open_runtime(settings)
 
     def look() -> tuple[Stale, ...]:
-        return judge_leases(read_held(settings, store, topology, runtime), listed, now=utc_now())
+        held = read_held(settings, store, topology, runtime)
+        return judge_leases(held, listed, orders=store.load_preview_orders(), now=utc_now())
 
     found = look()
     worker = ask_health("worker", topology.ports.worker_health).status is not None

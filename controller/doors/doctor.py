@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from controller.decisions.admission import RESIDUAL_RISK
 from controller.decisions.edge import shared_cookie_name
 from controller.doors.tables import plain
 from controller.effects.publish import Problem
@@ -537,6 +538,12 @@ def warn_of_shared_cookies(topology: Topology) -> str:
     )
 
 
+def warn_of_forks(policy: Policy) -> str:
+    """Return what remains to be feared where approved forks run; "" where none does."""
+    permissions = policy.permissions
+    return RESIDUAL_RISK if permissions.forks == "approval" and permissions.accept_fork_risk else ""
+
+
 def note_cookies(topology: Topology) -> Finding:
     """Tell whether a preview can set cookies for production: allowed, for whoever knows it, so never a failure."""
     warning = warn_of_shared_cookies(topology)
@@ -563,10 +570,12 @@ def check_policy(policy: Policy | None, problems: Sequence[str], topology: Topol
     if policy is None:
         return (note("policy", "not checked: nothing was fetched yet"),)
     waits = waiting_for_install(policy, topology)
+    forks = warn_of_forks(policy)
+    told = (note("forks", forks, "take `accept_fork_risk` out of [permissions] if that is not meant"),) if forks else ()
     if waits:
         remedy = "`oroboros install` on a host, or start `oroboros up` anew with the same number of --previews"
-        return tuple(note("policy", wait, remedy) for wait in waits)
-    return (ok("policy", "valid and in effect"),)
+        return (*(note("policy", wait, remedy) for wait in waits), *told)
+    return (ok("policy", "valid and in effect"), *told)
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:

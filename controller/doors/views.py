@@ -17,7 +17,7 @@ from typing import LiteralString, Protocol
 from controller.decisions.github.sweep import ASKS_MAX
 from controller.effects.live import read_current, read_live
 from controller.model.errors import Stalled
-from controller.model.names import MAIN, Layout, Sha, SlotName, Topology
+from controller.model.names import MAIN, Domain, Layout, Sha, SlotName, Topology
 from controller.model.nouns import Live
 
 LIMIT_DEFAULT = 20
@@ -687,6 +687,14 @@ def read_drifts(rows: Rows, *, hours: float = DRIFT_TOLD_HOURS) -> tuple[DriftVi
     )
 
 
+def read_last_run(rows: Rows, *, domain: Domain) -> RunView | None:
+    """Return the newest run of a domain, or None."""
+    found = _runs(
+        rows, "repository_id = %s AND host = %s AND domain = %s", [rows.repository_id, rows.host, domain], limit=1
+    )
+    return found[0] if found else None
+
+
 def read_waiting(rows: Rows) -> tuple[WaitingView, ...]:
     """Return the open pull requests that hold no slot: the queue in its order, then those that may not run by
     themselves or that git refused."""
@@ -700,14 +708,16 @@ def read_waiting(rows: Rows) -> tuple[WaitingView, ...]:
     position = 0
     views: list[WaitingView] = []
     for row in found:
-        queued = bool(row["same_repository"]) and not row["refused_reason"]
+        queued = row["waiting_since"] is not None
         position += int(queued)
-        if not row["same_repository"]:
-            why = "needs approval: it comes from a fork"
+        if queued:
+            why = "waits for a free slot"
         elif row["refused_reason"]:
             why = f"{row['refused_reason']}: {row['refused_message']}"
+        elif not row["same_repository"]:
+            why = "needs approval: it comes from a fork"
         else:
-            why = "waits for a free slot"
+            why = f"no preview: `oroboros explain pr {row['number']}` names the rule"
         views.append(
             WaitingView(
                 pull_request=_number(row["number"]),

@@ -1,8 +1,8 @@
 """What does the repository hold? A bare mirror of what we may deploy: fetched by git, read by libgit2.
 
 - Only the production branch and the heads of pull requests that the caller names are ever fetched, by explicit
-  refspecs into refs of our own. What the remote calls its branches can therefore never be taken for anything else, and
-  commits are looked up by id alone.
+  refspecs into refs of our own; a fork's only by the id that was approved. What the remote calls its branches can
+  therefore never be taken for anything else, and commits are looked up by id alone.
 - git runs with a pinned configuration and an environment of its own: no file of the host's or of a user's changes what
   it does, no hook, helper or submodule runs, and no redirect is followed. Its whole process group ends at a deadline,
   and what it writes is bounded.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 import resource
@@ -46,6 +47,7 @@ from controller.model.nouns import Head
 PRODUCTION_REF: Final = "refs/oroboros/production"
 PULL_REFS: Final = "refs/oroboros/pull/"
 TITLE_CHARS_MAX: Final = 100
+CHANGED_PATHS_MAX: Final = 10_000
 #: Packs are joined once there are more; each fetch adds one.
 PACKS_MAX: Final = 30
 _STDERR_BYTES_MAX: Final = 16 << 10
@@ -173,6 +175,7 @@ class Mirror:
         self._disk_bytes_max = disk_bytes_max
         #: Commits never change, so what was read of one stays true.
         self._heads: dict[Sha, Head] = {}
+        self._changed: dict[tuple[Sha, Sha], tuple[str, ...]] = {}
         self._on_production: tuple[Sha | None, dict[Sha, bool]] = (None, {})
 
     def ensure(self) -> None:
@@ -192,8 +195,13 @@ class Mirror:
         finally:
             shutil.rmtree(pending, ignore_errors=True)
 
-    def fetch(self, *, branch: str, pulls: Sequence[int]) -> tuple[PullNotFetched, ...]:
+    def fetch(
+        self, *, branch: str, pulls: Sequence[int], approved: Sequence[tuple[int, Sha]] = ()
+    ) -> tuple[PullNotFetched, ...]:
         """Bring the head of `branch` and of each pull request of `pulls`, and forget all others.
+
+        Of a pull request in `approved`, exactly that commit is asked for, by its id: whatever its head has become
+        meanwhile, that commit comes or nothing does.
 
         Returns the pull requests that could not be had by their own fault. Unavailable when the remote, the network,
         the token or the disk is at fault; Failed when git refuses the objects of the production branch. Safe to
@@ -203,17 +211,19 @@ class Mirror:
             raise ConfigInvalid("BranchInvalid", f"{visible(branch.encode())} cannot be the name of a branch")
         deadline = time.monotonic() + self._fetch_timeout_s
         self.ensure()
-        numbers = sorted(set(pulls))
+        wanted = {number: _pull_refspec(number) for number in pulls}
+        wanted |= {number: f"+{parse_sha(sha)}:{PULL_REFS}{number:d}" for number, sha in approved}
+        numbers = sorted(wanted)
         production = f"+refs/heads/{branch}:{PRODUCTION_REF}"
         refused: list[PullNotFetched] = []
         with self._fetch_lock(deadline) as lock:
             try:
-                self._fetch_refs([production, *map(_pull_refspec, numbers)], lock=lock, deadline=deadline)
+                self._fetch_refs([production, *(wanted[number] for number in numbers)], lock=lock, deadline=deadline)
             except (Failed, _RefMissing):
                 self._fetch_production(production, lock=lock, deadline=deadline)
                 for number in numbers:
                     try:
-                        self._fetch_refs([_pull_refspec(number)], lock=lock, deadline=deadline)
+                        self._fetch_refs([wanted[number]], lock=lock, deadline=deadline)
                     except (Failed, _RefMissing) as error:
                         refused.append(PullNotFetched(number=number, reason=error.reason, message=error.message))
             failpoint("fetch.before_prune")
@@ -277,6 +287,31 @@ class Mirror:
                 return False  # it may yet be fetched
             known[sha] = self.is_ancestor(sha, production.sha)
         return known[sha]
+
+    def changed_paths(self, sha: Sha) -> tuple[str, ...] | None:
+        """Return what differs between a commit and where it left the production branch; None when that is unknown.
+
+        Of a change to more paths than `CHANGED_PATHS_MAX`, the first ones."""
+        production = self.production_head()
+        if production is None:
+            return None
+        key = (production.sha, sha)
+        if key not in self._changed:
+            with self._open() as repository:
+                commit, upstream = _commit(repository, sha), _commit(repository, production.sha)
+                if commit is None or upstream is None:
+                    return None
+                left_at = _commit(repository, Sha(str(repository.merge_base(upstream.id, commit.id))))
+                if left_at is None:
+                    return None
+                diff = left_at.tree.diff_to_tree(commit.tree, context_lines=0)
+                paths: set[str] = set()
+                for delta in itertools.islice(diff.deltas, CHANGED_PATHS_MAX):
+                    paths |= {file.raw_path.decode("utf-8", "replace") for file in (delta.old_file, delta.new_file)}
+            if len(self._changed) >= _HEADS_KEPT:
+                self._changed.clear()
+            self._changed[key] = tuple(sorted(paths))
+        return self._changed[key]
 
     def read_file(self, sha: Sha, path: bytes, *, bytes_max: int) -> bytes | None:
         """Return the bytes of a file at a commit; None when there is no file of that name, or no such commit.
@@ -607,7 +642,7 @@ class _Meaning(NamedTuple):
 #: What git says, in the order in which it is looked for, and what that means. All else: FetchFailed.
 _MEANINGS: Final = (
     _Meaning(
-        r"couldn't find remote ref",
+        r"couldn't find remote ref|not our ref",
         _RefMissing,
         "RefMissing",
         "the remote has no such branch or pull request",

@@ -34,6 +34,7 @@ from controller.model.nouns import (
     Live,
     OpenDrift,
     Override,
+    PreviewOrder,
     Proven,
     PullRequest,
     Quarantined,
@@ -140,6 +141,7 @@ class History:
     quarantined: tuple[Quarantined, ...]
     overrides: tuple[Override, ...]
     stops: tuple[Stop, ...]
+    preview_orders: tuple[PreviewOrder, ...]
     pending: tuple[PendingDelivery, ...]
     #: Reports that are open: each must come to an end.
     open_reports: tuple[WantedReport, ...]
@@ -404,6 +406,10 @@ class Store:
                     "SELECT * FROM quarantine WHERE repository_id = %s AND lifted_at IS NULL", [repository_id]
                 )
                 overrides = q("SELECT * FROM overrides WHERE host = %s AND ended_at IS NULL", [host])
+                preview_orders = q(
+                    "SELECT * FROM preview_orders WHERE repository_id = %s AND ended_at IS NULL ORDER BY id",
+                    [repository_id],
+                )
                 pending = q(
                     "SELECT seq, target, sha, received_at, armed_at, looks FROM deliveries"
                     " WHERE state = 'pending' ORDER BY seq LIMIT %s",
@@ -455,6 +461,7 @@ class Store:
                 quarantined=tuple(_quarantined(row) for row in quarantined.fetchall()),
                 overrides=tuple(_override(row) for row in order_rows if row["kind"] not in STOP_KINDS),
                 stops=tuple(_stop(row) for row in order_rows if row["kind"] in STOP_KINDS),
+                preview_orders=tuple(_preview_order(row) for row in preview_orders.fetchall()),
                 pending=tuple(
                     PendingDelivery(
                         seq=row["seq"],
@@ -475,6 +482,16 @@ class Store:
         with self._transaction() as connection:
             row = connection.execute("SELECT * FROM runs WHERE generation = %s", [generation]).fetchone()
             return None if row is None else _run(row)
+
+    # -- what people say in comments ----------------------------------------------------------------------------------
+
+    def load_preview_orders(self) -> tuple[PreviewOrder, ...]:
+        """Return what people said of single previews, as long as it counts."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT * FROM preview_orders WHERE repository_id = %s AND ended_at IS NULL ORDER BY id", [self._id()]
+            ).fetchall()
+            return tuple(_preview_order(row) for row in rows)
 
     # -- refresh (fetch and listing) --------------------------------------------------------------------------------
 
@@ -506,12 +523,18 @@ class Store:
                 numbers.append(pull.number)
                 connection.execute(
                     "INSERT INTO pull_requests (repository_id, number, state, head_sha, head_branch, title, author,"
-                    " same_repository, opened_at, listed_at) VALUES (%s, %s, 'open', %s, %s, %s, %s, %s, %s, %s)"
+                    " same_repository, opened_at, labels, is_draft, base_branch, author_is_bot, head_shown_at,"
+                    " listed_at) VALUES (%s, %s, 'open', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
                     " ON CONFLICT (repository_id, number) DO UPDATE SET"
+                    " head_shown_at = CASE WHEN pull_requests.state = 'open'"
+                    "   AND pull_requests.head_sha = excluded.head_sha AND pull_requests.head_shown_at IS NOT NULL"
+                    "   THEN pull_requests.head_shown_at ELSE excluded.head_shown_at END,"
                     " waiting_since = CASE WHEN pull_requests.state = 'open' THEN pull_requests.waiting_since END,"
                     " state = 'open', head_sha = excluded.head_sha, head_branch = excluded.head_branch,"
                     " title = excluded.title, author = excluded.author, same_repository = excluded.same_repository,"
-                    " opened_at = excluded.opened_at, listed_at = excluded.listed_at",
+                    " opened_at = excluded.opened_at, labels = excluded.labels, is_draft = excluded.is_draft,"
+                    " base_branch = excluded.base_branch, author_is_bot = excluded.author_is_bot,"
+                    " listed_at = excluded.listed_at",
                     [
                         repository_id,
                         pull.number,
@@ -521,6 +544,11 @@ class Store:
                         pull.author,
                         pull.same_repository,
                         pull.opened_at,
+                        list(pull.labels),
+                        pull.is_draft,
+                        pull.base_branch,
+                        pull.author_is_bot,
+                        pull.head_shown_at,
                         began_at,
                     ],
                 )
@@ -528,6 +556,15 @@ class Store:
                 "UPDATE pull_requests SET state = 'closed', waiting_since = NULL, listed_at = %s"
                 " WHERE repository_id = %s AND state = 'open' AND number <> ALL(%s)",
                 [began_at, repository_id, numbers],
+            )
+            connection.execute(
+                "UPDATE preview_orders o SET ended_at = %s, end_reason ="
+                " CASE WHEN p.state <> 'open' THEN 'closed' WHEN p.head_sha <> o.sha THEN 'the head moved'"
+                "  ELSE 'the base branch changed' END"
+                " FROM pull_requests p WHERE p.repository_id = o.repository_id AND p.number = o.pull_request"
+                " AND o.repository_id = %s AND o.ended_at IS NULL AND (p.state <> 'open'"
+                "  OR (o.kind = 'approval' AND (p.head_sha, p.base_branch) <> (o.sha, o.base_branch)))",
+                [began_at, repository_id],
             )
             connection.execute("UPDATE repositories SET listed_at = %s WHERE id = %s", [began_at, repository_id])
             return True
@@ -660,6 +697,14 @@ class Store:
                 "UPDATE pull_requests SET waiting_since = %s"
                 " WHERE repository_id = %s AND number = ANY(%s) AND waiting_since IS NULL",
                 [now, self._id(), list(numbers)],
+            )
+
+    def forget_waiting(self, numbers: Sequence[int]) -> None:
+        """These pull requests no longer wait: a rule keeps them out. Safe to repeat."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "UPDATE pull_requests SET waiting_since = NULL WHERE repository_id = %s AND number = ANY(%s)",
+                [self._id(), list(numbers)],
             )
 
     def load_fences(self, slot: SlotName) -> tuple[int, int]:
@@ -1457,6 +1502,11 @@ def _pull(row: DictRow) -> PullRequest:
         author=row["author"],
         same_repository=row["same_repository"],
         opened_at=row["opened_at"],
+        labels=tuple(row["labels"]),
+        is_draft=row["is_draft"],
+        base_branch=row["base_branch"],
+        author_is_bot=row["author_is_bot"],
+        head_shown_at=row["head_shown_at"],
         refused_reason=row["refused_reason"],
         refused_message=row["refused_message"],
     )
@@ -1508,6 +1558,18 @@ def _override(row: DictRow) -> Override:
         accept_migrations=row["accept_migrations"],
         actor=row["actor"],
         reason=row["reason"],
+        at=row["at"],
+    )
+
+
+def _preview_order(row: DictRow) -> PreviewOrder:
+    return PreviewOrder(
+        pull_request=row["pull_request"],
+        kind=row["kind"],
+        sha=Sha(row["sha"]) if row["sha"] else None,
+        base_branch=row["base_branch"],
+        actor=row["actor"],
+        comment_id=row["comment_id"],
         at=row["at"],
     )
 

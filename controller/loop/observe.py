@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
+from controller.decisions.admission import asks_for_paths, forks_to_fetch
 from controller.decisions.refresh import Hint, Looks, is_answered
 from controller.decisions.surroundings import CONFIGURED, app_environment_file
 from controller.effects.checkout import is_sealed
@@ -26,7 +27,7 @@ from controller.model.config import Policy, Recipe
 from controller.model.deploy_toml import parse_policy, parse_recipe, recipe_hash
 from controller.model.errors import ConfigInvalid, Stalled
 from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, instance_unit, slot_of_unit
-from controller.model.nouns import Head, Live, ProcessFact, PullRequest, Run
+from controller.model.nouns import Head, Live, PreviewOrder, ProcessFact, PullRequest, Run
 from controller.model.states import ProcessState
 from controller.model.world import Activity, DeliveryHint, Observed, SlotObserved
 
@@ -88,7 +89,7 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         production_head_found_by_resync=(
             production is not None and ref is not None and sight.store.was_found_by_resync(ref, production.sha)
         ),
-        pulls=tuple(_with_head(sight.mirror, pull) for pull in history.pulls),
+        pulls=tuple(_with_head(sight.mirror, pull, policy, history.preview_orders) for pull in history.pulls),
         waiting_since=history.waiting_since,
         pulls_listed=history.repository.listed_at is not None,
         slots=slots,
@@ -97,6 +98,7 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         quarantined=history.quarantined,
         overrides=history.overrides,
         stops=history.stops,
+        preview_orders=history.preview_orders,
         hints=_answered_hints(sight.mirror, history),
         policy=policy,
         policy_problems=policy_problems,
@@ -113,8 +115,15 @@ def production_ref(history: History) -> str | None:
     return None if branch is None else f"refs/heads/{branch}"
 
 
-def _with_head(mirror: Mirror, pull: PullRequest) -> PullRequest:
-    return replace(pull, head=mirror.pull_head(pull.number)) if pull.same_repository else pull
+def _with_head(mirror: Mirror, pull: PullRequest, policy: Policy, orders: tuple[PreviewOrder, ...]) -> PullRequest:
+    """Add what the mirror holds of a pull request: of a fork's, exactly the commit that was approved, or nothing."""
+    head = mirror.pull_head(pull.number)
+    if head is None or (
+        not pull.same_repository and (pull.number, head.sha) not in forks_to_fetch((pull,), policy, orders)
+    ):
+        return pull
+    changed = mirror.changed_paths(head.sha) if asks_for_paths(policy) else None
+    return replace(pull, head=head, changed_paths=changed)
 
 
 def _answered_hints(mirror: Mirror, history: History) -> tuple[DeliveryHint, ...]:

@@ -14,25 +14,27 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from controller.decisions.admission import forks_to_fetch
 from controller.decisions.drift import OF_ROOT, RELEASE_EDITED, SEEN_BY_TICK, judge_drift
 from controller.decisions.explain import why
 from controller.decisions.plan import desired, plan_slot
 from controller.decisions.refresh import Hint, Looks, plan_refresh
 from controller.decisions.report import project
 from controller.decisions.retention import select_prunable
-from controller.decisions.slots import SlotPlan, assign_slots
+from controller.decisions.slots import SlotPlan, assign_slots, may_preview
 from controller.effects.github_http import Forge
 from controller.effects.mirror import Mirror, PullNotFetched
 from controller.effects.store import History, LostEpoch
 from controller.failpoints import failpoint
 from controller.loop.execute import Hands
 from controller.loop.observe import observe
+from controller.model.config import Policy
 from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
-from controller.model.names import SlotName
+from controller.model.names import Sha, SlotName
 from controller.model.nouns import Drift, PullRequest
 from controller.model.steps import Step
 from controller.model.world import Hold, Observed, Wanted
@@ -153,7 +155,7 @@ class Reconciler:
         self.hands.background.raise_bugs()
         now = self.clock()
         observed, history = observe(self.hands.sight)
-        self._refresh(history, now=now)
+        self._refresh(history, observed.policy, now=now)
         decision = decide(observed, now=now)
         self._note_drifts(observed, history)
         self._verify_released(observed, history, now=now)
@@ -172,7 +174,7 @@ class Reconciler:
 
     # -- parts of a tick --------------------------------------------------------------------------------------------
 
-    def _refresh(self, history: History, *, now: datetime) -> None:
+    def _refresh(self, history: History, policy: Policy, *, now: datetime) -> None:
         """Begin a look at the forge if one is due; it ends in the store and the mirror."""
         looks = Looks(
             fetched_at=history.repository.fetched_at,
@@ -198,11 +200,14 @@ class Reconciler:
         seqs = [delivery.seq for delivery in history.pending]
         known = history.pulls
         self.hands.background.start(
-            ("refresh", None), lambda: self._look(listing=refresh.listing, branch=branch, known=known, seqs=seqs)
+            ("refresh", None),
+            lambda: self._look(listing=refresh.listing, branch=branch, known=known, policy=policy, seqs=seqs),
         )
 
-    def _look(self, *, listing: bool, branch: str | None, known: tuple[PullRequest, ...], seqs: list[int]) -> None:
-        """List (when asked) and fetch; runs in a thread of its own."""
+    def _look(
+        self, *, listing: bool, branch: str | None, known: tuple[PullRequest, ...], policy: Policy, seqs: list[int]
+    ) -> None:
+        """List (when asked) and fetch; runs in a thread of its own. A fork's commit is fetched if it is approved."""
         side = self.hands.side
         look_began_at = self.clock()
         try:
@@ -218,7 +223,9 @@ class Reconciler:
                 listed_at = self.clock()
                 pulls = self.forge.open_pulls()
             began_at = self.clock()
-            mirror, refused = self._fetch(branch, [pull.number for pull in pulls if pull.same_repository])
+            approved = forks_to_fetch(pulls, policy, side.load_preview_orders())
+            own = [pull.number for pull in pulls if pull.same_repository]
+            mirror, refused = self._fetch(branch, own, approved)
             if listed_at is not None:
                 side.record_listing(pulls, began_at=listed_at)
             side.record_fetch(
@@ -256,20 +263,22 @@ class Reconciler:
         if self.hands.background.start(("integrity", None), lambda: self.hands.verify_released(observed, edited)):
             self._verified_at, self._heals_begun = now, frozenset(ordered)
 
-    def _fetch(self, branch: str, pulls: list[int]) -> tuple[Mirror, tuple[PullNotFetched, ...]]:
+    def _fetch(
+        self, branch: str, pulls: list[int], approved: Sequence[tuple[int, Sha]]
+    ) -> tuple[Mirror, tuple[PullNotFetched, ...]]:
         """Fetch; git follows no redirect, so a repository that was renamed is asked for its new address first."""
         if self.forge.is_moved:
             self._learn_name()
         mirror = self.hands.open_mirror()
         mirror.ensure()
         try:
-            return mirror, mirror.fetch(branch=branch, pulls=pulls)
+            return mirror, mirror.fetch(branch=branch, pulls=pulls, approved=approved)
         except Unavailable as error:
             if error.reason != "RedirectRefused":
                 raise
         self._learn_name()
         mirror = self.hands.open_mirror()
-        return mirror, mirror.fetch(branch=branch, pulls=pulls)
+        return mirror, mirror.fetch(branch=branch, pulls=pulls, approved=approved)
 
     def _learn_name(self) -> None:
         found = self.forge.repository()
@@ -287,6 +296,9 @@ class Reconciler:
         new = [place.pull_request for place in plan.queue if place.pull_request not in since]
         if new:
             self.hands.store.record_waiting(new, now=now)
+        gone = [pull.number for pull in observed.pulls if pull.number in since and not may_preview(pull, observed)]
+        if gone:
+            self.hands.store.forget_waiting(gone)
 
     def _execute_slot(self, one: SlotDecision, observed: Observed, *, now: datetime) -> None:
         """Execute one slot's straight line; an error ends it, and never reaches another slot."""

@@ -118,6 +118,17 @@ class Previews:
     #: `{n}` is the slot's number.
     host: str | None = None
     lease_ttl_s: float = 7 * 24 * 3600.0
+    #: Which pull requests of the repository preview. An empty list of those that do means all; who is excluded is not.
+    drafts: bool = True
+    bots: bool = True
+    labels: tuple[str, ...] = ()
+    exclude_labels: tuple[str, ...] = ()
+    authors: tuple[str, ...] = ()
+    exclude_authors: tuple[str, ...] = ()
+    base_branches: tuple[str, ...] = ()
+    exclude_base_branches: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    exclude_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,10 +161,14 @@ class Retention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permissions:
-    """`[permissions]`: who may have strangers' code run."""
+    """`[permissions]`: who may have strangers' code run, and who may order by a comment."""
 
-    #: "never": a fork's pull request gets no preview. "approval": it says how to ask for one.
+    #: "never": a fork's pull request gets no preview. "approval": somebody who may write can ask for one.
     forks: Literal["never", "approval"] = "approval"
+    #: The second switch: without it not even an approved fork's code is fetched.
+    accept_fork_risk: bool = False
+    #: Who may order production by a comment.
+    commands: Literal["none", "write", "maintain", "admin"] = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

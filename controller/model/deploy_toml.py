@@ -39,6 +39,7 @@ WORDS_MAX = 64
 WORD_CHARS_MAX = 1_000
 PROBLEMS_MAX = 50
 ROUTES_MAX = 50
+FILTER_CHARS_MAX = 200
 
 _DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)(ms|s|m|h|d)\Z", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -145,6 +146,21 @@ def _sha_prefix(value: str) -> str:
     return value
 
 
+def _name(value: str) -> str:
+    if not 0 < len(value) <= FILTER_CHARS_MAX or _CONTROL.search(value) or value != value.strip():
+        raise ValueError(f"must be a text of 1 to {FILTER_CHARS_MAX} characters, without spaces around it")
+    return value
+
+
+def _glob(value: str) -> str:
+    _name(value)
+    if value.startswith("/") or any(part in ("", ".", "..") for part in value.split("/")):
+        raise ValueError("must be a path or a pattern such as web/** or *.md, without / at its ends and without ..")
+    if any("**" in part and part != "**" for part in value.split("/")):
+        raise ValueError("must have ** alone between two /")
+    return value
+
+
 Command = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Relative = Annotated[StrictStr, AfterValidator(_relative)]
 #: "." is the release itself.
@@ -154,6 +170,9 @@ Prefix = Annotated[StrictStr, AfterValidator(_prefix)]
 Host = Annotated[StrictStr, AfterValidator(_host)]
 NumberedHost = Annotated[StrictStr, AfterValidator(_numbered_host)]
 Network = Annotated[StrictStr, AfterValidator(_network)]
+#: Labels and accounts; patterns of branches and paths.
+Names = Annotated[tuple[Annotated[StrictStr, AfterValidator(_name)], ...], Field(max_length=100)]
+Globs = Annotated[tuple[Annotated[StrictStr, AfterValidator(_glob)], ...], Field(max_length=100)]
 ShaPrefix = Annotated[StrictStr, AfterValidator(_sha_prefix)]
 #: Bounds in seconds: a probe, a start, a job, a window, a lease.
 ProbeS = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=60)]
@@ -221,6 +240,16 @@ class _Previews(_Table):
     slots: Annotated[StrictInt, Field(ge=0, le=50)] = 3
     host: NumberedHost | None = None
     lease_ttl_s: LeaseS = 7 * 86_400.0
+    drafts: StrictBool = True
+    bots: StrictBool = True
+    labels: Names = ()
+    exclude_labels: Names = ()
+    authors: Names = ()
+    exclude_authors: Names = ()
+    base_branches: Globs = ()
+    exclude_base_branches: Globs = ()
+    paths: Globs = ()
+    exclude_paths: Globs = ()
 
 
 class _Walls(_Table):
@@ -252,6 +281,8 @@ class _Retention(_Table):
 
 class _Permissions(_Table):
     forks: Literal["never", "approval"] = "approval"
+    accept_fork_risk: StrictBool = False
+    commands: Literal["none", "write", "maintain", "admin"] = "none"
 
 
 class _Limits(_Table):

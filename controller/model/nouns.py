@@ -35,11 +35,35 @@ class PullRequest:
     #: False for a fork and for a pull request whose head repository is gone: never fetched, never run.
     same_repository: bool
     opened_at: datetime
+    labels: tuple[str, ...] = ()
+    is_draft: bool = False
+    #: Where it is to be merged to; "" while no listing has told.
+    base_branch: str = ""
+    #: Its author is a program, by the forge's word.
+    author_is_bot: bool = False
+    #: When the forge is known to have shown this very head first, by the forge's own clock; None: unknown.
+    head_shown_at: datetime | None = None
     #: The head as the mirror holds it after a fetch; None until then.
     head: Head | None = None
+    #: What differs from where it left the production branch; None: unknown, or not asked for.
+    changed_paths: tuple[str, ...] | None = None
     #: Why git would not take its objects, when that is its own fault; "" otherwise.
     refused_reason: str = ""
     refused_message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewOrder:
+    """What somebody who may write said about one preview: run this very commit of it, or none."""
+
+    pull_request: int
+    kind: Literal["approval", "stop"]
+    #: Of an approval: the commit, and the branch that it is to be merged to. Any other is not approved.
+    sha: Sha | None = None
+    base_branch: str = ""
+    actor: str
+    comment_id: int
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

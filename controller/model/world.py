@@ -16,6 +16,7 @@ from controller.model.nouns import (
     Lease,
     Live,
     Override,
+    PreviewOrder,
     ProcessFact,
     Proven,
     PullRequest,
@@ -134,6 +135,8 @@ class Observed:
     quarantined: tuple[Quarantined, ...] = ()
     overrides: tuple[Override, ...] = ()
     stops: tuple[Stop, ...] = ()
+    #: What people said of single previews, as long as it counts.
+    preview_orders: tuple[PreviewOrder, ...] = ()
     hints: tuple[DeliveryHint, ...] = ()
     #: Reports that were wanted last and are open: those that nothing speaks for any more must still end.
     open_reports: tuple[WantedReport, ...] = ()

@@ -35,7 +35,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 HOSTILE = "[red]x[/red] \x1b[31m\x07 \u202e :smile: " + "long " * 30
 FINGERPRINT = sql.SQL("SELECT md5(string_agg(t::text, '|' ORDER BY t::text)) FROM {} t")
 #: Every reading command with the words it cannot do without.
-NEEDS = {"env list": "env list main"}
+NEEDS = {"env list": "env list main", "explain pr": "explain pr 8"}
 READING = sorted(NEEDS.get(name, name) for name, access in ACCESS.items() if access is Access.READS)
 #: These make, take or name no stack that is there already: the host's own, a folder that is named, or none at all.
 ROOTLESS = ("github setup", "init", "install", "repo set", "uninstall", "version")
@@ -128,7 +128,7 @@ def test_only_commands_that_order_write_anything(small: Small) -> None:
 
 
 #: These ask processes that a stack in small does not have.
-ASKING = ("doctor", "github check", "health", "plan", "logs", "maintenance reset-audit")
+ASKING = ("doctor", "explain pr 8", "github check", "health", "plan", "logs", "maintenance reset-audit")
 
 
 @pytest.mark.parametrize("name", [name for name in READING if name not in ASKING])

@@ -106,6 +106,37 @@ def test_fetches_production_and_the_named_pull_requests_and_forgets_others(
     assert mirror.default_branch() == "main"
 
 
+def test_of_a_fork_the_approved_commit_comes_or_nothing_does(remote: Remote, mirror: Mirror, tmp_path: Path) -> None:
+    production = remote.head()
+    approved = remote.commit("stranger", "approved\n")
+    remote.push("refs/pull/7/head")
+    pushed = remote.commit("stranger", "pushed after the approval\n")
+    remote.push("refs/pull/7/head")
+    assert mirror.fetch(branch="main", pulls=[], approved=[(7, approved)]) == ()
+    assert getattr(mirror.pull_head(7), "sha", None) == approved
+    assert mirror.head(pushed) is None
+    nowhere = parse_sha("12" * 20)
+    (refused,) = mirror.fetch(branch="main", pulls=[], approved=[(8, nowhere)])
+    assert (refused.number, refused.reason) == (8, "RefMissing")
+    assert (mirror.pull_head(8), mirror.pull_head(7)) == (None, None)
+    assert getattr(mirror.production_head(), "sha", None) == production
+
+
+def test_changed_paths_are_those_since_the_production_branch_was_left(remote: Remote, mirror: Mirror) -> None:
+    base = remote.head()
+    (remote.work / "web").mkdir()
+    remote.commit("web/a.ts")
+    topic = remote.commit("ünïcode")
+    remote.push("refs/pull/1/head")
+    git("-C", remote.work, "reset", "-q", "--hard", base)
+    remote.commit("later", message="production goes on")
+    remote.push()
+    assert mirror.changed_paths(topic) is None
+    mirror.fetch(branch="main", pulls=[1])
+    assert mirror.changed_paths(topic) == ("web/a.ts", "ünïcode")
+    assert mirror.changed_paths(parse_sha("12" * 20)) is None
+
+
 def test_new_commits_force_pushes_and_many_packs_are_seen(remote: Remote, mirror: Mirror, tmp_path: Path) -> None:
     first = remote.head()
     for number in range(3):

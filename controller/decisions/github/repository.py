@@ -8,7 +8,7 @@ https://docs.github.com/rest
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
@@ -20,6 +20,7 @@ from controller.decisions.github.wire import (
     Request,
     ask,
     invalid,
+    read_date,
     read_instant,
     read_json,
     read_list,
@@ -118,7 +119,11 @@ def read_pulls_page(reply: Reply, *, page: int, now: datetime) -> PullsPage:
     """Return one page of the open pull requests."""
     what = "list the pull requests"
     raise_unless(200, reply, what=what, permission="pull requests: read", now=now)
-    pulls = tuple(_pull(read_object(one, what), what) for one in read_list(read_json(reply, what), what))
+    shown_at = read_date(reply)
+    pulls = tuple(
+        replace(_pull(read_object(one, what), what), head_shown_at=shown_at)
+        for one in read_list(read_json(reply, what), what)
+    )
     return PullsPage(pulls=pulls, next_page=next_page(reply, page=page, is_full=len(pulls) >= PAGE_SIZE, what=what))
 
 
@@ -172,7 +177,16 @@ def _pull(found: Object, what: str) -> PullRequest:
         author="" if user is None else read_text(read_object(user, what), "login", what),
         same_repository=same,
         opened_at=read_instant(found, "created_at", what),
+        labels=_labels(found, what),
+        is_draft=found.get("draft") is True,
+        base_branch=read_text(base, "ref", what),
+        author_is_bot=user is not None and read_object(user, what).get("type") == "Bot",
     )
+
+
+def _labels(found: Object, what: str) -> tuple[str, ...]:
+    labels = read_list(found.get("labels", []), what)
+    return tuple(sorted(read_text(read_object(label, what), "name", what) for label in labels))
 
 
 def _status(found: Object, what: str) -> PostedStatus:

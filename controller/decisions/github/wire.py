@@ -156,6 +156,15 @@ def read_instant(found: Object, key: str, what: str) -> datetime:
         invalid(what, f"{key} is not an instant")
 
 
+def read_date(reply: Reply) -> datetime | None:
+    """Return when the forge answered, by its own clock and to the second; None when it does not say."""
+    try:
+        words = reply.headers.get("date", "").removesuffix(" GMT")
+        return datetime.strptime(f"{words} +0000", "%a, %d %b %Y %H:%M:%S %z").astimezone(UTC)
+    except ValueError:
+        return None
+
+
 def told(reply: Reply) -> str:
     """Return what the forge says was wrong: one printable line, bounded."""
     try:

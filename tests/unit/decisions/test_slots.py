@@ -54,7 +54,7 @@ def test_an_update_never_waits() -> None:
 def test_a_pull_request_that_git_refuses_gets_no_slot_and_loses_the_one_it_had() -> None:
     refused = replace(pull(1), head=None, refused_reason="ObjectsRefused", refused_message="a tree holds .git")
     assert assign_slots(observed(FREE_1, pulls=(refused,)), now=NOW).steps == ()
-    ended = EndLease(slot=PREVIEW_1, fence=50, reason="no longer eligible")
+    ended = EndLease(slot=PREVIEW_1, fence=50, reason="no longer admitted: ObjectsRefused")
     assert assign_slots(observed(held(PREVIEW_1, 1), pulls=(refused,)), now=NOW).steps == (ended,)
 
 
@@ -74,7 +74,9 @@ def test_an_incomplete_listing_ends_nothing() -> None:
 
 def test_previews_that_are_switched_off_lose_their_leases() -> None:
     seen = replace(observed(held(PREVIEW_1, 1), pulls=(pull(1),)), policy=Policy(previews=Previews(enabled=False)))
-    assert assign_slots(seen, now=NOW).steps == (EndLease(slot=PREVIEW_1, fence=50, reason="no longer eligible"),)
+    assert assign_slots(seen, now=NOW).steps == (
+        EndLease(slot=PREVIEW_1, fence=50, reason="no longer admitted: previews.enabled"),
+    )
 
 
 def test_a_lease_whose_time_is_up_is_renewed_while_nobody_waits() -> None:
