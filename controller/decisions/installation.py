@@ -400,7 +400,7 @@ def plan_installation(facts: HostFacts, wanted: Wanted, *, only_slots: bool = Fa
         changes.append(InstallCode(digest=wanted.app))
     if not only_slots and facts.caddy != wanted.caddy:
         changes.append(InstallCaddy(digest=wanted.caddy))
-    files = _files(facts, wanted)
+    files = plan_files(facts, wanted)
     changes += files
     if any(change.path == TMPFILES for change in _written(files)) or not facts.active:
         changes.append(MakeRunFolders())
@@ -436,8 +436,9 @@ def _folders(facts: HostFacts, topology: Topology) -> list[Change]:
     ]
 
 
-def _files(facts: HostFacts, wanted: Wanted) -> list[Change]:
-    changes: list[Change] = []
+def plan_files(facts: HostFacts, wanted: Wanted) -> list[WriteFile]:
+    """Return the files that are not there as they are wanted."""
+    changes: list[WriteFile] = []
     for file in wanted_files(wanted):
         if file.path in facts.closed:
             continue

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,7 +36,7 @@ from controller.decisions.installation import (
 )
 from controller.doors import tables
 from controller.doors.stacks import Stack, find_stack
-from controller.effects.host import Host, read_passwords, read_shared_redis, run, write_file
+from controller.effects.host import Host, read_host_name, read_passwords, read_shared_redis, run, write_file
 from controller.effects.ping import redis_address
 from controller.effects.stack_files import read_topology, write_private, write_topology
 from controller.effects.store import SQL_FOLDER, migrate
@@ -130,7 +129,7 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
     wanted = Wanted(
         topology=topology,
         passwords=passwords,
-        host=socket.gethostname() or "host-1",
+        host=read_host_name(),
         webhook_secret=secrets.token_hex(SECRET_BYTES),
         app=app,
         caddy=caddy,

@@ -146,11 +146,13 @@ def check_enabled(disabled: Sequence[str]) -> Finding:
     return ok("boot", "everything starts at boot")
 
 
-def check_rule(*, there: bool) -> Finding:
-    """Judge whether the worker may start what it has to."""
-    if not there:
-        return failed("polkit", "there is no rule for the worker: it may start nothing", "sudo oroboros install")
-    return ok("polkit", "the worker may start its units, and no others")
+def check_files(differing: Sequence[str], *, count: int) -> Finding:
+    """Judge whether units, rule, code and configuration are as they were installed."""
+    if differing:
+        shown = ", ".join(differing[:PROBLEMS_SHOWN_MAX])
+        more = f" and {len(differing) - PROBLEMS_SHOWN_MAX} more" if len(differing) > PROBLEMS_SHOWN_MAX else ""
+        return failed("files", f"missing, or changed by hand: {shown}{more}", "sudo oroboros install")
+    return ok("files", f"{count} files and the code are as they were installed")
 
 
 def note_repository() -> Finding:

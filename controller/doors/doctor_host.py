@@ -23,15 +23,31 @@ from typing import Literal
 import psycopg
 import starlette
 
-from controller.decisions.host_units import POLKIT_RULE, enabled_units
-from controller.decisions.installation import wanted_folders, wanted_users
+from controller.decisions.host_units import enabled_units
+from controller.decisions.installation import (
+    FileFact,
+    HostFacts,
+    Wanted,
+    plan_files,
+    wanted_files,
+    wanted_folders,
+    wanted_users,
+)
 from controller.doors import doctor, views
 from controller.doors.cli_orders import open_mirror
 from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, PortOwner, RootFacts, SecretFile
 from controller.doors.forges import open_forges, secret_files
 from controller.doors.stacks import ENVIRONMENT_FILE, Stack, open_runtime, utc_now
 from controller.doors.tables import progress
-from controller.effects.host import read_folder
+from controller.effects.host import (
+    CLOSED,
+    installed_code,
+    read_file,
+    read_folder,
+    read_host_name,
+    read_passwords,
+    read_shared_redis,
+)
 from controller.effects.publish import verify_release
 from controller.effects.stack_files import read_stack, read_topology
 from controller.effects.store import SQL_FOLDER
@@ -39,7 +55,7 @@ from controller.effects.wake import Bell
 from controller.model.config import Policy, Settings
 from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy
 from controller.model.errors import ConfigInvalid, OroborosError, Unavailable
-from controller.model.names import HOST_CONFIG, HOST_LAYOUT, MAIN, Layout, SlotName, Topology, slot_of_unit
+from controller.model.names import HOST_APP, HOST_CONFIG, HOST_LAYOUT, MAIN, Layout, SlotName, Topology, slot_of_unit
 from hooks.signature import SECRETS_FILE_BYTES_MAX, read_secrets
 
 ASK_TIMEOUT_S = 3.0
@@ -102,8 +118,31 @@ def examine_installation(topology: Topology) -> list[Finding]:
         doctor.check_folders(wrong),
         doctor.check_units({unit: state for unit, state in states.items() if state != "active"}, count=len(awaited)),
         doctor.check_enabled(disabled),
-        doctor.check_rule(there=POLKIT_RULE.exists()),
+        examine_files(topology),
     ]
+
+
+def examine_files(topology: Topology) -> Finding:
+    """Compare every file that root installed with what an installation would write now."""
+    wanted = Wanted(
+        topology=topology,
+        passwords=read_passwords(lambda: ""),
+        host=read_host_name(),
+        webhook_secret="",
+        app="",
+        caddy="",
+        shared_redis=read_shared_redis(),
+    )
+    paths = [file.path for file in wanted_files(wanted)]
+    found = {path: read_file(path) for path in paths}
+    facts = HostFacts(
+        files={path: fact for path, fact in found.items() if isinstance(fact, FileFact)},
+        closed=frozenset(path for path, fact in found.items() if fact is CLOSED),
+    )
+    differing = [str(change.file.path) for change in plan_files(facts, wanted)]
+    if installed_code(HOST_APP) in ("", "edited"):
+        differing.append(str(HOST_APP))
+    return doctor.check_files(differing, count=len(paths))
 
 
 def unit_states(units: Sequence[str], *, ask: Literal["is-active", "is-enabled"] = "is-active") -> list[str]:

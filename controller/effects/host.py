@@ -14,6 +14,7 @@ import os
 import pwd
 import re
 import secrets
+import socket
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -493,6 +494,11 @@ def read_shared_redis(*, folder: Path = HOST_CONFIG) -> str | None:
     url = _value_of(folder / "worker.env", "REDIS_URL")
     password = read_passwords(lambda: "", folder=folder).redis
     return None if url in ("", own_redis_url(password)) else url
+
+
+def read_host_name(*, folder: Path = HOST_CONFIG) -> str:
+    """Return the name under which the control plane's tables know this machine: it outlives a change of hostname."""
+    return _value_of(folder / "worker.env", "OROBOROS_HOST") or socket.gethostname() or "host-1"
 
 
 def _value_of(path: Path, key: str) -> str:

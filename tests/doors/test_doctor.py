@@ -224,6 +224,7 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         "worker tick",
     ),
     ("no user", lambda: doctor.check_users(["oroboros"]), "users", "oroboros", "install"),
+    ("edited unit", lambda: doctor.check_files(["/u/x.service"], count=9), "files", "/u/x.service", "oroboros install"),
     ("wrong folder", lambda: doctor.check_folders(["/srv/x/slots"]), "folders", "/srv/x/slots", "install"),
     (
         "unit failed",
@@ -233,7 +234,6 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         "journalctl -u ouroboros-x.service",
     ),
     ("not at boot", lambda: doctor.check_enabled(["ouroboros-x.timer"]), "boot", "ouroboros-x.timer", "install"),
-    ("no rule", lambda: doctor.check_rule(there=False), "polkit", "no rule", "install"),
     (
         "live unreadable",
         lambda: doctor.check_live(MAIN, live=None, current=None, problem="live.json makes no sense"),
@@ -312,7 +312,7 @@ def test_every_check_is_broken_by_some_test() -> None:
         doctor.check_folders(()),
         doctor.check_units({}, count=3),
         doctor.check_enabled(()),
-        doctor.check_rule(there=True),
+        doctor.check_files((), count=9),
     ],
     ids=lambda finding: finding.name,
 )

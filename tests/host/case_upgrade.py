@@ -63,12 +63,31 @@ def test_what_somebody_changed_by_hand_is_put_right_by_installing_again(host: Ho
     host.run(["sed", "-i", "/NoNewPrivileges/d", unit])
     host.run(["chmod", "644", "/etc/oroboros/worker.env"])
     host.run(["systemctl", "disable", "--quiet", "ouroboros-web@preview2.service"])
+    host.run(["sh", "-c", "echo '# mine' >>/opt/oroboros/app/controller/launcher.py"])
+    doctor = host.run(["oroboros", "doctor"], check=False)
+    assert doctor.returncode == 1
+    for changed in (unit, "/etc/oroboros/worker.env", "/opt/oroboros/app"):
+        assert changed in doctor.stdout.replace("\n", "").replace(" ", "")
     told = install(host)
     assert "all is well" in told
     assert host.read(unit) == whole
+    assert "# mine" not in host.read("/opt/oroboros/app/controller/launcher.py")
     assert host.text("stat", "-c", "%a", "/etc/oroboros/worker.env") == "600"
     assert host.text("systemctl", "is-enabled", "ouroboros-web@preview2.service") == "enabled"
     assert host.read("/etc/oroboros/webhook-secrets") == secret
+
+
+def test_what_an_operator_adds_and_the_hosts_name_in_the_tables_outlive_an_installation(host: Host) -> None:
+    file = "/etc/oroboros/worker.env"
+    name = next(line for line in host.read(file).splitlines() if line.startswith("OROBOROS_HOST="))
+    host.run(["sed", "-i", "s/^WORKER_POLL_INTERVAL_SECONDS=.*/WORKER_POLL_INTERVAL_SECONDS=4/", file])
+    host.run(["sh", "-c", f"echo HTTPS_PROXY=http://127.0.0.1:3128 >>{file}"])
+    host.run(["hostname", "renamed"])
+    install(host)
+    host.run(["hostname", host.name])
+    told = host.read(file).splitlines()
+    assert {"WORKER_POLL_INTERVAL_SECONDS=4", "HTTPS_PROXY=http://127.0.0.1:3128", name} <= set(told)
+    assert "nothing to do" in install(host)
 
 
 USERS = ("oroboros", "oroboros-worker", "oroboros-main", "oroboros-preview-1", "caddy")
