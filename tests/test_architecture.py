@@ -63,7 +63,11 @@ PURE = frozenset(
         "urllib.parse",
     }
 )
-PURE_IN = {"controller.model.deploy_toml": frozenset({"pydantic"})}
+#: The time zone database is read, once: what it says of an instant is as fixed as a calendar.
+PURE_IN = {
+    "controller.model.deploy_toml": frozenset({"pydantic", "zoneinfo"}),
+    "controller.decisions.holds": frozenset({"zoneinfo"}),
+}
 #: `hash` and `id` differ from one process to the next.
 IMPURE_CALLS = frozenset({"open", "print", "input", "eval", "exec", "__import__", "breakpoint", "hash", "id"})
 IMPURE_METHODS = frozenset(

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal, assert_never
 
+from controller.decisions.holds import held_run
 from controller.decisions.plan import desired, plan_slot
 from controller.decisions.report import project
 from controller.decisions.retention import select_prunable
@@ -31,6 +32,7 @@ from controller.model.names import (
 )
 from controller.model.nouns import (
     Head,
+    HoldOrder,
     Lease,
     Live,
     Override,
@@ -153,6 +155,7 @@ class FakeHost:
         self.quarantined: dict[tuple[Domain, TreeId], Quarantined] = {}
         self.overrides: list[Override] = []
         self.stops: list[Stop] = []
+        self.holds: list[HoldOrder] = []
         self.orders = 0
         self.waiting_since: dict[int, datetime] = {}
         self.reports: dict[tuple[Sha, str], WantedStatus] = {}
@@ -211,7 +214,9 @@ class FakeHost:
         seq = len(self.hints) + 1
         return DeliveryHint(seq=seq, target=target, sha=of, received_at=self.now, on_production=reachable)
 
-    def order(self, number: int, *, kind: str = "deploy", accept_migrations: bool = False) -> None:
+    def order(
+        self, number: int, *, kind: str = "deploy", accept_migrations: bool = False, despite_hold: str = ""
+    ) -> None:
         """An order by hand: it lifts the quarantine of what it names."""
         ordered = self.commits[sha(number)].head
         self.quarantined.pop((PRODUCTION, ordered.tree), None)
@@ -227,6 +232,7 @@ class FakeHost:
                 actor="ann",
                 reason="told to",
                 at=self.now,
+                despite_hold=despite_hold,
             )
         ]
 
@@ -251,6 +257,33 @@ class FakeHost:
     def start(self, slot: SlotName) -> None:
         """The end of that order."""
         self.stops = [stop for stop in self.stops if stop.slot != slot]
+
+    def hold(self, slot: SlotName, *, seconds: float | None = None) -> None:
+        """An order by hand that nothing new goes to a slot that somebody holds."""
+        lease = self.slots[slot].lease
+        if slot != MAIN and lease is None:
+            return
+        self.holds.append(
+            HoldOrder(
+                id=self._next_order(),
+                slot=slot,
+                fence=lease.fence if lease is not None else 0,
+                until=None if seconds is None else self.now + timedelta(seconds=seconds),
+                actor="bob",
+                reason="wait",
+                at=self.now,
+            )
+        )
+
+    def unhold(self, slot: SlotName) -> None:
+        """The end of such orders."""
+        self.holds = [hold for hold in self.holds if hold.slot != slot]
+
+    def _check_not_held(self, step: Step, slot: SlotName, generation: int) -> None:
+        run = self._running(slot, generation)
+        observed = self.observe()
+        if run is not None and held_run(observed, observed.slot(slot), run, now=self.now) is not None:
+            raise Broken(f"{step} but {slot} is held")
 
     def is_stopped(self, slot: SlotName) -> bool:
         lease = self.slots[slot].lease
@@ -341,7 +374,12 @@ class FakeHost:
             # Two quiet looks, with time for every retry between them: a pause is not an end.
             quiet = quiet + 1 if not self.tick() and not self.is_busy() else 0
             if quiet == 2:
-                stuck = [world.run for world in self.slots.values() if world.run is not None]
+                seen = self.observe()
+                stuck = [
+                    run
+                    for slot in seen.slots
+                    if (run := slot.run) is not None and held_run(seen, slot, run, now=self.now) is None
+                ]
                 if stuck:
                     raise Broken(f"nothing is to be done, but these have not ended: {stuck}")
                 return count + 1
@@ -366,6 +404,7 @@ class FakeHost:
             quarantined=tuple(self.quarantined.values()),
             overrides=tuple(self.overrides),
             stops=tuple(self.stops),
+            holds=tuple(self.holds),
             hints=tuple(self.hints),
             open_reports=tuple(r for r in self.reports.values() if r.state is StatusState.PENDING),
             policy=self.policy,
@@ -467,14 +506,18 @@ class FakeHost:
             case StartWatch():
                 self._start_activity(step.slot, step.generation, "watch")
             case StartJob():
+                if step.kind == "migrate":
+                    self._check_not_held(step, step.slot, step.generation)
                 self._start_process(step.slot, job_unit(step.kind, step.slot), step.generation)
             case StartInstance():
+                self._check_not_held(step, step.slot, step.generation)
                 if step.release not in self.releases:
                     raise Broken(f"starts what is not on the disk: {step}")
                 self._start_process(step.slot, instance_unit(step.slot, step.colour), step.generation)
             case StopUnit():
                 self._stop(step)
             case Switch():
+                self._check_not_held(step, step.slot, step.generation)
                 self._switch(step)
             case HandOver():
                 raise Broken(f"{step}, but this world deploys nothing of ours")

@@ -54,6 +54,8 @@ class DayFacts:
     unreadable: tuple[tuple[str, str], ...] = ()
     drifts: tuple[Drift, ...] = ()
     policy_problems: tuple[str, ...] = ()
+    #: Orders to hold that are in force, each in a line: somebody has to end them, or they are forgotten.
+    holds: tuple[str, ...] = ()
     stalled_runs: int = 0
     dead_deliveries: int = 0
     stalled_reports: int = 0
@@ -127,6 +129,7 @@ def _sentences(facts: DayFacts) -> Iterator[str]:
             yield f"held: {drift.reason}: {drift.message}"
         elif drift.handling == "by_hand":
             yield f"to be mended by hand: {drift.reason}: {drift.message}"
+    yield from facts.holds
     yield from (f"deploy.toml of the production branch is wrong: {problem}" for problem in facts.policy_problems)
     if facts.stalled_reports:
         yield f"{facts.stalled_reports} reports to the forge were given up"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from controller.decisions.holds import describe_held
 from controller.model.names import MAIN
 from controller.model.nouns import Head, Run
 from controller.model.states import RUN_TERMINAL, Cause, RunState
@@ -16,7 +17,7 @@ from controller.model.steps import (
     SwitchBack,
     WipeSlot,
 )
-from controller.model.world import STOPPED_BY_HAND, Hold, SlotObserved, Wanted
+from controller.model.world import STOPPED_BY_HAND, Held, Hold, SlotObserved, Wanted
 
 #: A run's state, said of it while it runs.
 DOING = {
@@ -40,8 +41,9 @@ BECAUSE = {
 assert set(BECAUSE) == set(Cause)
 
 
-def why(wanted: Wanted | Hold | None, slot: SlotObserved, steps: tuple[Step, ...]) -> str:
-    """Return one sentence: what happens to the slot now, and the reason."""
+def why(wanted: Wanted | Hold | None, slot: SlotObserved, steps: tuple[Step, ...], *, held: Held | None = None) -> str:
+    """Return one sentence: what happens to the slot now, and the reason. `held`: what keeps its run, or the next one,
+    from going on."""
     for step in steps:
         match step:
             case BeginRun():
@@ -64,13 +66,15 @@ def why(wanted: Wanted | Hold | None, slot: SlotObserved, steps: tuple[Step, ...
                 return "says that it is free: nobody holds it" if slot.slot != MAIN else "says that nothing serves yet"
             case _:
                 continue
+    if slot.run is not None and held is not None and not steps and slot.run.state is not RunState.WATCHING:
+        return f"waits with {_name(slot.run.head)}: {describe_held(held)}"
     if slot.run is not None:
         return f"is {DOING[slot.run.state]} {_name(slot.run.head)}: {BECAUSE[slot.run.cause]}"
     if steps and isinstance(wanted, Hold) and wanted.reason == STOPPED_BY_HAND:
         return f"stops everything: {wanted.message}"
     if steps:
         return "clears up after the last run"
-    return _why_nothing(wanted, slot)
+    return _why_nothing(wanted, slot) + (f"; {describe_held(held)}" if held is not None else "")
 
 
 def _why_end(step: EndRun, run: Run) -> str:

@@ -15,6 +15,7 @@ Rules that hold at every prefix of every plan:
 5. Nothing is removed while what is wanted is unknown.
 6. Only what a release did itself is held against it: what the host lost or stopped is started again.
 7. What a person has stopped is not started again, until that order ends.
+8. In a slot that is held or frozen nothing new migrates, starts or switches: see `holds`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from controller.decisions.drift import STOPPED_FROM_OUTSIDE, holds_current, holds_stopped
+from controller.decisions.holds import describe_held, held_run, held_slot
 from controller.decisions.quarantine import is_quarantined, last_proven, quarantine_of, rollback_was_tried
 from controller.decisions.slots import may_preview
 from controller.model.names import (
@@ -62,7 +64,7 @@ from controller.model.steps import (
     SwitchBack,
     WipeSlot,
 )
-from controller.model.world import MIGRATIONS_DIFFER, STOPPED_BY_HAND, Hold, Observed, SlotObserved, Wanted
+from controller.model.world import MIGRATIONS_DIFFER, STOPPED_BY_HAND, Held, Hold, Observed, SlotObserved, Wanted
 
 #: A worker that died this often over one run has met a poison commit: the run stalls and the rest goes on.
 ATTEMPTS_MAX = 3
@@ -78,6 +80,8 @@ RESTORING = frozenset({Cause.REPAIR, Cause.ROLLBACK})
 SUPERSEDED_BY = "superseded by "
 ROLLED_BACK_TO = "; rolled back to "
 ROLLING_BACK_TO = "; rolling back to "
+#: The reason of a run that a hold caught at its gate: it is begun anew when nothing holds its slot.
+HELD = "Held"
 SAME_CONTENT_FAILED = "the same content failed here before"
 
 
@@ -236,7 +240,7 @@ def plan_slot(
         if not holds_current(observed, slot):
             steps.append(RepairCurrent(slot=slot.slot, release=slot.live.release))
     if stop is not None:
-        steps.extend(_plan_stopped(observed, slot, stop))
+        steps.extend(_plan_stopped(observed, slot, stop, now=now))
     elif slot.run is None:
         steps.extend(_plan_without_run(wanted, observed, slot, now=now))
     elif (half := _half_remembered(observed, slot.run)) is not None:
@@ -244,18 +248,20 @@ def plan_slot(
     elif _is_unwanted(wanted, observed, slot, slot.run, now=now):
         steps.append(_supersede(wanted, observed, slot, slot.run))
     else:
-        steps.extend(_plan_run(observed, slot, slot.run))
+        steps.extend(_plan_run(observed, slot, slot.run, now=now))
     return tuple(steps)
 
 
-def _plan_stopped(observed: Observed, slot: SlotObserved, stop: Stop) -> list[Step]:
+def _plan_stopped(observed: Observed, slot: SlotObserved, stop: Stop, *, now: datetime) -> list[Step]:
     """A person wants nothing to run here: end the run, without blame, then stop everything. What `live` names stays
     named, so that its surface says that it is unwell, and it is what is started again at the end."""
     run, watch = slot.run, slot.verdict("watch")
     if run is not None:
         has_proof = run.state is RunState.WATCHING and watch is not None and watch.outcome is Outcome.PASS
         if has_proof or run.state is RunState.SWITCHING:
-            return _plan_run(observed, slot, run)  # the rename may have happened: finish; a proof that is there counts
+            return _plan_run(
+                observed, slot, run, now=now
+            )  # the rename may have happened: finish; a proof that is there counts
         return [_end(run, RunState.SUPERSEDED, STOPPED_BY_HAND, _why_stopped(stop))]
     if slot.processes:
         return [_stop(slot, process) for process in slot.processes]
@@ -452,7 +458,9 @@ def _repair(observed: Observed, slot: SlotObserved, *, now: datetime, comes_next
         return []
     if holds_stopped(observed, slot):
         return []
-    must_start = _is_lost(slot, live) or slot.environment_changed
+    # Other values for what serves are a change like any other: they wait until nothing holds the slot.
+    takes_values = slot.environment_changed and held_slot(observed, slot, now=now) is None
+    must_start = _is_lost(slot, live) or takes_values
     if not must_start and (comes_next or not _lacks_proof(observed, live_run)):
         return []
     again = Wanted(slot=slot.slot, domain=live_run.domain, fence=live_run.fence, head=live_run.head, cause=Cause.REPAIR)
@@ -476,7 +484,7 @@ def _has_proof(observed: Observed, run: Run) -> bool:
     return run.proven or bool(_proven_like(observed, run.domain, run.head.tree))
 
 
-def _plan_run(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
+def _plan_run(observed: Observed, slot: SlotObserved, run: Run, *, now: datetime) -> list[Step]:
     if run.attempts > ATTEMPTS_MAX:
         message = f"the worker died {ATTEMPTS_MAX} times over this commit; push another or deploy it by hand"
         return [_end(run, RunState.STALLED, "WorkerDied", message)]
@@ -487,17 +495,18 @@ def _plan_run(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
     judged = slot.verdict("judge")
     if judged is not None and judged.outcome is Outcome.FAIL and has_switched:
         return _fail(observed, run, judged)  # the judge has switched back, and restarted what was before
+    held = held_run(observed, slot, run, now=now)
     match run.state:
         case RunState.PLANNED:
-            return _plan_source(observed, slot, run)
+            return _plan_source(observed, slot, run, held)
         case RunState.BUILDING:
-            return _plan_build(observed, slot, run)
+            return _plan_build(observed, slot, run, held)
         case RunState.MIGRATING:
-            return _plan_migration(observed, slot, run)
+            return _plan_migration(observed, slot, run, held)
         case RunState.GATING:
-            return _plan_gate(observed, slot, run)
+            return _plan_gate(observed, slot, run, held)
         case RunState.SWITCHING:
-            return _plan_switch(observed, slot, run)
+            return _plan_switch(observed, slot, run, held)
         case RunState.WATCHING:
             return _plan_watch(observed, slot, run)
         case _:
@@ -543,7 +552,7 @@ def _is_restore(observed: Observed, run: Run) -> bool:
     return run.cause is Cause.REPAIR or bool(_proven_like(observed, run.domain, run.head.tree))
 
 
-def _plan_source(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
+def _plan_source(observed: Observed, slot: SlotObserved, run: Run, held: Held | None) -> list[Step]:
     if slot.recipe_problem:
         return _fail(observed, run, _verdict(run, "DeployTomlInvalid", slot.recipe_problem))
     if slot.recipe is None:
@@ -569,10 +578,12 @@ def _plan_source(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]
             AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.BUILDING),
             StartJob(slot=run.slot, generation=run.generation, kind="build", release=run.release),
         ]
-    return _after_build(observed, slot, run)
+    return _after_build(observed, slot, run, held)
 
 
-def _after_build(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
+def _after_build(observed: Observed, slot: SlotObserved, run: Run, held: Held | None) -> list[Step]:
+    if held is not None:
+        return _wait(run, held)  # whatever comes next touches what serves
     database = slot.recipe.database if slot.recipe is not None else None
     # What is restored finds the schema that it had, unless the database is new (a preview that was opened again).
     is_migrated = slot.database_migration_head is not None and _is_restore(observed, run)
@@ -583,13 +594,13 @@ def _after_build(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]
         ]
     return [
         AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.GATING),
-        *_plan_gate(observed, slot, run),
+        *_plan_gate(observed, slot, run, held),
     ]
 
 
-def _plan_build(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
+def _plan_build(observed: Observed, slot: SlotObserved, run: Run, held: Held | None) -> list[Step]:
     if slot.build_sealed:
-        return _after_build(observed, slot, run)
+        return _after_build(observed, slot, run, held)
     process = _process(slot, job_unit("build", run.slot), run.generation)
     if process is None:
         return [StartJob(slot=run.slot, generation=run.generation, kind="build", release=run.release)]
@@ -600,8 +611,10 @@ def _plan_build(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
     return _fail(observed, run, _job_failed(slot, run, process, "BuildFailed", "the build"))
 
 
-def _plan_migration(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
+def _plan_migration(observed: Observed, slot: SlotObserved, run: Run, held: Held | None) -> list[Step]:
     process = _process(slot, job_unit("migrate", run.slot), run.generation)
+    if process is None and held is not None:
+        return _wait(run, held)
     if process is None:
         return [StartJob(slot=run.slot, generation=run.generation, kind="migrate", release=run.release)]
     if process.state is ProcessState.RUNNING:
@@ -609,7 +622,7 @@ def _plan_migration(observed: Observed, slot: SlotObserved, run: Run) -> list[St
     if process.exit_code == 0 and not process.timed_out:
         return [
             AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.GATING),
-            *_plan_gate(observed, slot, run),
+            *_plan_gate(observed, slot, run, held),
         ]
     return _fail(observed, run, _job_failed(slot, run, process, "MigrationFailed", "the migration"))
 
@@ -644,19 +657,21 @@ def _instance_failed(slot: SlotObserved, run: Run) -> Verdict | None:
     return _verdict(run, "InstanceExited", _how_it_ended("the instance", process, slot), blames_release=own)
 
 
-def _plan_gate(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
+def _plan_gate(observed: Observed, slot: SlotObserved, run: Run, held: Held | None) -> list[Step]:
     if slot.recipe is None:
         return []
     verdict = slot.verdict("gate")
     if verdict is not None and verdict.outcome is Outcome.FAIL:
         return _fail(observed, run, verdict)
+    if held is not None:
+        return _wait_at_gate(slot, run, held)
     if verdict is not None:
         lost = _instance_failed(slot, run)
         if lost is not None:
             return _fail(observed, run, lost)  # the verdict is about a process that is gone
         return [
             AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.SWITCHING),
-            *_plan_switch(observed, slot, run),
+            *_plan_switch(observed, slot, run, held),
         ]
     steps: list[Step] = []
     if slot.recipe.api is not None and run.colour is not None:
@@ -672,16 +687,35 @@ def _plan_gate(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
     return steps
 
 
+def _wait_at_gate(slot: SlotObserved, run: Run, held: Held) -> list[Step]:
+    """Where nothing has begun, the run waits. Where an instance was started or judged, it ends: no instance runs beside
+    what serves for as long as a hold lasts, and what a gate said then is old news at its end."""
+    has_instance = any(
+        process.generation == run.generation and process.unit in {instance_unit(run.slot, c) for c in COLOURS}
+        for process in slot.processes
+    )
+    if not has_instance and slot.verdict("gate") is None and "gate" not in slot.activities:
+        return _wait(run, held)
+    return [_end(run, RunState.SUPERSEDED, HELD, describe_held(held))]
+
+
+def _wait(run: Run, held: Held) -> list[Step]:
+    """A worker that ends while a run waits died over nothing: the run is begun anew, and with it the count."""
+    return [] if run.attempts == 1 else [_end(run, RunState.SUPERSEDED, HELD, describe_held(held))]
+
+
 def _has_switched(slot: SlotObserved, run: Run) -> bool:
     return slot.live is not None and slot.live.state == "live" and slot.live.generation == run.generation
 
 
-def _plan_switch(observed: Observed, slot: SlotObserved, run: Run) -> list[Step]:
+def _plan_switch(observed: Observed, slot: SlotObserved, run: Run, held: Held | None) -> list[Step]:
     steps: list[Step] = []
     if not _has_switched(slot, run):
         lost = _instance_failed(slot, run)
         if lost is not None:
             return _fail(observed, run, lost)
+        if held is not None and not slot.deploys_itself:
+            return _wait_at_gate(slot, run, held)
         if slot.deploys_itself:
             return [HandOver(slot=run.slot, generation=run.generation, release=run.release, colour=run.colour)]
         steps.append(Switch(slot=run.slot, generation=run.generation, release=run.release, colour=run.colour))

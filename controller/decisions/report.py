@@ -22,7 +22,9 @@ from datetime import datetime
 
 from controller.decisions.admission import NEEDS_APPROVAL, admission
 from controller.decisions.explain import DOING
+from controller.decisions.holds import describe_end, held_run
 from controller.decisions.plan import (
+    HELD,
     ROLLED_BACK_TO,
     ROLLING_BACK_TO,
     SUPERSEDED_BY,
@@ -51,9 +53,10 @@ def project(
     observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology, *, now: datetime
 ) -> tuple[WantedStatus, ...]:
     """Return what each commit's statuses should say, ordered by context and sha; each (sha, context) once."""
-    del now  # every instant that we name was observed: the same look twice gives the same reports
+    # `now` decides only what holds a slot; every instant that we name was observed or is the policy's, so the same look
+    # twice gives the same reports.
     chosen: dict[tuple[Sha, str], WantedStatus] = {}
-    for report in _candidates(observed, queue, topology):
+    for report in _candidates(observed, queue, topology, now=now):
         key = (report.sha, report.context)
         if key not in chosen or report.generation > chosen[key].generation:
             chosen[key] = report
@@ -63,12 +66,14 @@ def project(
     return tuple(chosen[key] for key in sorted(chosen, key=lambda key: (key[1], key[0])))
 
 
-def _candidates(observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology) -> Iterator[WantedStatus]:
+def _candidates(
+    observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology, *, now: datetime
+) -> Iterator[WantedStatus]:
     yield from _policy_problems(observed)
     yield from _without_slot(observed, queue)
     for slot in observed.slots:
         for run in _runs_to_report(slot):
-            report = _of_run(observed, slot, run, topology)
+            report = _of_run(observed, slot, run, topology, now=now)
             if report is not None:
                 yield report
     for slot in observed.slots:
@@ -109,7 +114,9 @@ def _runs_to_report(slot: SlotObserved) -> Iterator[Run]:
     yield from (run for run in (slot.run, *slot.recent_runs, slot.live_run) if run is not None)
 
 
-def _of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topology) -> WantedStatus | None:
+def _of_run(
+    observed: Observed, slot: SlotObserved, run: Run, topology: Topology, *, now: datetime
+) -> WantedStatus | None:
     tail = _tail(observed, slot, run)
     url: str | None = topology.url(slot.slot)
     match run.state:
@@ -128,8 +135,12 @@ def _of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topology
         case RunState.STALLED:
             state, text, url = StatusState.ERROR, describe(run.reason or "Stalled", f": {run.message}", tail), None
         case RunState.SUPERSEDED:
-            state, text = _superseded(observed, run, tail)
+            state, text = _superseded(observed, slot, run, tail)
             url = None
+        case _ if run.state is not RunState.WATCHING and (held := held_run(observed, slot, run, now=now)) is not None:
+            # A build may still go on; what people wait for is the end of the hold.
+            start, detail = describe_end(held), f": {held.why} (by {held.by})"
+            state, text, url = StatusState.PENDING, describe(start, detail, tail), None
         case _:
             doing = {Cause.REPAIR: "starting again: ", Cause.ROLLBACK: "going back to this commit: "}
             start = f"{doing.get(run.cause, '')}{DOING[run.state]}"
@@ -158,6 +169,8 @@ def _tail(observed: Observed, slot: SlotObserved, run: Run) -> str:
     if run.cause is Cause.OVERRIDE:
         for order in observed.overrides:
             if order.slot == slot.slot and order.head.sha == run.head.sha:
+                if order.despite_hold:
+                    return f" (by hand, despite a hold: {order.actor}: {order.despite_hold})"
                 return f" (by hand: {order.actor}: {order.reason})"
         return " (by hand)"
     is_head = (
@@ -187,7 +200,12 @@ def _rolled_back(slot: SlotObserved, run: Run, tail: str) -> str:
     return describe(f"failed; {first.head.sha[:7]} took over", detail, tail)
 
 
-def _superseded(observed: Observed, run: Run, tail: str) -> tuple[StatusState, str]:
+def _superseded(observed: Observed, slot: SlotObserved, run: Run, tail: str) -> tuple[StatusState, str]:
+    if run.reason == HELD:
+        head = _head(observed, slot)
+        if head is None or head.sha == run.head.sha:
+            return StatusState.PENDING, describe(run.message, "", tail)  # its next run is about to begin
+        return StatusState.ERROR, describe(f"{SUPERSEDED_BY}{head.sha[:7]}", "", tail)
     served_well = run.confirmed_at is not None or (
         run.cause in (Cause.REPAIR, Cause.ROLLBACK)
         and any((p.domain, p.sha) == (run.domain, run.release) for p in observed.proven)

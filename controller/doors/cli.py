@@ -31,7 +31,7 @@ from controller.effects.stack_files import read_topology
 from controller.effects.store import Store
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Stalled, Unavailable, Waiting
-from controller.model.names import HOST_CADDY, MAIN, Layout, Topology, parse_slot
+from controller.model.names import HOST_CADDY, MAIN, Layout, SlotName, Topology, parse_slot
 from controller.model.redaction import redact
 
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -63,6 +63,7 @@ ACCESS: Mapping[str, Access] = {
     "github check": Access.READS,
     "github setup": Access.WRITES_FOLDER,
     "heal": Access.ORDERS,
+    "hold": Access.ORDERS,
     "health": Access.READS,
     "judge": Access.SERVES,
     "explain pr": Access.READS,
@@ -84,6 +85,7 @@ ACCESS: Mapping[str, Access] = {
     "smoke": Access.RECORDS,
     "status": Access.READS,
     "surface": Access.SERVES,
+    "unhold": Access.ORDERS,
     "up": Access.SERVES,
     "verify": Access.READS,
     "version": Access.READS,
@@ -472,9 +474,12 @@ def surface(context: click.Context, as_json: bool, slot: str, caddy: Path) -> No
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
     """Show what is live, what runs, what failed and what waits."""
+    from controller.doors.policies import read_freezes
+
     _, settings, store, topology = _open(context)
     with tables.progress("reading"):
-        view = views.read_status(store, settings.layout, topology)
+        freezes = read_freezes(settings, store)
+        view = views.read_status(store, settings.layout, topology, freezes=freezes, now=utc_now())
     if as_json:
         print_json(view)
     else:
@@ -624,7 +629,8 @@ def logs(context: click.Context, as_json: bool, what: str | None, run_id: int | 
 @click.pass_context
 def verify(context: click.Context, as_json: bool, release: str | None) -> int:
     """Compare a release with git, byte for byte; by default the one that production serves."""
-    from controller.doors.cli_orders import find_release_on_disk, open_mirror
+    from controller.doors.cli_orders import find_release_on_disk
+    from controller.doors.stacks import open_mirror
     from controller.effects.publish import verify_release
 
     settings = stack_of(context).settings()
@@ -767,16 +773,29 @@ def smoke(
 @click.argument("commit")
 @click.option("--reason", default="", help="Why: kept, and shown with the order.")
 @click.option("--accept-migrations", is_flag=True, help="Also when its migrations are not the database's.")
+@click.option("--override-hold", default="", metavar="REASON", help="Also when production is held: why, which is kept.")
 @click.option("--no-wait", is_flag=True, help="Give the order and return.")
 @click.pass_context
 def deploy(
-    context: click.Context, as_json: bool, commit: str, reason: str, accept_migrations: bool, no_wait: bool
+    context: click.Context,
+    as_json: bool,
+    commit: str,
+    reason: str,
+    accept_migrations: bool,
+    override_hold: str,
+    no_wait: bool,
 ) -> int:
     """Have production serve COMMIT, a commit of the production branch, until a later one is pushed."""
     from controller.doors.cli_orders import Order, order_deploy
 
     _, settings, store, topology = _open(context)
-    order = Order(reason=reason, accept_migrations=accept_migrations, wait=not no_wait, as_json=as_json)
+    order = Order(
+        reason=reason,
+        accept_migrations=accept_migrations,
+        despite_hold=override_hold,
+        wait=not no_wait,
+        as_json=as_json,
+    )
     return order_deploy(settings, store, topology, commit, order)
 
 
@@ -786,6 +805,7 @@ def deploy(
 @click.argument("release", required=False)
 @click.option("--reason", default="", help="Why: kept, and shown with the order.")
 @click.option("--accept-migrations", is_flag=True, help="Also when its migrations are not the database's.")
+@click.option("--override-hold", default="", metavar="REASON", help="Also when production is held: why, which is kept.")
 @click.option("--no-wait", is_flag=True, help="Give the order and return.")
 @click.pass_context
 def rollback(
@@ -794,14 +814,78 @@ def rollback(
     release: str | None,
     reason: str,
     accept_migrations: bool,
+    override_hold: str,
     no_wait: bool,
 ) -> int:
     """Have production go back to RELEASE, by default the one that served well before; what it leaves is quarantined."""
     from controller.doors.cli_orders import Order, order_rollback
 
     _, settings, store, topology = _open(context)
-    order = Order(reason=reason, accept_migrations=accept_migrations, wait=not no_wait, as_json=as_json)
+    order = Order(
+        reason=reason,
+        accept_migrations=accept_migrations,
+        despite_hold=override_hold,
+        wait=not no_wait,
+        as_json=as_json,
+    )
     return order_rollback(settings, store, topology, release, order)
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.argument("slot", metavar="[SLOT]", default=MAIN)
+@click.option("--reason", required=True, help="Why: kept, and shown at every commit that waits.")
+@click.option("--until", default=None, metavar="WHEN", help="Its end, such as '2026-12-24 12:00'.")
+@click.option("--for", "duration", default=None, metavar="DURATION", help="How long, such as 30m, 12h or 7d.")
+@click.pass_context
+def hold(context: click.Context, as_json: bool, slot: str, reason: str, until: str | None, duration: str | None) -> int:
+    """Keep what SLOT serves, production's by default: what comes is built, and waits."""
+    from controller.doors.cli_holds import parse_end, place_hold, print_hold
+
+    if not reason.strip():
+        raise click.UsageError("--reason is empty: everybody whose commit waits will read it")
+    now = utc_now()
+    try:
+        ends_at = parse_end(until, duration, now=now)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    _, settings, store, topology = _open(context)
+    view = place_hold(settings, store, _slot(topology, slot), until=ends_at, reason=reason, now=now)
+    if as_json:
+        print_json(view)
+    else:
+        print_hold(tables.open_console(), view)
+    return DONE
+
+
+@main.command()
+@_root_option
+@_json_option
+@click.argument("slot", metavar="[SLOT]", default=MAIN)
+@click.pass_context
+def unhold(context: click.Context, as_json: bool, slot: str) -> int:
+    """End every order to hold SLOT, production by default, whoever gave it."""
+    from controller.doors.cli_holds import end_holds, print_unhold
+
+    _, settings, store, topology = _open(context)
+    view = end_holds(settings, store, _slot(topology, slot), now=utc_now())
+    if as_json:
+        print_json(view)
+    else:
+        print_unhold(tables.open_console(), view)
+    return DONE
+
+
+def _slot(topology: Topology, text: str) -> SlotName:
+    """Return the slot of this host that `text` names."""
+    try:
+        name = parse_slot(text)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if name not in topology.slots:
+        raise click.UsageError(f"{text!r:.40} is no slot of this host: {', '.join(topology.slots)}")
+    return name
 
 
 @main.command()
@@ -917,12 +1001,7 @@ def backend(
     from controller.doors import cli_backend
 
     _, settings, store, topology = _open(context)
-    try:
-        name = parse_slot(slot)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    if name not in topology.slots:
-        raise click.UsageError(f"{slot!r:.40} is no slot of this host: {', '.join(topology.slots)}")
+    name = _slot(topology, slot)
     of = cli_backend.Backend(settings=settings, store=store, topology=topology, slot=name)
     if verb != "status":
         cli_backend.check_may_order(name, yes_production=yes_production)

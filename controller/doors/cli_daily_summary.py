@@ -20,10 +20,10 @@ from controller.decisions.daily import DayFacts, DiskFact, Unresolved, judge_unr
 from controller.decisions.health import ServiceHealth
 from controller.doors import tables, views
 from controller.doors.cli_health import read_health
-from controller.doors.cli_orders import open_mirror
-from controller.doors.forgetting import Forgotten, forget, read_policy
-from controller.doors.stacks import Stack, open_runtime
-from controller.doors.views import DriftView, OverrideView, QuarantineView, StatusView, WaitingView
+from controller.doors.forgetting import Forgotten, forget
+from controller.doors.policies import read_freezes, read_policy
+from controller.doors.stacks import Stack, open_mirror, open_runtime
+from controller.doors.views import DriftView, HoldView, OverrideView, QuarantineView, StatusView, WaitingView
 from controller.effects.day_files import (
     FolderSize,
     measure_disk,
@@ -125,6 +125,7 @@ class Record:
     stalled_runs: int
     quarantined: tuple[QuarantineView, ...]
     overrides: tuple[OverrideView, ...]
+    holds: tuple[HoldView, ...]
     slots: SlotsNow
     deliveries: DeliveriesOfDay
     #: Heads of the window that no webhook told of: resync found them.
@@ -178,7 +179,8 @@ def summarize(stack: Stack, settings: Settings, store: Store, topology: Topology
     try:
         history = store.load_history()
         forgotten = forget(settings, store, topology, open_runtime(settings), history, now=now)
-        status = views.read_status(store, layout, topology)
+        freezes = read_freezes(settings, store)
+        status = views.read_status(store, layout, topology, freezes=freezes, now=now)
         record = read_record(store, status, topology, forgotten, now=now)
         unresolved = judge_unresolved(
             head,
@@ -214,7 +216,7 @@ def keep_summary(settings: Settings, store: Store, summary: DailySummary, folder
     """Write the day's file and remove the oldest; return its path."""
     path = write_summary(folder, summary.written_at.date(), to_text(summary))
     try:
-        keep = read_policy(settings, store.load_history()).retention.summaries
+        keep = read_policy(settings, store.load_history().repository.policy_sha).retention.summaries
     except OroborosError:
         keep = Policy().retention.summaries
     remove_old_summaries(folder, keep=keep)
@@ -253,6 +255,7 @@ def read_record(store: Store, status: StatusView, topology: Topology, forgotten:
         stalled_runs=int(stalled["stalled"]),
         quarantined=status.quarantined,
         overrides=status.overrides,
+        holds=status.holds,
         slots=SlotsNow(
             previews=topology.previews,
             leased=sum(slot.pull_request is not None for slot in status.slots),
@@ -388,6 +391,7 @@ def _facts(
         unreadable=unreadable,
         drifts=tuple(_drift(view) for view in record.drifts if view.ended_at is None),
         policy_problems=record.policy_problems,
+        holds=tuple(hold.said for hold in record.holds if hold.kind == "by_hand"),
         stalled_runs=record.stalled_runs,
         dead_deliveries=record.deliveries.dead,
         stalled_reports=record.reports.stalled,
@@ -434,6 +438,8 @@ def print_summary(console: Console, summary: DailySummary, path: Path) -> None:
             f" up, {came.pending} wait; missed: {len(record.missed)}"
         )
         say(f"previews: {record.slots.leased} of {record.slots.previews} leased, {len(record.slots.waiting)} wait")
+        for hold in record.holds:
+            say(hold.said)
         for drift in record.drifts:
             say(f"drift: {tables.drift_line(drift, now=summary.written_at)}")
         gone = record.forgotten

@@ -23,9 +23,10 @@ from dataclasses import dataclass
 import click
 import pygit2
 
-from controller.decisions.github.wire import git_url
+from controller.decisions.holds import describe_held, judge_held
 from controller.doors import tables, views
-from controller.doors.stacks import utc_now
+from controller.doors.policies import read_freezes
+from controller.doors.stacks import open_mirror, utc_now
 from controller.doors.views import ReleaseView, RunView
 from controller.effects.live import read_live
 from controller.effects.mirror import Mirror
@@ -57,13 +58,10 @@ class Order:
 
     reason: str
     accept_migrations: bool
+    #: Why it goes although production is held; "": refused then.
+    despite_hold: str
     wait: bool
     as_json: bool
-
-
-def open_mirror(settings: Settings) -> Mirror:
-    """Return the mirror for reading; it is never fetched from here."""
-    return Mirror(settings.layout.mirror, git_url(settings.forge_url, settings.repository))
 
 
 def actor() -> str:
@@ -224,6 +222,9 @@ def _give(
 ) -> int:
     """Write the order, ring, and follow it. What is ordered is lifted first, what is left is quarantined last: killed
     in between, the order stands and the worker goes where it was sent."""
+    despite_hold = order.despite_hold.strip()[:REASON_CHARS_MAX]
+    if not despite_hold:
+        refuse_if_held(settings, store)
     production = mirror.production_head()
     before = store.load_rows(
         "SELECT coalesce(max(generation), 0) AS newest FROM runs WHERE repository_id = %s AND host = %s AND slot = %s",
@@ -241,6 +242,7 @@ def _give(
         actor=by,
         reason=reason,
         now=now,
+        despite_hold=despite_hold,
     )
     if leaving is not None and leaving.tree is not None and leaving.release is not None:
         store.record_quarantine(
@@ -276,6 +278,15 @@ def _give(
     if order.as_json:
         click.echo(json.dumps(_end_to_json(end, kind, head, topology), indent=2))
     return end.code
+
+
+def refuse_if_held(settings: Settings, store: Store) -> None:
+    """Refuse an order that would only wait: production is held or frozen."""
+    held = judge_held(store.load_holds(), read_freezes(settings, store), slot=MAIN, fence=0, now=utc_now())
+    if held is not None:
+        raise Refused(
+            held.reason, f"production is {describe_held(held)}; --override-hold REASON orders it all the same"
+        )
 
 
 def _serves_and_rests(settings: Settings, store: Store, head: Head) -> bool:

@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from controller.doors import tables
-from controller.doors.cli_orders import open_mirror
 from controller.doors.doctor import waiting_for_install, warn_of_forks, warn_of_shared_cookies
-from controller.doors.stacks import Stack, open_databases, open_runtime, utc_now
+from controller.doors.stacks import Stack, open_databases, open_mirror, open_runtime, utc_now
 from controller.effects.store import Store
 from controller.loop.background import Background
 from controller.loop.observe import Sight, observe

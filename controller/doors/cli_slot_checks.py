@@ -17,9 +17,8 @@ from controller.decisions.integrity import SlotFacts, judge_integrity
 from controller.decisions.slot_checks import Asked, SlotCheck, SlotSeen, check_slot, confirmed
 from controller.doors import tables
 from controller.doors.cli_health import ask_http
-from controller.doors.cli_orders import open_mirror
 from controller.doors.cli_reset_audit import SECOND_LOOK_S, gather
-from controller.doors.stacks import utc_now
+from controller.doors.stacks import open_mirror, utc_now
 from controller.effects.mirror import Mirror
 from controller.effects.store import Store
 from controller.loop.observe import DEPLOY_TOML, DEPLOY_TOML_BYTES_MAX

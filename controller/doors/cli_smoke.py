@@ -26,8 +26,7 @@ from controller.decisions.smoke import (
     report,
 )
 from controller.doors import tables, views
-from controller.doors.cli_orders import open_mirror
-from controller.doors.stacks import utc_now
+from controller.doors.stacks import open_mirror, utc_now
 from controller.doors.views import RunView
 from controller.effects.fetch import fetch_all
 from controller.effects.live import read_live

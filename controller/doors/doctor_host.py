@@ -34,10 +34,9 @@ from controller.decisions.installation import (
     wanted_users,
 )
 from controller.doors import doctor, views
-from controller.doors.cli_orders import open_mirror
 from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, PortOwner, RootFacts, SecretFile
 from controller.doors.forges import open_forges, secret_files
-from controller.doors.stacks import ENVIRONMENT_FILE, Stack, open_runtime, utc_now
+from controller.doors.stacks import ENVIRONMENT_FILE, Stack, open_mirror, open_runtime, utc_now
 from controller.doors.tables import progress
 from controller.effects.host import (
     CLOSED,

@@ -14,14 +14,13 @@ from datetime import datetime, timedelta
 
 from controller.decisions.forget import Needed, select_forgettable
 from controller.disk import remove_tree
-from controller.doors.cli_orders import open_mirror
+from controller.doors.policies import read_policy
 from controller.effects.live import read_live
 from controller.effects.runtime import Runtime
 from controller.effects.store import History, Store
-from controller.model.config import Policy, Retention, Settings
-from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy
-from controller.model.errors import ConfigInvalid, OroborosError, Stalled
-from controller.model.names import Layout, Sha, SlotName, Topology
+from controller.model.config import Retention, Settings
+from controller.model.errors import OroborosError, Stalled
+from controller.model.names import Layout, SlotName, Topology
 from controller.model.nouns import Live
 
 ROWS_AT_ONCE = 500
@@ -42,27 +41,12 @@ class Forgotten:
     problem: str = ""
 
 
-def read_policy(settings: Settings, history: History) -> Policy:
-    """Return the policy of the production branch, the last valid one if the newest is not; Stalled when there is none
-    that could be known."""
-    mirror = open_mirror(settings)
-    head = mirror.production_head()
-    commits = [commit for commit in (head.sha if head is not None else None, history.repository.policy_sha) if commit]
-    for commit in commits:
-        body = mirror.read_file(Sha(commit), b"deploy.toml", bytes_max=DEPLOY_TOML_BYTES_MAX)
-        try:
-            return Policy() if body is None else parse_policy(body)
-        except ConfigInvalid:
-            continue
-    raise Stalled("PolicyUnknown", "no valid deploy.toml of the production branch is known, so nothing is removed")
-
-
 def forget(
     settings: Settings, store: Store, topology: Topology, runtime: Runtime, history: History, *, now: datetime
 ) -> Forgotten:
     """Let go of what the policy lets go. Safe to repeat. What cannot be known or removed stays, and is told."""
     try:
-        retention = read_policy(settings, history).retention
+        retention = read_policy(settings, history.repository.policy_sha).retention
         needed = find_needed(settings.layout, topology, runtime, history)
     except OroborosError as error:
         log.warning("retention: %s", error, extra={"action": "retention.waits"})

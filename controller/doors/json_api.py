@@ -22,6 +22,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from controller.doors import views
+from controller.doors.policies import read_freezes
+from controller.doors.stacks import utc_now
 from controller.effects.stack_files import read_topology
 from controller.effects.store import Store
 from controller.model.config import Settings
@@ -63,7 +65,9 @@ def routes(settings: Settings) -> list[Route]:
     layout = settings.layout
     limiter = anyio.CapacityLimiter(READERS_MAX)
     readers: dict[str, Reader] = {
-        "/api/status": lambda s, topology, _: views.read_status(s, layout, topology),
+        "/api/status": lambda s, topology, _: views.read_status(
+            s, layout, topology, freezes=read_freezes(settings, s), now=utc_now()
+        ),
         "/api/slots": lambda s, topology, _: {"slots": views.read_slots(s, layout, topology)},
         "/api/runs": lambda s, _, request: {"runs": views.read_runs(s, limit=_limit(request))},
         "/api/runs/{generation:int}": _read_run,

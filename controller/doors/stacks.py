@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from controller.decisions.github.wire import git_url
 from controller.effects.database import AppDatabases
+from controller.effects.mirror import Mirror
 from controller.effects.runtime import Runtime
 from controller.effects.stack_files import read_topology, write_private
 from controller.effects.store import Store
@@ -144,6 +146,11 @@ def open_databases(settings: Settings) -> AppDatabases | None:
         write_private=write_private,
         roles=settings.app_database_roles,
     )
+
+
+def open_mirror(settings: Settings) -> Mirror:
+    """Return the mirror for reading; it is never fetched from here."""
+    return Mirror(settings.layout.mirror, git_url(settings.forge_url, settings.repository))
 
 
 def open_runtime(settings: Settings) -> Runtime:

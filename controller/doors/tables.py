@@ -202,9 +202,9 @@ def print_status(console: Console, status: StatusView, *, now: datetime) -> None
         for run in status.running
     ]
     lines += [
-        ("order", f"{_order_words(o)} by {o.actor}, {ago(o.at, now=now)}: {o.reason or 'no reason'}")
-        for o in status.overrides
+        ("order", f"{_order_words(o)} by {o.actor}, {ago(o.at, now=now)}: {_why_ordered(o)}") for o in status.overrides
     ]
+    lines += [("held", hold.said) for hold in status.holds]
     lines += [
         (f"waiting {w.position}" if w.position is not None else "held", f"#{w.pull_request} {w.title}: {w.why}")
         for w in status.waiting
@@ -243,6 +243,11 @@ def print_status(console: Console, status: StatusView, *, now: datetime) -> None
     for name, text in lines:
         _row(table, [Text(name), text])
     console.print(table)
+
+
+def _why_ordered(order: OverrideView) -> str:
+    said = order.reason or "no reason"
+    return f"{said}; despite a hold: {order.despite_hold}" if order.despite_hold else said
 
 
 def _order_words(order: OverrideView) -> str:

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import LiteralString, Protocol
 
 from controller.decisions.github.sweep import ASKS_MAX
+from controller.decisions.holds import HELD_BY_HAND, describe_held, judge_held
 from controller.effects.live import read_current, read_live
+from controller.model.config import Freeze
 from controller.model.errors import Stalled
 from controller.model.names import MAIN, Domain, Layout, Sha, SlotName, Topology
 from controller.model.nouns import Live
+from controller.model.world import Held
 
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 200
@@ -183,6 +186,24 @@ class OverrideView:
     reason: str
     accept_migrations: bool
     at: datetime
+    #: Why it goes although the slot is held; "" when it does not.
+    despite_hold: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldView:
+    """What keeps new releases from a slot: an order by hand, or a freeze of the policy that is on now."""
+
+    slot: str
+    #: "by_hand" or "freeze".
+    kind: str
+    reason: str
+    #: Who ordered it; "policy" for a freeze.
+    by: str
+    at: datetime | None
+    until: datetime | None
+    #: All of it in a line.
+    said: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +260,7 @@ class StatusView:
     last_failure: RunView | None
     quarantined: tuple[QuarantineView, ...]
     overrides: tuple[OverrideView, ...]
+    holds: tuple[HoldView, ...]
     waiting: tuple[WaitingView, ...]
     deliveries_pending: int
     oldest_pending_at: datetime | None
@@ -302,8 +324,10 @@ def bounded_limit(limit: int) -> int:
     return max(1, min(LIMIT_MAX, limit))
 
 
-def read_status(rows: Rows, layout: Layout, topology: Topology) -> StatusView:
-    """Return the state of everything."""
+def read_status(
+    rows: Rows, layout: Layout, topology: Topology, *, freezes: Sequence[Freeze], now: datetime
+) -> StatusView:
+    """Return the state of everything. `freezes` are those of the policy."""
     repository = _first(rows.load_rows("SELECT * FROM repositories WHERE id = %s", [rows.repository_id]))
     worker = _first(
         rows.load_rows(
@@ -358,6 +382,7 @@ def read_status(rows: Rows, layout: Layout, topology: Topology) -> StatusView:
         last_failure=failed[0] if failed else None,
         quarantined=read_quarantined(rows),
         overrides=read_overrides(rows),
+        holds=read_holds(rows, freezes, now=now),
         waiting=read_waiting(rows),
         deliveries_pending=_number(pending.get("pending")),
         oldest_pending_at=_instant(pending.get("oldest")),
@@ -644,7 +669,7 @@ def read_quarantined(rows: Rows) -> tuple[QuarantineView, ...]:
 def read_overrides(rows: Rows) -> tuple[OverrideView, ...]:
     """Return the orders by hand that are in force."""
     found = rows.load_rows(
-        "SELECT id, slot, kind, sha, title, actor, reason, accept_migrations, at FROM overrides"
+        "SELECT id, slot, kind, sha, title, actor, reason, accept_migrations, at, despite_hold FROM overrides"
         " WHERE repository_id = %s AND host = %s AND ended_at IS NULL ORDER BY id DESC LIMIT %s",
         [rows.repository_id, rows.host, LIST_MAX],
     )
@@ -659,8 +684,42 @@ def read_overrides(rows: Rows) -> tuple[OverrideView, ...]:
             reason=_text(row["reason"]),
             accept_migrations=bool(row["accept_migrations"]),
             at=_must(_instant(row["at"])),
+            despite_hold=_text(row["despite_hold"]),
         )
         for row in found
+    )
+
+
+def read_holds(rows: Rows, freezes: Sequence[Freeze], *, now: datetime) -> tuple[HoldView, ...]:
+    """Return the orders to hold that are in force, and the freezes that are on."""
+    found = rows.load_rows(
+        "SELECT slot, actor, reason, at, until FROM holds h WHERE repository_id = %s AND host = %s"
+        " AND ended_at IS NULL AND (until IS NULL OR until > %s)"
+        " AND (fence = 0 OR EXISTS (SELECT 1 FROM leases l WHERE l.fence = h.fence AND l.ended_at IS NULL))"
+        " ORDER BY id LIMIT %s",
+        [rows.repository_id, rows.host, now, LIST_MAX],
+    )
+    by_hand = tuple(
+        _hold_view(
+            _text(row["slot"]),
+            Held(reason=HELD_BY_HAND, why=_text(row["reason"]), by=_text(row["actor"]), until=_instant(row["until"])),
+            at=_instant(row["at"]),
+        )
+        for row in found
+    )
+    frozen = judge_held((), freezes, slot=MAIN, fence=0, now=now)
+    return by_hand if frozen is None else (*by_hand, _hold_view(MAIN, frozen, at=None))
+
+
+def _hold_view(slot: str, held: Held, *, at: datetime | None) -> HoldView:
+    return HoldView(
+        slot=slot,
+        kind="by_hand" if held.reason == HELD_BY_HAND else "freeze",
+        reason=held.why,
+        by=held.by,
+        at=at,
+        until=held.until,
+        said=f"{slot} is {describe_held(held)}",
     )
 
 

@@ -30,6 +30,7 @@ from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
 from controller.model.nouns import (
     Drift,
     Head,
+    HoldOrder,
     Lease,
     Live,
     OpenDrift,
@@ -65,6 +66,14 @@ LOOKS_MAX = 200
 
 #: Orders about whether anything runs in a slot; the others say which release is to serve.
 STOP_KINDS = ("stopped", "restart")
+
+
+#: Whether the time of one is over is judged by the worker's clock: this one, of the database, only leaves out old ones.
+_OPEN_HOLDS: LiteralString = (
+    "SELECT * FROM holds WHERE repository_id = %s AND host = %s AND ended_at IS NULL"
+    " AND (until IS NULL OR until > now() - interval '1 hour')"
+    " AND (fence = 0 OR EXISTS (SELECT 1 FROM leases l WHERE l.fence = holds.fence AND l.ended_at IS NULL)) ORDER BY id"
+)
 
 
 class LostEpoch(Stalled):
@@ -142,6 +151,8 @@ class History:
     overrides: tuple[Override, ...]
     stops: tuple[Stop, ...]
     preview_orders: tuple[PreviewOrder, ...]
+    #: Orders to hold that nobody ended; the time of one may be over.
+    holds: tuple[HoldOrder, ...]
     pending: tuple[PendingDelivery, ...]
     #: Reports that are open: each must come to an end.
     open_reports: tuple[WantedReport, ...]
@@ -410,6 +421,7 @@ class Store:
                     "SELECT * FROM preview_orders WHERE repository_id = %s AND ended_at IS NULL ORDER BY id",
                     [repository_id],
                 )
+                holds = q(_OPEN_HOLDS, [repository_id, host])
                 pending = q(
                     "SELECT seq, target, sha, received_at, armed_at, looks FROM deliveries"
                     " WHERE state = 'pending' ORDER BY seq LIMIT %s",
@@ -460,6 +472,7 @@ class Store:
                 ),
                 quarantined=tuple(_quarantined(row) for row in quarantined.fetchall()),
                 overrides=tuple(_override(row) for row in order_rows if row["kind"] not in STOP_KINDS),
+                holds=tuple(_hold(row) for row in holds.fetchall()),
                 stops=tuple(_stop(row) for row in order_rows if row["kind"] in STOP_KINDS),
                 preview_orders=tuple(_preview_order(row) for row in preview_orders.fetchall()),
                 pending=tuple(
@@ -987,8 +1000,11 @@ class Store:
         actor: str,
         reason: str,
         now: datetime,
+        despite_hold: str = "",
     ) -> int:
-        """Write an order by hand; it replaces an older one of the slot. Returns its id."""
+        """Write an order by hand; it replaces an older one of the slot. Returns its id.
+
+        `despite_hold` says why it goes although the slot is held."""
         with self._transaction() as connection:
             connection.execute(
                 "UPDATE overrides SET ended_at = %s, end_reason = 'replaced by a newer order'"
@@ -997,7 +1013,8 @@ class Store:
             )
             row = connection.execute(
                 "INSERT INTO overrides (repository_id, host, slot, kind, sha, tree, title, ordered_at_head,"
-                " accept_migrations, actor, reason, at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+                " accept_migrations, actor, reason, at, despite_hold)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
                 " RETURNING id",
                 [
                     self._id(),
@@ -1012,10 +1029,14 @@ class Store:
                     actor,
                     reason,
                     now,
+                    despite_hold,
                 ],
             ).fetchone()
             assert row is not None
-            self._audit(connection, f"override.{kind}", slot, {"sha": head.sha, "reason": reason}, actor=actor)
+            detail: dict[str, object] = {"sha": head.sha, "reason": reason}
+            if despite_hold:
+                detail["despite_hold"] = despite_hold
+            self._audit(connection, f"override.{kind}", slot, detail, actor=actor)
             return int(row["id"])
 
     def record_stop(
@@ -1064,6 +1085,61 @@ class Store:
             if ended:
                 self._audit(connection, "override.started", slot, {}, actor=actor)
             return ended > 0
+
+    def record_hold(
+        self, *, slot: SlotName, fence: int, until: datetime | None, actor: str, reason: str, now: datetime
+    ) -> int | None:
+        """Write an order that nothing new goes to the slot until then; it replaces one of the same actor, and stands
+        beside those of others. Returns its id; None when the lease that it is about has ended."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE holds SET ended_at = %s, ended_by = %s WHERE repository_id = %s AND host = %s AND slot = %s"
+                " AND actor = %s AND ended_at IS NULL",
+                [now, actor, self._id(), self._host, slot, actor],
+            )
+            row = connection.execute(
+                "INSERT INTO holds (repository_id, host, slot, fence, until, actor, reason, at)"
+                " SELECT %(r)s, %(host)s, %(slot)s, %(fence)s, %(until)s, %(actor)s, %(reason)s, %(now)s"
+                " WHERE %(fence)s = 0 OR EXISTS (SELECT 1 FROM leases WHERE fence = %(fence)s AND ended_at IS NULL)"
+                " RETURNING id",
+                {
+                    "r": self._id(),
+                    "host": self._host,
+                    "slot": slot,
+                    "fence": fence,
+                    "until": until,
+                    "actor": actor,
+                    "reason": reason,
+                    "now": now,
+                },
+            ).fetchone()
+            if row is None:
+                return None
+            detail: dict[str, object] = {
+                "reason": reason,
+                "until": None if until is None else until.isoformat(),
+                "fence": fence,
+            }
+            self._audit(connection, "hold", slot, detail, actor=actor)
+            return int(row["id"])
+
+    def end_holds(self, slot: SlotName, *, actor: str, now: datetime) -> tuple[HoldOrder, ...]:
+        """End every order to hold the slot, whoever gave it; return those whose time was not over. Safe to repeat."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "UPDATE holds SET ended_at = %s, ended_by = %s WHERE repository_id = %s AND host = %s AND slot = %s"
+                " AND ended_at IS NULL RETURNING *",
+                [now, actor, self._id(), self._host, slot],
+            ).fetchall()
+            ended = [_hold(row) for row in rows if row["until"] is None or row["until"] > now]
+            for hold in sorted(ended, key=lambda hold: hold.id):
+                self._audit(connection, "unhold", slot, {"reason": hold.reason, "of": hold.actor}, actor=actor)
+            return tuple(ended)
+
+    def load_holds(self) -> tuple[HoldOrder, ...]:
+        """Return the orders to hold that nobody ended, as they are now."""
+        with self._transaction() as connection:
+            return tuple(map(_hold, connection.execute(_OPEN_HOLDS, [self._id(), self._host]).fetchall()))
 
     def end_override(self, override_id: int, *, reason: str, now: datetime) -> None:
         """End an order by hand. Safe to repeat."""
@@ -1556,6 +1632,19 @@ def _override(row: DictRow) -> Override:
         head=Head(sha=Sha(row["sha"]), tree=TreeId(row["tree"]), title=row["title"]),
         ordered_at_head=Sha(row["ordered_at_head"]) if row["ordered_at_head"] else None,
         accept_migrations=row["accept_migrations"],
+        actor=row["actor"],
+        reason=row["reason"],
+        at=row["at"],
+        despite_hold=row["despite_hold"],
+    )
+
+
+def _hold(row: DictRow) -> HoldOrder:
+    return HoldOrder(
+        id=row["id"],
+        slot=SlotName(row["slot"]),
+        fence=row["fence"],
+        until=row["until"],
         actor=row["actor"],
         reason=row["reason"],
         at=row["at"],

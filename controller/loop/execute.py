@@ -19,6 +19,7 @@ from typing import assert_never
 from urllib.parse import quote
 
 from controller.decisions.drift import OF_ROOT, RELEASE_EDITED, HostDrift, ReleaseFact, judge_drift, release_subject
+from controller.decisions.holds import describe_held, held_run
 from controller.decisions.surroundings import (
     app_environment_file,
     environment,
@@ -51,7 +52,7 @@ from controller.model import steps as s
 from controller.model.command import app_values
 from controller.model.config import Recipe, Settings, TreeLimits
 from controller.model.deploy_toml import recipe_hash
-from controller.model.errors import Failed, OroborosError, Stalled
+from controller.model.errors import Failed, OroborosError, Stalled, Waiting
 from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, instance_unit, job_unit
 from controller.model.nouns import Drift, OpenDrift, ProcessFact, Run, Verdict
 from controller.model.states import Outcome, RunState
@@ -134,7 +135,7 @@ class Hands:
             case s.EnsureDatabase():
                 self._ensure_database(step, observed.slot(step.slot))
             case s.StartJob():
-                self._start_job(step, observed.slot(step.slot))
+                self._start_job(step, observed)
             case s.SealBuild():
                 self._seal(step, observed.slot(step.slot))
             case s.StartInstance():
@@ -144,9 +145,9 @@ class Hands:
             case s.StartGate():
                 self._start_gate(step, observed.slot(step.slot))
             case s.Switch():
-                self._switch(step, observed.slot(step.slot), now)
+                self._switch(step, observed, now)
             case s.HandOver():
-                self._hand_over(step, observed.slot(step.slot))
+                self._hand_over(step, observed)
             case s.StartWatch():
                 self._start_watch(step, observed.slot(step.slot), now)
             case s.SwitchBack():
@@ -448,8 +449,10 @@ class Hands:
     def _base(self, run: Run, recipe: Recipe) -> Path:
         return release_base(self.layout, run, recipe, recipe_hash=recipe_hash(recipe))
 
-    def _start_job(self, step: s.StartJob, slot: SlotObserved) -> None:
-        run, recipe = _run_and_recipe(slot)
+    def _start_job(self, step: s.StartJob, observed: Observed) -> None:
+        run, recipe = _run_and_recipe(observed.slot(step.slot))
+        if step.kind == "migrate":
+            self._check_not_held(run, observed)
         base = self._base(run, recipe)
         unit = job_unit(step.kind, step.slot)
         if step.kind == "build":
@@ -641,13 +644,22 @@ class Hands:
         """Return the nonce that the running instance was given: what it was started from is kept."""
         return self.runtime.environment(unit).get("OROBOROS_NONCE", "")
 
-    def _switch(self, step: s.Switch, slot: SlotObserved, now: datetime) -> None:
-        run, recipe = _run_and_recipe(slot)
+    def _check_not_held(self, run: Run, observed: Observed) -> None:
+        """Raise if an order to hold came since this tick looked. Called right before what a hold forbids."""
+        fresh = replace(observed, holds=self.store.load_holds())
+        held = held_run(fresh, fresh.slot(run.slot), run, now=self.clock())
+        if held is not None:
+            raise Waiting(held.reason, f"{run.slot}: {describe_held(held)}", retry_at=held.until)
+
+    def _switch(self, step: s.Switch, observed: Observed, now: datetime) -> None:
+        run, recipe = _run_and_recipe(observed.slot(step.slot))
         base = self._base(run, recipe)
         with SlotLock(self.layout, step.slot) as held:
             # Another worker may have begun a newer run, or the lease may have ended, since this tick looked.
             self.store.check_may_switch(step.generation)
             previous = read_live(self.layout, step.slot)
+            if previous is None or previous.generation != step.generation:
+                self._check_not_held(run, observed)
             if previous is None or previous.generation != step.generation:
                 if recipe.web is not None:
                     self.runtime.open_to_surface(base)
@@ -656,9 +668,10 @@ class Hands:
             point_current(self.layout, step.slot, run.release, held=held)
         self.store.record_step(step.generation, "switched", began_at=now, ended_at=self.clock())
 
-    def _hand_over(self, step: s.HandOver, slot: SlotObserved) -> None:
+    def _hand_over(self, step: s.HandOver, observed: Observed) -> None:
         """Order the judge. Safe to repeat: the same order replaces itself, and a judge that runs is left alone."""
-        run, recipe = _run_and_recipe(slot)
+        run, recipe = _run_and_recipe(observed.slot(step.slot))
+        self._check_not_held(run, observed)
         base = self._base(run, recipe)
         self.store.check_may_switch(step.generation)
         previous = read_live(self.layout, step.slot)

@@ -99,6 +99,7 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         overrides=history.overrides,
         stops=history.stops,
         preview_orders=history.preview_orders,
+        holds=history.holds,
         hints=_answered_hints(sight.mirror, history),
         policy=policy,
         policy_problems=policy_problems,

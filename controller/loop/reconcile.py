@@ -21,6 +21,7 @@ from datetime import datetime, timedelta
 from controller.decisions.admission import forks_to_fetch
 from controller.decisions.drift import OF_ROOT, RELEASE_EDITED, SEEN_BY_TICK, judge_drift
 from controller.decisions.explain import why
+from controller.decisions.holds import held_run, held_slot
 from controller.decisions.plan import desired, plan_slot
 from controller.decisions.refresh import Hint, Looks, plan_refresh
 from controller.decisions.report import project
@@ -37,7 +38,7 @@ from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
 from controller.model.names import Sha, SlotName
 from controller.model.nouns import Drift, PullRequest
 from controller.model.steps import Step
-from controller.model.world import Hold, Observed, Wanted
+from controller.model.world import Held, Hold, Observed, Wanted
 
 #: While something ends by time alone (a drain, a pause before a retry), the loop looks this often.
 TIMER_S = 0.25
@@ -58,6 +59,8 @@ class SlotDecision:
     wanted: Wanted | Hold | None
     steps: tuple[Step, ...]
     because: str
+    #: What keeps its run, or the next one, from going on.
+    held: Held | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,10 @@ def decide(observed: Observed, *, now: datetime) -> Decision:
     for slot in observed.slots:
         wanted = desired(observed, slot)
         steps = plan_slot(wanted, observed, slot, now=now)
-        each.append(SlotDecision(slot=slot.slot, wanted=wanted, steps=steps, because=why(wanted, slot, steps)))
+        run = slot.run
+        held = held_slot(observed, slot, now=now) if run is None else held_run(observed, slot, run, now=now)
+        because = why(wanted, slot, steps, held=held)
+        each.append(SlotDecision(slot=slot.slot, wanted=wanted, steps=steps, because=because, held=held))
     return Decision(
         slots=assign_slots(observed, now=now),
         each=tuple(each),
@@ -170,7 +176,7 @@ class Reconciler:
                 self._attempt(step, observed, now=now)
         self._report(observed, decision, now=now)
         self._note_tick(history, now=now)
-        return self._wait_s(observed, steps)
+        return self._wait_s(observed, decision, steps)
 
     # -- parts of a tick --------------------------------------------------------------------------------------------
 
@@ -350,7 +356,7 @@ class Reconciler:
         self.health.ticks += 1
         self.health.trouble = ""
 
-    def _wait_s(self, observed: Observed, steps: tuple[Step, ...]) -> float:
+    def _wait_s(self, observed: Observed, decision: Decision, steps: tuple[Step, ...]) -> float:
         """After steps look again at once; the same plan again and again grows its pause; an empty one waits."""
         if steps:
             self._same_plan_count = self._same_plan_count + 1 if steps == self._last_plan else 0
@@ -359,7 +365,11 @@ class Reconciler:
                 return 0.0
             return min(PAUSE_MAX_S, PAUSE_MIN_S * 2.0 ** min(self._same_plan_count, 10))
         self._last_plan, self._same_plan_count = (), 0
-        timed = any(len(slot.processes) > 1 or slot.run is not None for slot in observed.slots)
+        # A run that is held may wait for days.
+        held = {one.slot for one in decision.each if one.held is not None}
+        timed = any(
+            len(slot.processes) > 1 or (slot.run is not None and slot.slot not in held) for slot in observed.slots
+        )
         waiting = self._failed_at is not None or any(_is_unserved(observed, slot.slot) for slot in observed.slots)
         return min(self.poll_interval_s, TIMER_S) if timed or waiting else self.poll_interval_s
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -98,6 +99,31 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeeklyFreeze:
+    """A freeze that comes every week, by the clock on the wall in `timezone`."""
+
+    #: Minutes since Monday 00:00; an end that is not after the beginning is in the week that follows.
+    from_minute: int
+    until_minute: int
+    #: A name of the time zone database.
+    timezone: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatedFreeze:
+    """A freeze that comes once; both instants are without an offset, by the clock on the wall in `timezone`."""
+
+    from_local: datetime
+    until_local: datetime
+    timezone: str
+    reason: str
+
+
+Freeze = WeeklyFreeze | DatedFreeze
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Production:
     """`[production]`. Hosts and ports take effect at install."""
 
@@ -107,6 +133,8 @@ class Production:
     drain_s: float = 5.0
     #: What somebody else changed on the host: "heal" puts it right, "hold" waits for an order.
     drift: Literal["heal", "hold"] = "heal"
+    #: When nothing new is switched to.
+    freeze: tuple[Freeze, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

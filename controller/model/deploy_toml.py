@@ -15,8 +15,10 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import date, datetime, time
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -28,6 +30,7 @@ from pydantic import (
     StrictInt,
     StrictStr,
     ValidationError,
+    model_validator,
 )
 
 from controller.model import config
@@ -40,6 +43,11 @@ WORD_CHARS_MAX = 1_000
 PROBLEMS_MAX = 50
 ROUTES_MAX = 50
 FILTER_CHARS_MAX = 200
+FREEZES_MAX = 50
+REASON_CHARS_MAX = 200
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+#: Far enough from the ends of what a date can be that a week more or less is one.
+YEAR_MIN, YEAR_MAX = 2000, 2200
 
 _DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)(ms|s|m|h|d)\Z", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -49,6 +57,9 @@ _PATH = re.compile(r"[A-Za-z0-9_.@+~-][A-Za-z0-9_.@+~ /-]{0,199}\Z")
 _URL_PATH = re.compile(r"/[A-Za-z0-9_.~/%?&=+@:,;-]{0,199}\Z")
 _HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_WEEKLY = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([01]\d|2[0-3]):([0-5]\d)\Z", re.ASCII)
+_DATED = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d)?)?\Z", re.ASCII)
+_ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]{0,30}(?:/[A-Za-z0-9_+-]{1,30}){0,2}\Z")
 _SHA_PREFIX = re.compile(r"[0-9a-f]{7,40}\Z")
 
 
@@ -161,6 +172,48 @@ def _glob(value: str) -> str:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class _Weekly:
+    """A minute of the week, since Monday 00:00."""
+
+    minute: int
+
+
+def _wall(value: object) -> object:
+    """What a clock on the wall shows: "Fri 16:00" every week, or a date with a time, by default its beginning."""
+    if isinstance(value, str):
+        weekly = _WEEKLY.match(value)
+        if weekly is not None:
+            return _Weekly((DAYS.index(weekly[1]) * 24 + int(weekly[2])) * 60 + int(weekly[3]))
+        try:
+            value = datetime.fromisoformat(value) if _DATED.match(value) else None
+        except ValueError:
+            value = None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time.min)
+    if not isinstance(value, datetime) or value.tzinfo is not None:
+        raise ValueError('must be weekly, such as "Fri 16:00", or a date such as "2026-12-24 12:00", without an offset')
+    if not YEAR_MIN <= value.year <= YEAR_MAX:
+        raise ValueError(f"must be a date from {YEAR_MIN} to {YEAR_MAX}")
+    return value
+
+
+def _timezone(value: str) -> str:
+    try:
+        if not _ZONE.match(value):
+            raise ValueError(value)
+        ZoneInfo(value)
+    except (ValueError, KeyError, OSError) as error:  # a folder of the database is an OSError
+        raise ValueError("must be a name of the time zone database, such as Europe/Zurich") from error
+    return value
+
+
+def _sentence(value: str) -> str:
+    if not value.strip() or len(value) > REASON_CHARS_MAX or not value.isprintable():
+        raise ValueError(f"must say why, in one line of at most {REASON_CHARS_MAX} characters")
+    return value
+
+
 Command = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Relative = Annotated[StrictStr, AfterValidator(_relative)]
 #: "." is the release itself.
@@ -188,6 +241,8 @@ Size = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=1)]
 
 
 class _Table(BaseModel):
+    """A table; what its fields are called in the file may be a name that Python keeps for itself."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -228,11 +283,29 @@ class _Smoke(_Table):
     routes: Annotated[tuple[UrlPath, ...], AfterValidator(_routes)] = ("/",)
 
 
+class _Freeze(_Table):
+    begins: Annotated[_Weekly | datetime, BeforeValidator(_wall)] = Field(alias="from")
+    until: Annotated[_Weekly | datetime, BeforeValidator(_wall)]
+    timezone: Annotated[StrictStr, AfterValidator(_timezone)] = "UTC"
+    reason: Annotated[StrictStr, AfterValidator(_sentence)]
+
+    @model_validator(mode="after")
+    def _is_a_window(self) -> _Freeze:
+        if isinstance(self.begins, _Weekly) != isinstance(self.until, _Weekly):
+            raise ValueError("from and until must both be weekly, or both be dates")
+        if self.begins == self.until:
+            raise ValueError("from and until are the same: the window is empty")
+        if isinstance(self.begins, datetime) and isinstance(self.until, datetime) and self.until < self.begins:
+            raise ValueError("until is before from")
+        return self
+
+
 class _Production(_Table):
     host: Host | None = None
     backend_port: Annotated[StrictInt, Field(ge=1024, le=65_535)] | None = None
     drain_s: DrainS = 5.0
     drift: Literal["heal", "hold"] = "heal"
+    freeze: Annotated[tuple[_Freeze, ...], Field(max_length=FREEZES_MAX)] = ()
 
 
 class _Previews(_Table):
@@ -404,8 +477,8 @@ def _key(path: Iterable[str]) -> str:
 
 
 def _unknown(name: str, path: tuple[str, ...]) -> str:
-    table = _TABLES.get(path[0]) if path else _File
-    known = [] if table is None else list(table.model_fields)
+    table = _Freeze if path[1:2] == ("freeze",) else _TABLES.get(path[0]) if path else _File
+    known = [] if table is None else [field.alias or key for key, field in table.model_fields.items()]
     close = difflib.get_close_matches(name[:60], known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(known)}"
     return f"{_key((*path, name))}: is unknown; {hint}"
@@ -433,9 +506,22 @@ def _recipe(file: _File) -> config.Recipe:
     )
 
 
+def _freeze(one: _Freeze) -> config.Freeze:
+    match one.begins, one.until:
+        case _Weekly(minute=begins), _Weekly(minute=until):
+            return config.WeeklyFreeze(from_minute=begins, until_minute=until, timezone=one.timezone, reason=one.reason)
+        case datetime() as from_local, datetime() as until_local:
+            return config.DatedFreeze(
+                from_local=from_local, until_local=until_local, timezone=one.timezone, reason=one.reason
+            )
+    raise AssertionError("the model lets no mixture pass")
+
+
 def _policy(file: _File) -> config.Policy:
     return config.Policy(
-        production=config.Production(**dict(file.production)),
+        production=config.Production(
+            **{**dict(file.production), "freeze": tuple(map(_freeze, file.production.freeze))}
+        ),
         previews=config.Previews(**dict(file.previews)),
         edge=config.Edge(**dict(file.edge)),
         walls=Walls(**dict(file.walls)),

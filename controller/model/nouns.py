@@ -222,6 +222,23 @@ class Override:
     actor: str
     reason: str
     at: datetime
+    #: Why it goes although the slot is held or frozen; "": it waits like a push.
+    despite_hold: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldOrder:
+    """An order by hand: nothing new is switched to in this slot, as long as this lease holds it, until then."""
+
+    id: int
+    slot: SlotName
+    #: The lease that it is about; 0 for main.
+    fence: int
+    #: None: until somebody ends it.
+    until: datetime | None
+    actor: str
+    reason: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

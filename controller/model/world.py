@@ -13,6 +13,7 @@ from controller.model.config import Policy, Recipe
 from controller.model.names import Domain, Sha, SlotName
 from controller.model.nouns import (
     Head,
+    HoldOrder,
     Lease,
     Live,
     Override,
@@ -104,6 +105,21 @@ STOPPED_BY_HAND = "StoppedByHand"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Why nothing new is switched to in a slot now: an order by hand, or a freeze of the policy."""
+
+    reason: str
+    #: What the order or the policy says.
+    why: str
+    #: Who ordered it; "policy" for a freeze.
+    by: str
+    #: The first instant at which nothing holds it; None when no end is known.
+    until: datetime | None
+    #: The time zone to tell `until` in.
+    timezone: str = "UTC"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryHint:
     """A pending delivery that a fetch or listing, begun after it came, has answered."""
 
@@ -137,6 +153,8 @@ class Observed:
     stops: tuple[Stop, ...] = ()
     #: What people said of single previews, as long as it counts.
     preview_orders: tuple[PreviewOrder, ...] = ()
+    #: Not ended by anybody; their time may be over.
+    holds: tuple[HoldOrder, ...] = ()
     hints: tuple[DeliveryHint, ...] = ()
     #: Reports that were wanted last and are open: those that nothing speaks for any more must still end.
     open_reports: tuple[WantedReport, ...] = ()

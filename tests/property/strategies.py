@@ -42,6 +42,8 @@ class Event:
         "stop",
         "start",
         "restart",
+        "hold",
+        "unhold",
     ]
     commit: int = 1
     pull: int = 1
@@ -73,6 +75,8 @@ def events(*kinds: str, told: bool | None = None) -> st.SearchStrategy[Event]:
 OUTSIDE = ("push", "push", "open", "open", "close", "wait", "wait")
 #: Orders by hand about whether anything runs in a slot.
 STOPS = ("stop", "start", "restart")
+#: Orders by hand to hold a slot.
+HOLDS = ("hold", "unhold")
 EVERYTHING = (*OUTSIDE, "wait", "kill", "reboot", "crash", "outage", "order")
 
 
@@ -109,11 +113,16 @@ def happen(host: FakeHost, event: Event) -> None:
             host.outages += 1
         case "order":
             if sha(event.commit) in host.releases:
-                host.order(event.commit, kind="rollback" if event.told else "deploy")
+                kind = "rollback" if event.told else "deploy"
+                host.order(event.commit, kind=kind, despite_hold="fire" if event.pull == 1 else "")
         case "stop" | "restart":
             host.stop(_slot(event), restart=event.kind == "restart")
         case "start":
             host.start(_slot(event))
+        case "hold":
+            host.hold(_slot(event), seconds=None if event.told else 60.0 * event.commit)
+        case "unhold":
+            host.unhold(_slot(event))
         case "expire":
             host.elapse(3600.0)
         case _:

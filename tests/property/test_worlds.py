@@ -21,7 +21,7 @@ from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, pull
 from controller.model.states import Cause, RunState, StatusState
 from controller.model.steps import BeginRun, ClaimSlot, EndLease, StartInstance, steps_from_json, steps_to_json
 from tests.builders import APP, BUILT_APP, DATABASE_APP, sha
-from tests.property.strategies import EVERYTHING, OUTSIDE, STOPS, Event, commit_sets, happen, play, stories
+from tests.property.strategies import EVERYTHING, HOLDS, OUTSIDE, STOPS, Event, commit_sets, happen, play, stories
 from tests.world import Behaviour, Commit, FakeHost, live_content, previews_served
 
 FIRST_PUSH = Event("push", commit=1)
@@ -298,6 +298,54 @@ def test_stops_by_hand_break_no_promise_and_come_to_an_end(commits: tuple[Commit
     settled(host)
     assert [stop for stop in host.stops if stop.kind == "restart" or not host.is_stopped(stop.slot)] == []
     assert [slot for slot in host.slots if host.is_stopped(slot) and host.slots[slot].processes] == []
+
+
+@given(commits=commit_sets(), before=stories(), after=stories(*OUTSIDE, "kill", "reboot", "crash", "outage"))
+def test_nothing_new_serves_while_production_is_held(
+    commits: tuple[Commit, ...], before: list[Event], after: list[Event]
+) -> None:
+    host = FakeHost(commits=commits)
+    play(host, [FIRST_PUSH, *before])
+    settled(host)
+    host.overrides = []
+    host.hold(MAIN)
+    served = live_content(host)
+    for event in after:
+        happen(host, event)
+        host.tick()
+        host.elapse()
+        assert live_content(host) == served
+    settled(host)
+    assert live_content(host) == served
+    assert [world.run.state for world in host.slots.values() if world.run is not None] in (
+        [],
+        *([state] for state in (RunState.PLANNED, RunState.BUILDING, RunState.MIGRATING, RunState.GATING)),
+    )
+
+
+@given(commits=commit_sets(good=True), story=stories(*OUTSIDE, *HOLDS, "expire"))
+def test_holds_blame_nobody_and_leave_no_trace_once_they_end(commits: tuple[Commit, ...], story: list[Event]) -> None:
+    held, calm = FakeHost(previews=4, commits=commits), FakeHost(previews=4, commits=commits)
+    play(held, [FIRST_PUSH, *story])
+    play(calm, [FIRST_PUSH, *(event for event in story if event.kind not in HOLDS)])
+    for slot in held.slots:
+        held.unhold(slot)
+    settled(held)
+    settled(calm)
+    assume(not refused(held) and not refused(calm))
+    assert live_content(held) == live_content(calm)
+    assert previews_served(held) == previews_served(calm)
+    assert held.quarantined == {}
+    assert all(run.state is not RunState.STALLED for world in held.slots.values() for run in world.runs.values())
+
+
+@given(commits=commit_sets(), story=stories(*EVERYTHING, *HOLDS, *STOPS, at_most=16))
+def test_holds_break_no_promise_and_end_by_themselves(commits: tuple[Commit, ...], story: list[Event]) -> None:
+    host = FakeHost(commits=commits)
+    play(host, [FIRST_PUSH, *story])
+    host.holds = [hold for hold in host.holds if hold.until is not None]
+    settled(host)
+    assert all(world.run is None for world in host.slots.values())
 
 
 @pytest.mark.parametrize("behaviour", [b for b in Behaviour if b is not Behaviour.GOOD])

@@ -1,0 +1,35 @@
+"""Which policy is in force? That of the production branch as last fetched, the last valid one if the newest is not."""
+
+from __future__ import annotations
+
+from controller.doors.stacks import open_mirror
+from controller.effects.store import Store
+from controller.model.config import Freeze, Policy, Settings
+from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy
+from controller.model.errors import ConfigInvalid, OroborosError, Stalled
+from controller.model.names import Sha
+
+
+def read_policy(settings: Settings, policy_sha: Sha | None) -> Policy:
+    """Return the policy of the production branch, the last valid one if the newest is not; Stalled when there is none
+    that could be known."""
+    mirror = open_mirror(settings)
+    head = mirror.production_head()
+    commits = [commit for commit in (head.sha if head is not None else None, policy_sha) if commit]
+    for commit in commits:
+        body = mirror.read_file(Sha(commit), b"deploy.toml", bytes_max=DEPLOY_TOML_BYTES_MAX)
+        try:
+            return Policy() if body is None else parse_policy(body)
+        except ConfigInvalid:
+            continue
+    raise Stalled("PolicyUnknown", "no valid deploy.toml of the production branch is known")
+
+
+def read_freezes(settings: Settings, store: Store) -> tuple[Freeze, ...]:
+    """Return the freezes of the policy in force, none while no policy is known."""
+    rows = store.load_rows("SELECT policy_sha FROM repositories WHERE id = %s", [store.repository_id])
+    sha = rows[0]["policy_sha"] if rows else None
+    try:
+        return read_policy(settings, None if sha is None else Sha(str(sha))).production.freeze
+    except OroborosError:
+        return ()
