@@ -52,7 +52,7 @@ def read_hint(body: bytes, event: str, *, repository: str) -> Hint:
     looks_like = _event_of(value)
     if event == "ping":
         return Hint(state="ignored", reason="ping")
-    if event not in ("push", "pull_request"):
+    if event not in ("push", "pull_request", "issue_comment"):
         return Hint(state="ignored", reason=f"event {_short(event)} is not one of ours")
     if looks_like != event:
         return Hint(state="malformed", reason=f"called {event}, but the body is none")
@@ -61,6 +61,8 @@ def read_hint(body: bytes, event: str, *, repository: str) -> Hint:
         return Hint(state="malformed", reason="the body names no repository")
     if name.lower() != repository.lower():
         return Hint(state="ignored", reason="another repository", repository=_short(name))
+    if event == "issue_comment":
+        return _comment(value, name)
     return _push(value, name) if event == "push" else _pull_request(value, name)
 
 
@@ -92,11 +94,23 @@ def _pull_request(value: dict[str, Json], name: str) -> Hint:
     )
 
 
+def _comment(value: dict[str, Json], name: str) -> Hint:
+    """A new comment at a pull request is a hint to read what was said there; what it says is read from the forge."""
+    number = _at(value, "issue", "number")
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 2**31:
+        return Hint(state="malformed", reason="a comment without a number", repository=name)
+    if value.get("action") != "created" or not isinstance(_at(value, "issue", "pull_request"), dict):
+        return Hint(state="ignored", reason="no new comment at a pull request", repository=name)
+    return Hint(state="pending", repository=name, target=f"comments:{number}")
+
+
 def _event_of(value: dict[str, Json]) -> str:
     if "pull_request" in value:
         return "pull_request"
     if "ref" in value and ("after" in value or "before" in value):
         return "push"
+    if "issue" in value and "comment" in value:
+        return "issue_comment"
     return "another event"
 
 

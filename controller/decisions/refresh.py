@@ -25,6 +25,8 @@ class Looks:
 
     fetched_at: datetime | None
     listed_at: datetime | None
+    #: When the last good reading of comments began.
+    comments_read_at: datetime | None = None
     failures_in_a_row: int = 0
     #: When the last one that failed began.
     last_failure_at: datetime | None = None
@@ -43,6 +45,8 @@ class Refresh:
 
 def is_answered(hint: Hint, looks: Looks) -> bool:
     """Say whether a look that began after the hint came has seen its target."""
+    if is_about_comments(hint):
+        return looks.comments_read_at is not None and looks.comments_read_at > hint.armed_at
     if looks.fetched_at is None or looks.fetched_at <= hint.armed_at:
         return False
     if not hint.target.startswith("pull:"):
@@ -52,12 +56,9 @@ def is_answered(hint: Hint, looks: Looks) -> bool:
 
 def plan_refresh(hints: Sequence[Hint], looks: Looks, *, resync_s: float, now: datetime) -> Refresh | None:
     """Return the look that is due now, or None."""
-    failed_at = looks.last_failure_at
-    is_news = failed_at is not None and any(hint.armed_at > failed_at for hint in hints)
-    if failed_at is not None and looks.failures_in_a_row > 0 and not is_news:
-        pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** (looks.failures_in_a_row - 1))
-        if now < failed_at + timedelta(seconds=pause_s):
-            return None
+    hints = [hint for hint in hints if not is_about_comments(hint)]
+    if _pauses(hints, looks, now=now):
+        return None
     if looks.listed_at is None or looks.fetched_at is None:
         return Refresh(listing=True, because="first look")
     oldest = min(looks.listed_at, looks.fetched_at)
@@ -70,3 +71,30 @@ def plan_refresh(hints: Sequence[Hint], looks: Looks, *, resync_s: float, now: d
         return None
     listing = any(hint.target.startswith("pull:") for hint in open_hints)
     return Refresh(listing=listing, because="delivery")
+
+
+def is_about_comments(hint: Hint) -> bool:
+    """Say whether a delivery told of a comment."""
+    return hint.target.startswith("comments:")
+
+
+def is_reading_due(hints: Sequence[Hint], looks: Looks, *, resync_s: float, now: datetime) -> bool:
+    """Say whether it is time to read what people said: at a delivery, and at the pace of the resync. Of `looks`, the
+    failures are those of reading comments."""
+    hints = [hint for hint in hints if is_about_comments(hint)]
+    if _pauses(hints, looks, now=now):
+        return False
+    if looks.comments_read_at is None or now >= looks.comments_read_at + timedelta(seconds=resync_s):
+        return True
+    if looks.not_before is not None and looks.comments_read_at < looks.not_before:
+        return True
+    return any(not is_answered(hint, looks) for hint in hints)
+
+
+def _pauses(hints: Sequence[Hint], looks: Looks, *, now: datetime) -> bool:
+    """Say whether a failure is so near that we wait, unless there is news."""
+    failed_at = looks.last_failure_at
+    if failed_at is None or looks.failures_in_a_row == 0 or any(hint.armed_at > failed_at for hint in hints):
+        return False
+    pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** (looks.failures_in_a_row - 1))
+    return now < failed_at + timedelta(seconds=pause_s)

@@ -10,6 +10,7 @@ Knobs for what goes wrong at the real one, each a POST with a JSON object to /_d
 - rename {repository}: another name; the old one is redirected. strict {enforced, per_hour}: GitHub's limits.
 - install {installed, suspended, permissions, revoke}: what the owner does at the App's page. seen (a GET): what came.
 - fork_pull {title, head_sha_branch, null_repo}: a pull request from a fork, or from one that was deleted.
+- comment, permission, pull, fork_push: what people say and do; `forge_people_doors` lists them.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from controller.development.forge_input import (
     read_object,
     text,
 )
+from controller.development.forge_people_doors import PeopleDoors
 from controller.development.forge_records import closed
 from controller.development.forge_report_doors import ReportDoors
 from controller.development.forge_shapes import DEFAULT_BRANCH, HOOK_ID, REPOSITORY_ID, Delivery, Object, Pull, Status
@@ -77,6 +79,7 @@ def build_app(forge: Forge) -> Starlette:
     doors = Doors(guard)
     app_doors = AppDoors(guard)
     report_doors = ReportDoors(guard)
+    people_doors = PeopleDoors(report_doors)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -120,6 +123,10 @@ def build_app(forge: Forge) -> Starlette:
             route(api + "/deployments/{made:int}", report_doors.deployment),
             route(api + "/deployments/{made:int}/statuses", report_doors.deployment_statuses),
             route(api + "/deployments/{made:int}/statuses", report_doors.create_deployment_status, "POST"),
+            route(api + "/issues/comments", people_doors.all_comments),
+            route(api + "/issues/comments/{made:int}/reactions", people_doors.reactions),
+            route(api + "/issues/comments/{made:int}/reactions", people_doors.react, "POST"),
+            route(api + "/collaborators/{login}/permission", people_doors.permission),
             route(api + "/issues/{number:int}/comments", report_doors.comments),
             route(api + "/issues/{number:int}/comments", report_doors.create_comment, "POST"),
             route(api + "/issues/comments/{made:int}", report_doors.comment),
@@ -151,6 +158,10 @@ def build_app(forge: Forge) -> Starlette:
             route("/_development/drop", doors.drop, "POST"),
             route("/_development/pause", doors.pause, "POST"),
             route("/_development/fork_pull", doors.fork_pull, "POST"),
+            route("/_development/fork_push", people_doors.push_to_fork, "POST"),
+            route("/_development/pull", people_doors.change_pull, "POST"),
+            route("/_development/comment", people_doors.say, "POST"),
+            route("/_development/permission", people_doors.permit, "POST"),
             route("/_development/outage", doors.outage, "POST"),
             route("/_development/slow", doors.slow, "POST"),
             route("/_development/limit", doors.limit, "POST"),

@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS pulls (
     number INTEGER PRIMARY KEY AUTOINCREMENT, title TEXT NOT NULL, body TEXT, head_branch TEXT NOT NULL,
     head_sha TEXT NOT NULL, base_branch TEXT NOT NULL, base_sha TEXT NOT NULL, origin TEXT NOT NULL,
     is_open INTEGER NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL, closed_at TEXT, merged_at TEXT,
-    merge_commit_sha TEXT
+    merge_commit_sha TEXT, extra TEXT NOT NULL DEFAULT '{}'
 );
 CREATE TABLE IF NOT EXISTS statuses (
     id INTEGER PRIMARY KEY AUTOINCREMENT, sha TEXT NOT NULL, state TEXT NOT NULL, context TEXT NOT NULL,
@@ -41,7 +41,7 @@ CREATE INDEX IF NOT EXISTS deliveries_unsent ON deliveries (id) WHERE delivered_
 """
 _PULL: Final = (
     "number, title, body, head_branch, head_sha, base_branch, base_sha, origin, is_open, created_at, updated_at,"
-    " closed_at, merged_at, merge_commit_sha"
+    " closed_at, merged_at, merge_commit_sha, extra"
 )
 _STATUS: Final = "id, sha, state, context, description, target_url, created_at"
 _DELIVERY: Final = (
@@ -57,6 +57,8 @@ class Records:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
+        if "extra" not in {row[1] for row in self._db.execute("PRAGMA table_info(pulls)")}:
+            self._db.execute("ALTER TABLE pulls ADD COLUMN extra TEXT NOT NULL DEFAULT '{}'")
 
     def close(self) -> None:
         """Close the file."""
@@ -127,7 +129,7 @@ class Records:
         """Record what a pull request has become."""
         self._db.execute(
             "UPDATE pulls SET title = ?, head_sha = ?, base_sha = ?, is_open = ?, updated_at = ?, closed_at = ?,"
-            " merged_at = ?, merge_commit_sha = ? WHERE number = ?",
+            " merged_at = ?, merge_commit_sha = ?, base_branch = ?, extra = ? WHERE number = ?",
             (
                 pull.title,
                 pull.head_sha,
@@ -137,6 +139,8 @@ class Records:
                 pull.closed_at,
                 pull.merged_at,
                 pull.merge_commit_sha,
+                pull.base_branch,
+                json.dumps({"labels": pull.labels, "draft": pull.is_draft, "author": pull.author}),
                 pull.number,
             ),
         )
@@ -274,7 +278,8 @@ def closed(pull: Pull, *, now: str, merge_commit_sha: str | None = None) -> Pull
 
 def _pull(row: sqlite3.Row) -> Pull:
     number, title, body, head_branch, head_sha, base_branch, base_sha, origin, is_open, *instants = row
-    created_at, updated_at, closed_at, merged_at, merge_commit_sha = instants
+    created_at, updated_at, closed_at, merged_at, merge_commit_sha, extra = instants
+    more = json.loads(extra)
     return Pull(
         number=number,
         title=title,
@@ -290,6 +295,9 @@ def _pull(row: sqlite3.Row) -> Pull:
         closed_at=closed_at,
         merged_at=merged_at,
         merge_commit_sha=merge_commit_sha,
+        labels=tuple(more.get("labels", ())),
+        is_draft=more.get("draft", False),
+        author=more.get("author", ""),
     )
 
 

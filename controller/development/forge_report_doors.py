@@ -18,7 +18,7 @@ from controller.development.forge_app import APP_ID
 from controller.development.forge_events import Problem, invalid, utc_text
 from controller.development.forge_guard import Guard
 from controller.development.forge_input import page, read_object, text
-from controller.development.forge_shapes import DEFAULT_BRANCH, DEVELOPER, Json, Object
+from controller.development.forge_shapes import DEFAULT_BRANCH, DEVELOPER, Json, Object, person
 
 OUTPUT_CHARS_MAX: Final = 65_535
 COMMENT_CHARS_MAX: Final = 65_536
@@ -247,7 +247,7 @@ class ReportDoors:
             "sha": sha,
             **{key: value for key, value in kept.items() if key != "by_app"},
             "original_environment": kept["environment"],
-            "creator": self._user(kept),
+            "creator": self.user_of(kept),
             "updated_at": kept["created_at"],
             "url": url,
             "statuses_url": f"{url}/statuses",
@@ -264,7 +264,7 @@ class ReportDoors:
             **{key: value for key, value in kept.items() if key != "by_app"},
             "environment": deployment["environment"],
             "target_url": kept["log_url"],
-            "creator": self._user(kept),
+            "creator": self.user_of(kept),
             "updated_at": kept["created_at"],
             "url": f"{url}/statuses/{made}",
             "deployment_url": url,
@@ -279,14 +279,22 @@ class ReportDoors:
         number = int(request.path_params["number"])
         if self.forge.records.load_pull(number) is None:
             raise Problem(404, "Not Found")
-        kept: Object = {
-            "body": await self._read_body(request),
-            "created_at": utc_text(),
-            "updated_at": utc_text(),
-            "by_app": caller.kind == "installation",
-        }
+        body = await self._read_body(request)
+        return JSONResponse(self.add_comment(number, body, by_app=caller.kind == "installation"), status_code=201)
+
+    def add_comment(self, number: int, body: str, *, author: str = "", by_app: bool = False) -> Object:
+        """Keep a comment, tell of it, and return it as it is shown."""
+        now = utc_text()
+        kept: Object = {"body": body, "created_at": now, "updated_at": now, "by_app": by_app, "author": author}
         made = self.records.add_made("comment", str(number), kept)
-        return JSONResponse(self.comment_shape(made, str(number), kept), status_code=201)
+        shape = self.comment_shape(made, str(number), kept)
+        issue = self.forge.shapes.issue(
+            self.records.read_pull(number), comments=len(self.records.load_made("comment", str(number)))
+        )
+        payload: Object = {"action": "created", "issue": issue, "comment": shape}
+        payload |= {"repository": self.forge.repository_shape(), "sender": self.user_of(kept)}
+        self.forge.deliver("issue_comment", "created", payload)
+        return shape
 
     async def comments(self, request: Request) -> Response:
         self.guard.admit(request, "issues:read", "pull_requests:read")
@@ -331,7 +339,6 @@ class ReportDoors:
         """Return a comment as the API and webhooks show it."""
         shapes = self.forge.shapes
         url = f"{shapes.repository_url}/issues/comments/{made}"
-        reactions = dict.fromkeys(("+1", "-1", "laugh", "confused", "heart", "hooray", "eyes", "rocket"), 0)
         return {
             "id": made,
             "node_id": f"IC_{made}",
@@ -339,12 +346,12 @@ class ReportDoors:
             "html_url": f"{shapes.base_url}/{shapes.full_name}/pull/{subject}#issuecomment-{made}",
             "issue_url": f"{shapes.repository_url}/issues/{subject}",
             "body": kept["body"],
-            "user": self._user(kept),
+            "user": self.user_of(kept),
             "created_at": kept["created_at"],
             "updated_at": kept["updated_at"],
-            "author_association": "NONE" if kept["by_app"] else "MEMBER",
+            "author_association": "NONE" if kept["by_app"] or kept.get("author") else "MEMBER",
             "performed_via_github_app": self._app_shape() if kept["by_app"] else None,
-            "reactions": {"url": f"{url}/reactions", "total_count": 0, **reactions},
+            "reactions": shapes.no_reactions(url),
         }
 
     async def user(self, request: Request) -> Response:
@@ -377,7 +384,11 @@ class ReportDoors:
             raise Problem(404, "Not Found")
         return number, *found
 
-    def _user(self, kept: Object) -> Object:
+    def user_of(self, kept: Object) -> Object:
+        """Return who made something."""
+        author = kept.get("author")
+        if isinstance(author, str) and author:
+            return self.forge.shapes.user(person(author))
         app = self.guard.apps.load()
         if not kept["by_app"] or app is None:
             return self.forge.shapes.user(DEVELOPER)

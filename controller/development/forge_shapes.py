@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import quote
+from zlib import crc32
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Object = dict[str, Json]
@@ -95,6 +96,14 @@ class Pull:
     closed_at: str | None
     merged_at: str | None
     merge_commit_sha: str | None
+    labels: tuple[str, ...] = ()
+    is_draft: bool = False
+    #: "": the developer, or of a fork's pull request the stranger.
+    author: str = ""
+
+    @property
+    def opened_by(self) -> tuple[str, int]:
+        return person(self.author) if self.author else DEVELOPER if self.origin == "own" else STRANGER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,8 +187,10 @@ class Shapes:
 
     # -- people and repositories ----------------------------------------------------------------------------------
 
-    def user(self, who: tuple[str, int], *, kind: str = "User") -> Object:
+    def user(self, who: tuple[str, int], *, kind: str | None = None) -> Object:
         login, number = who
+        if kind is None:
+            kind = "Bot" if login.endswith("[bot]") else "User"
         url = f"{self.api_url}/users/{login}"
         return {
             "login": login,
@@ -264,7 +275,7 @@ class Shapes:
         issue_url = f"{self.repository_url}/issues/{pull.number}"
         html_url = f"{self.base_url}/{self.full_name}/pull/{pull.number}"
         statuses_url = f"{self.repository_url}/statuses/{pull.head_sha}"
-        author = self.user(DEVELOPER if pull.origin == "own" else STRANGER)
+        author = self.user(pull.opened_by)
         head_owner = repository["owner"] if pull.origin == "own" else fork["owner"]
         links = {
             "self": url,
@@ -300,9 +311,9 @@ class Shapes:
             "assignees": [],
             "requested_reviewers": [],
             "requested_teams": [],
-            "labels": [],
+            "labels": [self.label(name) for name in pull.labels],
             "milestone": None,
-            "draft": False,
+            "draft": pull.is_draft,
             "commits_url": links["commits"],
             "review_comments_url": links["review_comments"],
             "review_comment_url": links["review_comment"],
@@ -346,6 +357,64 @@ class Shapes:
             "deletions": changes.deletions,
             "changed_files": changes.files,
         }
+
+    def label(self, name: str) -> Object:
+        number = crc32(name.encode())
+        return {
+            "id": 1 + number,
+            "node_id": f"LA_{number}",
+            "url": f"{self.repository_url}/labels/{quote(name)}",
+            "name": name,
+            "description": "",
+            "color": "ededed",
+            "default": False,
+        }
+
+    def issue(self, pull: Pull, *, comments: int) -> Object:
+        """Return the issue that a pull request is, as it is in the payload of a comment's event."""
+        url = f"{self.repository_url}/issues/{pull.number}"
+        pull_url = f"{self.repository_url}/pulls/{pull.number}"
+        html_url = f"{self.base_url}/{self.full_name}/pull/{pull.number}"
+        return {
+            "url": url,
+            "repository_url": self.repository_url,
+            "labels_url": f"{url}/labels{{/name}}",
+            "comments_url": f"{url}/comments",
+            "events_url": f"{url}/events",
+            "html_url": html_url,
+            "id": 20_000 + pull.number,
+            "node_id": f"PR_{pull.number}",
+            "number": pull.number,
+            "title": pull.title,
+            "user": self.user(pull.opened_by),
+            "labels": [self.label(name) for name in pull.labels],
+            "state": "open" if pull.is_open else "closed",
+            "locked": False,
+            "assignee": None,
+            "assignees": [],
+            "milestone": None,
+            "comments": comments,
+            "created_at": pull.created_at,
+            "updated_at": pull.updated_at,
+            "closed_at": pull.closed_at,
+            "author_association": "MEMBER" if pull.origin == "own" else "NONE",
+            "active_lock_reason": None,
+            "draft": pull.is_draft,
+            "pull_request": {
+                "url": pull_url,
+                "html_url": html_url,
+                "diff_url": f"{html_url}.diff",
+                "patch_url": f"{html_url}.patch",
+                "merged_at": pull.merged_at,
+            },
+            "body": pull.body,
+            "reactions": self.no_reactions(url),
+            "performed_via_github_app": None,
+        }
+
+    def no_reactions(self, url: str) -> Object:
+        kinds = ("+1", "-1", "laugh", "confused", "heart", "hooray", "eyes", "rocket")
+        return {"url": f"{url}/reactions", "total_count": 0, **dict.fromkeys(kinds, 0)}
 
     # -- commits, refs, statuses --------------------------------------------------------------------------------------
 
@@ -527,3 +596,9 @@ class Shapes:
 
 def _signed(signature: Signature) -> Object:
     return {"name": signature.name, "email": signature.email, "date": signature.at}
+
+
+def person(login: str) -> tuple[str, int]:
+    """Return somebody's name and number."""
+    known = {who[0]: who for who in (DEVELOPER, STRANGER)}
+    return known.get(login, (login, 1_000 + crc32(login.encode())))

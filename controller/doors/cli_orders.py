@@ -13,25 +13,26 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import click
-import pygit2
 
 from controller.decisions.holds import describe_held, judge_held
+from controller.decisions.orders import SHA_PREFIX, choose_rollback, leaving_of
 from controller.doors import tables, views
 from controller.doors.policies import read_freezes
 from controller.doors.stacks import open_mirror, utc_now
-from controller.doors.views import ReleaseView, RunView
+from controller.doors.views import RunView
 from controller.effects.live import read_live
 from controller.effects.mirror import Mirror
 from controller.effects.store import Store
 from controller.effects.wake import Bell
+from controller.loop.orders import ProductionOrder, write_order
 from controller.model.config import Settings
 from controller.model.errors import Refused, Unavailable
 from controller.model.names import MAIN, PRODUCTION, Layout, Sha, Topology, parse_sha
@@ -44,12 +45,7 @@ LOOK_EVERY_S = 0.1
 PATIENCE_S = 10.0
 #: The longest that a build, a migration, a start and a window may take together.
 FOLLOW_MAX_S = 3 * 3600.0
-COMMITS_LOOKED_AT_MAX = 500_000
 HEALTH_TIMEOUT_S = 2.0
-REASON_CHARS_MAX = 500
-ROLLED_BACK_BY_HAND = "RolledBackByHand"
-
-_PREFIX = re.compile(r"[0-9a-f]{7,40}\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,49 +71,6 @@ def actor() -> str:
 # -- which commit, which release --------------------------------------------------------------------------------------
 
 
-def find_commit(settings: Settings, mirror: Mirror, text: str) -> Head:
-    """Return the commit of the production branch that `text` begins; Refused when it is not exactly one."""
-    prefix = text.lower()
-    if not _PREFIX.match(prefix):
-        raise Refused("CommitUnclear", f"{text!r:.60} is not a commit id: say 7 to 40 hex digits")
-    production = mirror.production_head()
-    if production is None:
-        raise Unavailable("NothingFetched", "the production branch was not fetched yet: is the worker running?")
-    matches = _commits_behind(settings.layout, production.sha, prefix)
-    if len(matches) > 1:
-        named = ", ".join(sha[: len(prefix) + 4] for sha in matches[:5])
-        raise Refused("CommitAmbiguous", f"{prefix} begins {len(matches)} commits ({named}): say more digits")
-    head = mirror.head(matches[0]) if matches else None
-    if head is None:
-        elsewhere = len(prefix) == 40 and mirror.head(parse_sha(prefix)) is not None
-        raise Refused(
-            "CommitNotOnProduction",
-            f"{prefix} is not on the production branch as last fetched"
-            + (", though the repository holds it: merge it first" if elsewhere else "; is it pushed?"),
-        )
-    return head
-
-
-def _commits_behind(layout: Layout, head: Sha, prefix: str) -> list[Sha]:
-    """Return the commits that `prefix` begins among those reachable from `head`: refs and other objects do not count,
-    so a branch that is named like a commit shadows nothing."""
-    try:
-        repository = pygit2.Repository(str(layout.mirror), pygit2.enums.RepositoryOpenFlag.BARE)
-    except (KeyError, pygit2.GitError) as error:
-        raise Unavailable("MirrorUnreadable", f"{layout.mirror} cannot be opened: {error}") from error
-    try:
-        found: list[Sha] = []
-        for count, commit in enumerate(repository.walk(pygit2.Oid(hex=head))):
-            sha = str(commit.id)
-            if sha.startswith(prefix):
-                found.append(Sha(sha))
-            if count >= COMMITS_LOOKED_AT_MAX or (found and len(prefix) == 40):
-                break
-        return found
-    finally:
-        repository.free()
-
-
 def find_release_on_disk(layout: Layout, text: str | None) -> Sha:
     """Return the one release on the disk that `text` begins, by default what production serves."""
     if text is None:
@@ -126,7 +79,7 @@ def find_release_on_disk(layout: Layout, text: str | None) -> Sha:
             raise Refused("NothingServes", "production serves no release yet: name one, `oroboros releases` lists them")
         return live
     prefix = text.lower()
-    if not _PREFIX.match(prefix):
+    if not SHA_PREFIX.match(prefix):
         raise Refused("ReleaseUnclear", f"{text!r:.60} is not a release: say 7 to 40 hex digits of its commit")
     try:
         names = sorted(name for name in os.listdir(layout.releases) if len(name) == 40 and name.startswith(prefix))
@@ -138,43 +91,6 @@ def find_release_on_disk(layout: Layout, text: str | None) -> Sha:
     return parse_sha(names[0])
 
 
-def retained(releases: Sequence[ReleaseView]) -> list[ReleaseView]:
-    """Return what production could go back to: on the disk, and it served well there."""
-    return [r for r in releases if r.state == "published" and r.on_disk and PRODUCTION in r.proven_in]
-
-
-def choose_rollback(
-    releases: Sequence[ReleaseView], *, order_of_proof: Sequence[str], leaving: Live, wanted: str | None
-) -> ReleaseView:
-    """Return the release to go back to: the one that is named, or the newest that served well, has other content than
-    what is left, and is not quarantined. Refused when there is none, naming what is retained. Pure."""
-    candidates = [r for r in retained(releases) if r.tree != leaving.tree]
-    named = ", ".join(tables.short(r.release) for r in releases if r.on_disk) or "none"
-    if wanted is not None:
-        prefix = wanted.lower()
-        if not _PREFIX.match(prefix):
-            raise Refused("ReleaseUnclear", f"{wanted!r:.60} is not a release: say 7 to 40 hex digits of its commit")
-        matches = [r for r in releases if r.release.startswith(prefix)]
-        if len(matches) != 1:
-            what = "no retained release begins" if not matches else f"{len(matches)} releases begin"
-            raise Refused("ReleaseUnclear", f"{what} with {prefix}; retained are: {named}")
-        if matches[0].tree == leaving.tree:
-            raise Refused("LiveAlready", f"{prefix} is what production serves: there is nothing to go back from")
-        if matches[0] not in candidates:
-            raise Refused(
-                "NeverProven", f"{prefix} never served well in production; `oroboros deploy {prefix}` tries it anew"
-            )
-        return matches[0]
-    place = {sha: index for index, sha in enumerate(order_of_proof)}
-    healthy = [r for r in candidates if PRODUCTION not in r.quarantined_in and r.release in place]
-    if not healthy:
-        raise Refused(
-            "NothingToRollBackTo",
-            f"no other release served well in production and is still here; retained are: {named}",
-        )
-    return min(healthy, key=lambda r: place[r.release])
-
-
 # -- orders -----------------------------------------------------------------------------------------------------------
 
 
@@ -182,15 +98,13 @@ def order_deploy(settings: Settings, store: Store, topology: Topology, commit: s
     """Order a commit of the production branch to production; return the exit code."""
     mirror = open_mirror(settings)
     with tables.progress("looking for the commit"):
-        head = find_commit(settings, mirror, commit)
+        head = mirror.find_on_production(commit)
     return _give(settings, store, topology, mirror, head, order, kind="deploy", leaving=None)
 
 
 def order_rollback(settings: Settings, store: Store, topology: Topology, release: str | None, order: Order) -> int:
     """Order production back to a release that served well, and quarantine what it leaves; return the exit code."""
-    live = read_live(settings.layout, MAIN)
-    if live is None or live.state != "live" or live.release is None:
-        raise Refused("NothingServes", "production serves no release: there is nothing to go back from")
+    live = leaving_of(read_live(settings.layout, MAIN))
     proofs = store.load_rows(
         "SELECT release FROM runs WHERE repository_id = %s AND host = %s AND domain = %s AND proven"
         " GROUP BY release ORDER BY max(generation) DESC",
@@ -217,13 +131,11 @@ def _give(
     head: Head,
     order: Order,
     *,
-    kind: str,
+    kind: Literal["deploy", "rollback"],
     leaving: Live | None,
 ) -> int:
-    """Write the order, ring, and follow it. What is ordered is lifted first, what is left is quarantined last: killed
-    in between, the order stands and the worker goes where it was sent."""
-    despite_hold = order.despite_hold.strip()[:REASON_CHARS_MAX]
-    if not despite_hold:
+    """Write the order, ring, and follow it."""
+    if not order.despite_hold.strip():
         refuse_if_held(settings, store)
     production = mirror.production_head()
     before = store.load_rows(
@@ -231,28 +143,21 @@ def _give(
         [store.repository_id, store.host, MAIN],
     )
     served_already = _serves_and_rests(settings, store, head)
-    now, by, reason = utc_now(), actor(), order.reason.strip()[:REASON_CHARS_MAX]
-    store.lift_quarantine(domain=PRODUCTION, tree=head.tree, actor=by, now=now)
-    order_id = store.record_override(
-        slot=MAIN,
-        kind=kind,
-        head=head,
-        ordered_at_head=None if production is None else production.sha,
-        accept_migrations=order.accept_migrations,
+    by = actor()
+    order_id = write_order(
+        store,
+        ProductionOrder(
+            kind=kind,
+            head=head,
+            leaving=leaving,
+            accept_migrations=order.accept_migrations,
+            reason=order.reason,
+            despite_hold=order.despite_hold,
+        ),
+        production=production,
         actor=by,
-        reason=reason,
-        now=now,
-        despite_hold=despite_hold,
+        now=utc_now(),
     )
-    if leaving is not None and leaving.tree is not None and leaving.release is not None:
-        store.record_quarantine(
-            domain=PRODUCTION,
-            tree=leaving.tree,
-            sha=leaving.release,
-            reason=ROLLED_BACK_BY_HAND,
-            message=f"rolled back by {by}" + (f": {reason}" if reason else ""),
-            now=now,
-        )
     rung = Bell(settings.redis_url).ring()
     followed = Followed(
         settings=settings,

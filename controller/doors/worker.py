@@ -27,6 +27,7 @@ from controller.effects.runtime import Runtime
 from controller.effects.stack_files import read_topology, write_private
 from controller.effects.store import LostEpoch, Store, migrate
 from controller.effects.wake import Bell
+from controller.loop.answering import Answering
 from controller.loop.background import Background
 from controller.loop.execute import Hands
 from controller.loop.forge_senders import forge_senders
@@ -128,6 +129,13 @@ class Worker:
             reconciler = Reconciler(
                 hands=hands,
                 forge=forges.forge,
+                answering=Answering(
+                    forge=forges.forge,
+                    store=side,
+                    open_mirror=forges.open_mirror,
+                    clock=self.clock,
+                    wake_reports=reports.wake,
+                ),
                 production_branch=settings.production_branch,
                 poll_interval_s=settings.poll_interval_s,
                 resync_s=settings.resync_s,

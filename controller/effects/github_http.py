@@ -19,10 +19,11 @@ from typing import Final, Self
 
 import httpx
 
-from controller.decisions.github import checks, comments, deployments
+from controller.decisions.github import checks, comments, conversation, deployments
 from controller.decisions.github import repository as protocol
 from controller.decisions.github.checks import CheckRun, ShownCheck
 from controller.decisions.github.comments import Author, ShownComment
+from controller.decisions.github.conversation import SaidPage
 from controller.decisions.github.exchange import (
     Asked,
     Known,
@@ -40,7 +41,7 @@ from controller.decisions.github.repository import PostedStatus, Repository
 from controller.decisions.github.wire import Reply, Request, api_base, git_url, with_token
 from controller.model.errors import Unavailable
 from controller.model.names import Sha
-from controller.model.nouns import PullRequest
+from controller.model.nouns import Permission, PullRequest
 from controller.model.reports import WantedDeployment, WantedStatus
 
 REPLY_TIMEOUT_S: Final = 10.0
@@ -311,6 +312,28 @@ class Forge:
                 return found
             page = listed.next_page
         return None
+
+    # -- what people say ----------------------------------------------------------------------------------------------
+
+    def said(self, *, since: datetime, page: int) -> SaidPage:
+        """Return a page of the comments that changed since then, by the forge's clock."""
+        reply = self._send(conversation.list_said(self._repository, since=since, page=page))
+        return conversation.read_said_page(reply, page=page, now=self._client.clock())
+
+    def permission(self, login: str) -> Permission:
+        """Return what somebody may do in the repository, now."""
+        reply = self._send(conversation.get_permission(self._repository, login))
+        return conversation.read_permission(reply, now=self._client.clock())
+
+    def pull(self, number: int) -> tuple[PullRequest, bool] | None:
+        """Return a pull request as it is now, and whether it is open; None when there is none."""
+        reply = self._send(conversation.get_pull(self._repository, number))
+        return conversation.read_one_pull(reply, now=self._client.clock())
+
+    def react(self, comment_id: int, content: str) -> None:
+        """React to a comment; Stalled when it is refused for good. The same again changes nothing."""
+        reply = self._send(conversation.create_reaction(self._repository, comment_id, content))
+        conversation.read_reaction(reply, now=self._client.clock())
 
     def _list_pulls(self) -> tuple[tuple[PullRequest, ...], int]:
         """Return the open pull requests of one pass over the pages, and how many pages there were."""

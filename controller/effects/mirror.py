@@ -40,7 +40,7 @@ from pygit2.enums import ConfigLevel, ObjectType
 from controller.decisions.github.identity import Identity
 from controller.decisions.tree_rules import FOLDER, ObjectId, parse_tree, visible
 from controller.failpoints import failpoint
-from controller.model.errors import ConfigInvalid, Failed, OroborosError, Unavailable
+from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Unavailable
 from controller.model.names import Sha, TreeId, parse_sha
 from controller.model.nouns import Head
 
@@ -48,12 +48,14 @@ PRODUCTION_REF: Final = "refs/oroboros/production"
 PULL_REFS: Final = "refs/oroboros/pull/"
 TITLE_CHARS_MAX: Final = 100
 CHANGED_PATHS_MAX: Final = 10_000
+COMMITS_LOOKED_AT_MAX: Final = 500_000
 #: Packs are joined once there are more; each fetch adds one.
 PACKS_MAX: Final = 30
 _STDERR_BYTES_MAX: Final = 16 << 10
 _STDOUT_BYTES_MAX: Final = 64 << 10
 _LOCK_WAIT_S: Final = 10.0
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+_SHA_PREFIX: Final = re.compile(r"[0-9a-f]{7,40}\Z")
 _HEADS_KEPT: Final = 4096
 
 #: Reads what the environment names; `read` and `printf` are the shell's own, so that no argv holds the token.
@@ -264,6 +266,41 @@ class Mirror:
         if len(self._heads) >= _HEADS_KEPT:
             self._heads.clear()
         self._heads[sha] = found
+        return found
+
+    def find_on_production(self, text: str) -> Head:
+        """Return the commit of the production branch that `text` begins; Refused when it is not exactly one."""
+        prefix = text.lower()
+        if not _SHA_PREFIX.match(prefix):
+            raise Refused("CommitUnclear", f"{text!r:.60} is not a commit id: say 7 to 40 hex digits")
+        production = self.production_head()
+        if production is None:
+            raise Unavailable("NothingFetched", "the production branch was not fetched yet: is the worker running?")
+        matches = self._commits_behind(production.sha, prefix)
+        if len(matches) > 1:
+            named = ", ".join(sha[: len(prefix) + 4] for sha in matches[:5])
+            raise Refused("CommitAmbiguous", f"{prefix} begins {len(matches)} commits ({named}): say more digits")
+        head = self.head(matches[0]) if matches else None
+        if head is None:
+            elsewhere = len(prefix) == 40 and self.head(parse_sha(prefix)) is not None
+            raise Refused(
+                "CommitNotOnProduction",
+                f"{prefix} is not on the production branch as last fetched"
+                + (", though the repository holds it: merge it first" if elsewhere else "; is it pushed?"),
+            )
+        return head
+
+    def _commits_behind(self, head: Sha, prefix: str) -> list[Sha]:
+        """Return the commits that `prefix` begins among those reachable from `head`: refs and other objects do not
+        count, so a branch that is named like a commit shadows nothing."""
+        found: list[Sha] = []
+        with self._open() as repository:
+            for count, commit in enumerate(repository.walk(pygit2.Oid(hex=head))):
+                sha = str(commit.id)
+                if sha.startswith(prefix):
+                    found.append(Sha(sha))
+                if count >= COMMITS_LOOKED_AT_MAX or (found and len(prefix) == 40):
+                    break
         return found
 
     def is_ancestor(self, older: Sha, newer: Sha) -> bool:

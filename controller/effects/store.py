@@ -28,6 +28,7 @@ from controller.decisions.github.sweep import LOG_KEPT, Missed
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
 from controller.model.nouns import (
+    CommandAnswer,
     Drift,
     Head,
     HoldOrder,
@@ -100,6 +101,8 @@ class RepositoryRow:
     policy_sha: Sha | None
     listed_at: datetime | None
     fetched_at: datetime | None
+    #: When the last complete reading of comments began.
+    comments_read_at: datetime | None
     #: When a receiver last began to serve: deliveries before that may have found nobody.
     receiver_started_at: datetime | None
     #: When a command last asked for a look at the forge.
@@ -150,6 +153,8 @@ class History:
     quarantined: tuple[Quarantined, ...]
     overrides: tuple[Override, ...]
     stops: tuple[Stop, ...]
+    #: The newest command of each pull request that is open, or was lately.
+    commands: tuple[CommandAnswer, ...]
     preview_orders: tuple[PreviewOrder, ...]
     #: Orders to hold that nobody ended; the time of one may be over.
     holds: tuple[HoldOrder, ...]
@@ -422,6 +427,13 @@ class Store:
                     [repository_id],
                 )
                 holds = q(_OPEN_HOLDS, [repository_id, host])
+                commands = q(
+                    "SELECT DISTINCT ON (c.pull_request) c.* FROM comment_commands c JOIN pull_requests p"
+                    " ON p.repository_id = c.repository_id AND p.number = c.pull_request"
+                    " WHERE c.repository_id = %s AND (p.state = 'open' OR p.listed_at > now() - interval '1 day')"
+                    " ORDER BY c.pull_request, c.decided_at DESC, c.comment_id DESC",
+                    [repository_id],
+                )
                 pending = q(
                     "SELECT seq, target, sha, received_at, armed_at, looks FROM deliveries"
                     " WHERE state = 'pending' ORDER BY seq LIMIT %s",
@@ -474,6 +486,7 @@ class Store:
                 overrides=tuple(_override(row) for row in order_rows if row["kind"] not in STOP_KINDS),
                 holds=tuple(_hold(row) for row in holds.fetchall()),
                 stops=tuple(_stop(row) for row in order_rows if row["kind"] in STOP_KINDS),
+                commands=tuple(_command(row) for row in commands.fetchall()),
                 preview_orders=tuple(_preview_order(row) for row in preview_orders.fetchall()),
                 pending=tuple(
                     PendingDelivery(
@@ -505,6 +518,124 @@ class Store:
                 "SELECT * FROM preview_orders WHERE repository_id = %s AND ended_at IS NULL ORDER BY id", [self._id()]
             ).fetchall()
             return tuple(_preview_order(row) for row in rows)
+
+    def load_comments_since(self) -> datetime:
+        """Return until when, by the forge's clock, comments were read; before the first time, when we came."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT comments_since, created_at FROM repositories WHERE id = %s", [self._id()]
+            ).fetchone()
+            assert row is not None
+            since: datetime = row["comments_since"] or row["created_at"]
+            return since
+
+    def record_comments_read(self, *, since: datetime, began_at: datetime | None) -> None:
+        """Comments that changed before `since` were read; with `began_at` every one that was there then."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "UPDATE repositories SET comments_since = greatest(comments_since, %s),"
+                " comments_read_at = greatest(comments_read_at, %s) WHERE id = %s",
+                [since, began_at, self._id()],
+            )
+
+    def load_answered(self, comment_ids: Sequence[int]) -> frozenset[int]:
+        """Return which of these comments were answered already."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT comment_id FROM comment_commands WHERE repository_id = %s AND comment_id = ANY(%s)",
+                [self._id(), list(comment_ids)],
+            ).fetchall()
+            return frozenset(int(row["comment_id"]) for row in rows)
+
+    def load_shown_at(self, number: int, sha: Sha) -> datetime | None:
+        """Return since when the forge is known to show this very head of an open pull request, by its own clock."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT head_shown_at FROM pull_requests WHERE repository_id = %s AND number = %s AND state = 'open'"
+                " AND head_sha = %s",
+                [self._id(), number, sha],
+            ).fetchone()
+            return None if row is None else row["head_shown_at"]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make what is written within one transaction: all of it, or nothing."""
+        with self._transaction(fenced=True):
+            yield
+
+    def record_preview_order(self, order: PreviewOrder, *, ends: Sequence[str], now: datetime) -> None:
+        """Write what somebody said of a preview; it ends what was said before, of these kinds."""
+        with self._transaction(fenced=True) as connection:
+            self._end_preview_orders(connection, order.pull_request, ends, actor=order.actor, now=now)
+            connection.execute(
+                "INSERT INTO preview_orders (repository_id, pull_request, kind, sha, base_branch, actor, comment_id,"
+                " at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                [
+                    self._id(),
+                    order.pull_request,
+                    order.kind,
+                    order.sha or "",
+                    order.base_branch,
+                    order.actor,
+                    order.comment_id,
+                    now,
+                ],
+            )
+
+    def end_preview_orders(self, pull_request: int, kinds: Sequence[str], *, actor: str, now: datetime) -> None:
+        """End what was said of a preview. Safe to repeat."""
+        with self._transaction(fenced=True) as connection:
+            self._end_preview_orders(connection, pull_request, kinds, actor=actor, now=now)
+
+    def _end_preview_orders(
+        self,
+        connection: psycopg.Connection[DictRow],
+        pull_request: int,
+        kinds: Sequence[str],
+        *,
+        actor: str,
+        now: datetime,
+    ) -> None:
+        connection.execute(
+            "UPDATE preview_orders SET ended_at = %s, end_reason = %s"
+            " WHERE repository_id = %s AND pull_request = %s AND kind = ANY(%s) AND ended_at IS NULL",
+            [now, f"replaced by {actor}", self._id(), pull_request, list(kinds)],
+        )
+
+    def record_command(self, answer: CommandAnswer, *, verb: str, argument: str) -> None:
+        """Write what became of a command, once, with its line in the audit."""
+        with self._transaction(fenced=True) as connection:
+            written = connection.execute(
+                "INSERT INTO comment_commands (repository_id, comment_id, pull_request, author, permission, verb,"
+                " argument, sha, state, reason, message, commented_at, decided_at)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                [
+                    self._id(),
+                    answer.comment_id,
+                    answer.pull_request,
+                    answer.author,
+                    answer.permission,
+                    verb,
+                    argument,
+                    answer.sha or "",
+                    answer.state,
+                    answer.reason,
+                    answer.message,
+                    answer.commented_at,
+                    answer.decided_at,
+                ],
+            ).rowcount
+            if written:
+                detail: dict[str, object] = {
+                    "said": answer.said,
+                    "comment": answer.comment_id,
+                    "permission": answer.permission,
+                    "sha": answer.sha,
+                    "state": answer.state,
+                    "reason": answer.reason,
+                    "message": answer.message,
+                }
+                self._audit(connection, f"comment.{verb}", f"#{answer.pull_request}", detail, actor=answer.author)
 
     # -- refresh (fetch and listing) --------------------------------------------------------------------------------
 
@@ -575,9 +706,9 @@ class Store:
                 " CASE WHEN p.state <> 'open' THEN 'closed' WHEN p.head_sha <> o.sha THEN 'the head moved'"
                 "  ELSE 'the base branch changed' END"
                 " FROM pull_requests p WHERE p.repository_id = o.repository_id AND p.number = o.pull_request"
-                " AND o.repository_id = %s AND o.ended_at IS NULL AND (p.state <> 'open'"
+                " AND o.repository_id = %s AND o.ended_at IS NULL AND o.at <= %s AND (p.state <> 'open'"
                 "  OR (o.kind = 'approval' AND (p.head_sha, p.base_branch) <> (o.sha, o.base_branch)))",
-                [began_at, repository_id],
+                [began_at, repository_id, began_at],
             )
             connection.execute("UPDATE repositories SET listed_at = %s WHERE id = %s", [began_at, repository_id])
             return True
@@ -1492,6 +1623,7 @@ def _repository(row: DictRow) -> RepositoryRow:
         policy_sha=Sha(row["policy_sha"]) if row["policy_sha"] else None,
         listed_at=row["listed_at"],
         fetched_at=row["fetched_at"],
+        comments_read_at=row["comments_read_at"],
         receiver_started_at=row["receiver_started_at"],
         look_asked_at=row["look_asked_at"],
     )
@@ -1660,6 +1792,23 @@ def _preview_order(row: DictRow) -> PreviewOrder:
         actor=row["actor"],
         comment_id=row["comment_id"],
         at=row["at"],
+    )
+
+
+def _command(row: DictRow) -> CommandAnswer:
+    word = "/preview stop" if row["verb"] == "stop" else f"/{row['verb']}"
+    return CommandAnswer(
+        pull_request=row["pull_request"],
+        comment_id=row["comment_id"],
+        author=row["author"],
+        permission=row["permission"],
+        said=f"{word} {row['argument']}".rstrip(),
+        state=row["state"],
+        reason=row["reason"],
+        message=row["message"],
+        sha=Sha(row["sha"]) if row["sha"] else None,
+        commented_at=row["commented_at"],
+        decided_at=row["decided_at"],
     )
 
 

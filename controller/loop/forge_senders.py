@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from controller.effects.github_http import Forge
 from controller.loop.reporter import Outgoing, Sender
-from controller.model.reports import WantedStatus
+from controller.model.reports import WantedReaction, WantedStatus
 
 
 def forge_senders(forge: Forge) -> dict[str, Sender]:
     """Return the senders to the forge by surface, the most urgent first."""
-    return {"status": lambda outgoing: send_status(forge, outgoing)}
+    return {
+        "status": lambda outgoing: send_status(forge, outgoing),
+        "reaction": lambda outgoing: send_reaction(forge, outgoing),
+    }
+
+
+def send_reaction(forge: Forge, outgoing: Outgoing) -> None:
+    """React to a comment; the forge keeps one of a kind."""
+    wanted = outgoing.wanted
+    assert isinstance(wanted, WantedReaction)
+    forge.react(wanted.comment_id, wanted.content)
 
 
 def send_status(forge: Forge, outgoing: Outgoing) -> None:

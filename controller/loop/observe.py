@@ -100,6 +100,7 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         stops=history.stops,
         preview_orders=history.preview_orders,
         holds=history.holds,
+        commands=history.commands,
         hints=_answered_hints(sight.mirror, history),
         policy=policy,
         policy_problems=policy_problems,
@@ -128,7 +129,11 @@ def _with_head(mirror: Mirror, pull: PullRequest, policy: Policy, orders: tuple[
 
 
 def _answered_hints(mirror: Mirror, history: History) -> tuple[DeliveryHint, ...]:
-    looks = Looks(fetched_at=history.repository.fetched_at, listed_at=history.repository.listed_at)
+    looks = Looks(
+        fetched_at=history.repository.fetched_at,
+        listed_at=history.repository.listed_at,
+        comments_read_at=history.repository.comments_read_at,
+    )
     return tuple(
         DeliveryHint(
             seq=delivery.seq,

@@ -23,7 +23,7 @@ from controller.decisions.drift import OF_ROOT, RELEASE_EDITED, SEEN_BY_TICK, ju
 from controller.decisions.explain import why
 from controller.decisions.holds import held_run, held_slot
 from controller.decisions.plan import desired, plan_slot
-from controller.decisions.refresh import Hint, Looks, plan_refresh
+from controller.decisions.refresh import Hint, Looks, is_reading_due, plan_refresh
 from controller.decisions.report import project
 from controller.decisions.retention import select_prunable
 from controller.decisions.slots import SlotPlan, assign_slots, may_preview
@@ -31,6 +31,7 @@ from controller.effects.github_http import Forge
 from controller.effects.mirror import Mirror, PullNotFetched
 from controller.effects.store import History, LostEpoch
 from controller.failpoints import failpoint
+from controller.loop.answering import Answering
 from controller.loop.execute import Hands
 from controller.loop.observe import observe
 from controller.model.config import Policy
@@ -118,6 +119,7 @@ class Reconciler:
 
     hands: Hands
     forge: Forge
+    answering: Answering
     production_branch: str | None
     poll_interval_s: float
     resync_s: float
@@ -127,6 +129,8 @@ class Reconciler:
     clock: Callable[[], datetime]
     health: Health
     bell: threading.Event = field(default_factory=threading.Event)
+    _reading_failures: int = 0
+    _reading_failed_at: datetime | None = None
     _failures: int = 0
     _failed_at: datetime | None = None
     _last_plan: tuple[Step, ...] = ()
@@ -162,6 +166,7 @@ class Reconciler:
         now = self.clock()
         observed, history = observe(self.hands.sight)
         self._refresh(history, observed.policy, now=now)
+        self._read_comments(history, observed, now=now)
         decision = decide(observed, now=now)
         self._note_drifts(observed, history)
         self._verify_released(observed, history, now=now)
@@ -187,16 +192,7 @@ class Reconciler:
             listed_at=history.repository.listed_at,
             failures_in_a_row=self._failures,
             last_failure_at=self._failed_at,
-            not_before=max(
-                filter(
-                    None,
-                    (
-                        self.health.started_at,
-                        history.repository.receiver_started_at,
-                        history.repository.look_asked_at,
-                    ),
-                )
-            ),
+            not_before=self._not_before(history),
         )
         hints = [Hint(target=delivery.target, armed_at=delivery.armed_at) for delivery in history.pending]
         refresh = plan_refresh(hints, looks, resync_s=self.resync_s, now=now)
@@ -209,6 +205,42 @@ class Reconciler:
             ("refresh", None),
             lambda: self._look(listing=refresh.listing, branch=branch, known=known, policy=policy, seqs=seqs),
         )
+
+    def _read_comments(self, history: History, observed: Observed, *, now: datetime) -> None:
+        """Begin to read what people said, if that is due."""
+        looks = Looks(
+            fetched_at=history.repository.fetched_at,
+            listed_at=history.repository.listed_at,
+            comments_read_at=history.repository.comments_read_at,
+            failures_in_a_row=self._reading_failures,
+            last_failure_at=self._reading_failed_at,
+            not_before=self._not_before(history),
+        )
+        hints = [Hint(target=delivery.target, armed_at=delivery.armed_at) for delivery in history.pending]
+        # Without a listing nothing is known of the heads that a comment may mean.
+        if looks.listed_at is not None and is_reading_due(hints, looks, resync_s=self.resync_s, now=now):
+            self.hands.background.start(("comments", None), lambda: self._answer(observed))
+
+    def _answer(self, observed: Observed) -> None:
+        """Read and answer; runs in a thread of its own."""
+        began_at = self.clock()
+        try:
+            self.answering.read(observed)
+        except LostEpoch:
+            raise
+        except OroborosError as error:
+            self._reading_failures += 1
+            self._reading_failed_at = began_at
+            log.warning("comments: %s", error, extra={"action": "comments.failed"})
+            self.health.note_error(str(error), now=self.clock())
+            return
+        self._reading_failures, self._reading_failed_at = 0, None
+
+    def _not_before(self, history: History) -> datetime:
+        """Looks that began before this instant missed something."""
+        repository = history.repository
+        instants = (self.health.started_at, repository.receiver_started_at, repository.look_asked_at)
+        return max(filter(None, instants))
 
     def _look(
         self, *, listing: bool, branch: str | None, known: tuple[PullRequest, ...], policy: Policy, seqs: list[int]

@@ -66,6 +66,47 @@ class PreviewOrder:
     at: datetime
 
 
+Permission = Literal["none", "read", "triage", "write", "maintain", "admin"]
+#: The least first.
+PERMISSIONS: tuple[Permission, ...] = ("none", "read", "triage", "write", "maintain", "admin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comment:
+    """What somebody said at a pull request, or at an issue, as the forge shows it."""
+
+    id: int
+    pull_request: int
+    #: False: at an issue that is no pull request.
+    is_on_pull: bool
+    author: str
+    #: Neither a bot, nor written by a program in somebody's name.
+    is_person: bool
+    text: str
+    #: By the forge's clock.
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandAnswer:
+    """A command that somebody gave in a comment, and what became of it."""
+
+    pull_request: int
+    comment_id: int
+    author: str
+    permission: Permission
+    #: `/preview`, `/preview stop`, `/rollback` and so on, with what followed.
+    said: str
+    state: Literal["done", "refused"]
+    reason: str
+    message: str
+    #: The commit that it is bound to.
+    sha: Sha | None
+    commented_at: datetime
+    decided_at: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """A pull request's claim on a preview slot. `fence` grows with each lease; every effect in the slot checks it."""

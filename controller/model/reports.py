@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Literal
 from controller.model.names import PRODUCTION, Sha
 from controller.model.states import CheckState, DeploymentState, StatusState
 
-Surface = Literal["status", "check", "deployment", "comment"]
+Surface = Literal["status", "check", "deployment", "comment", "reaction"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +111,33 @@ class WantedComment:
         return f"pr-{self.pull_request}"
 
 
-WantedReport = WantedStatus | WantedCheck | WantedDeployment | WantedComment
+Reaction = Literal["+1", "-1"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedReaction:
+    """Our answer to a command in a comment: done, or refused."""
+
+    surface: ClassVar[Surface] = "reaction"
+    #: It never changes.
+    generation: ClassVar[int] = 0
+
+    comment_id: int
+    pull_request: int
+    content: Reaction
+
+    @property
+    def key(self) -> str:
+        return f"comment-{self.comment_id}"
+
+    @property
+    def is_open(self) -> bool:
+        return False
+
+
+WantedReport = WantedStatus | WantedCheck | WantedDeployment | WantedComment | WantedReaction
 #: Those that the forge shows.
-FORGE_SURFACES: Final[tuple[Surface, ...]] = ("status", "check", "deployment", "comment")
+FORGE_SURFACES: Final[tuple[Surface, ...]] = ("status", "reaction", "check", "deployment", "comment")
 
 
 def report_to_json(report: WantedReport) -> dict[str, object]:
@@ -169,6 +193,12 @@ def report_from_json(surface: str, value: dict[str, object]) -> WantedReport:
                 pull_request=_number(value["pull_request"]),
                 body=str(value["body"]),
                 is_open=value["is_open"] is True,
+            )
+        case "reaction":
+            return WantedReaction(
+                comment_id=_number(value["comment_id"]),
+                pull_request=_number(value["pull_request"]),
+                content="+1" if value["content"] == "+1" else "-1",
             )
         case _:
             raise ValueError(f"no report has the surface {surface!r}")

@@ -12,6 +12,7 @@ from typing import Literal
 from controller.model.config import Policy, Recipe
 from controller.model.names import Domain, Sha, SlotName
 from controller.model.nouns import (
+    CommandAnswer,
     Head,
     HoldOrder,
     Lease,
@@ -155,6 +156,8 @@ class Observed:
     preview_orders: tuple[PreviewOrder, ...] = ()
     #: Not ended by anybody; their time may be over.
     holds: tuple[HoldOrder, ...] = ()
+    #: The newest command of each pull request that is open, or was lately.
+    commands: tuple[CommandAnswer, ...] = ()
     hints: tuple[DeliveryHint, ...] = ()
     #: Reports that were wanted last and are open: those that nothing speaks for any more must still end.
     open_reports: tuple[WantedReport, ...] = ()

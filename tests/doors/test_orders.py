@@ -10,8 +10,9 @@ import pygit2
 import pytest
 from pygit2.enums import ObjectType
 
+from controller.decisions.orders import choose_rollback
 from controller.doors import tables
-from controller.doors.cli_orders import Followed, choose_rollback, find_commit, follow, judge_end
+from controller.doors.cli_orders import Followed, follow, judge_end
 from controller.doors.views import ReleaseView, RunView
 from controller.effects.mirror import PULL_REFS
 from controller.model.errors import Refused, Unavailable
@@ -140,8 +141,8 @@ def test_a_branch_that_is_named_like_a_commit_shadows_nothing(small: Small) -> N
     small.repository.references.create(f"refs/heads/{first.sha}", second.sha)
     small.repository.references.create(f"refs/heads/{first.sha[:8]}", second.sha)
 
-    assert find_commit(small.settings, small.mirror, first.sha) == first
-    assert find_commit(small.settings, small.mirror, first.sha[:8]) == first
+    assert small.mirror.find_on_production(first.sha) == first
+    assert small.mirror.find_on_production(first.sha[:8]) == first
 
 
 def test_a_prefix_of_two_commits_is_refused_with_both(small: Small) -> None:
@@ -155,7 +156,7 @@ def test_a_prefix_of_two_commits_is_refused_with_both(small: Small) -> None:
 
     assert (value["error"], value["exit_code"]) == ("CommitAmbiguous", 3)
     assert all(twin[:11] in str(value["message"]) for twin in twins)
-    assert find_commit(small.settings, small.mirror, twins[0]).sha == twins[0]
+    assert small.mirror.find_on_production(twins[0]).sha == twins[0]
 
 
 def commits_that_begin_alike(small: Small) -> tuple[str, str]:

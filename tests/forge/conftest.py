@@ -46,7 +46,8 @@ class Received:
         content = self.payload
         if self.event == "push":
             return f"push {content['ref']}"
-        return f"{self.event} {content['action']} #{content['number']}"
+        number = content["issue"]["number"] if "issue" in content else content["number"]
+        return f"{self.event} {content['action']} #{number}"
 
     def is_signed(self) -> bool:
         mac = hmac.new(SECRET.encode(), self.body, hashlib.sha256).hexdigest()

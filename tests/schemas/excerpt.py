@@ -41,6 +41,7 @@ OPERATIONS = (
     ("get", f"{REPOSITORY}/deployments/{{deployment_id}}"),
     ("get", f"{REPOSITORY}/deployments/{{deployment_id}}/statuses"),
     ("post", f"{REPOSITORY}/deployments/{{deployment_id}}/statuses"),
+    ("get", f"{REPOSITORY}/issues/comments"),
     ("get", f"{REPOSITORY}/issues/{{issue_number}}/comments"),
     ("post", f"{REPOSITORY}/issues/{{issue_number}}/comments"),
     ("get", f"{REPOSITORY}/issues/comments/{{comment_id}}"),

@@ -121,7 +121,7 @@ def read_pulls_page(reply: Reply, *, page: int, now: datetime) -> PullsPage:
     raise_unless(200, reply, what=what, permission="pull requests: read", now=now)
     shown_at = read_date(reply)
     pulls = tuple(
-        replace(_pull(read_object(one, what), what), head_shown_at=shown_at)
+        replace(read_pull(read_object(one, what), what), head_shown_at=shown_at)
         for one in read_list(read_json(reply, what), what)
     )
     return PullsPage(pulls=pulls, next_page=next_page(reply, page=page, is_full=len(pulls) >= PAGE_SIZE, what=what))
@@ -161,7 +161,8 @@ def next_page(reply: Reply, *, page: int, is_full: bool, what: str) -> int | Non
     return page + 1
 
 
-def _pull(found: Object, what: str) -> PullRequest:
+def read_pull(found: Object, what: str) -> PullRequest:
+    """Return a pull request of a list, or as it is by itself."""
     head, base = read_object(found.get("head"), what), read_object(found.get("base"), what)
     # Null when the fork was deleted: https://github.com/github/rest-api-description/issues/161
     head_repository = head.get("repo")

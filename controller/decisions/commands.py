@@ -1,0 +1,282 @@
+"""What does a comment order, and may it? Comment, permission and world in; an effect or a refusal out.
+
+A command is the first line of a comment by a person. Whether its author may is what the forge says of them now. A
+comment that was edited does not count, since others may edit it. What is refused is `Refused`, with the reason.
+
+`/preview` is bound to one commit. Bare, it means the head that the forge is known to have shown before the comment was
+made, by the forge's own clock; `/preview <sha>` means that commit, and only while it is the head. So a push between
+looking and approving changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final, Literal, assert_never
+
+from controller.decisions.admission import judge_admission
+from controller.decisions.holds import describe_held, judge_held
+from controller.decisions.orders import SHA_PREFIX, choose_rollback, leaving_of, order_of_proof, releases_of
+from controller.model.errors import Refused
+from controller.model.names import MAIN, Sha, parse_sha
+from controller.model.nouns import PERMISSIONS, Comment, Live, Permission, PreviewOrder, PullRequest
+from controller.model.world import Observed
+
+Verb = Literal["preview", "stop", "rollback", "redeploy", "hold", "release"]
+#: An order about production that is found later than this was meant for another time.
+ORDER_AGE_MAX: Final = timedelta(hours=1)
+ARGUMENT_CHARS_MAX: Final = 200
+_VERBS: Final[dict[str, Verb]] = {
+    "preview": "preview",
+    "rollback": "rollback",
+    "redeploy": "redeploy",
+    "hold": "hold",
+    "release": "release",
+}
+_COMMAND = re.compile(r"/(preview|rollback|redeploy|hold|release)(?:[ \t]+([^\r\n]*?))?[ \t]*\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What the first line of a comment orders."""
+
+    verb: Verb
+    argument: str = ""
+
+    @property
+    def said(self) -> str:
+        word = "/preview stop" if self.verb == "stop" else f"/{self.verb}"
+        return f"{word} {self.argument}".rstrip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approve:
+    """This commit of a pull request may have a preview, and is tried anew."""
+
+    pull_request: int
+    sha: Sha
+    base_branch: str
+    is_fork: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopPreview:
+    """This pull request has no preview any more."""
+
+    pull_request: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollBack:
+    """Production goes back."""
+
+    release: Sha
+    leaving: Live
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redeploy:
+    """Production serves this commit of the production branch, tried anew; None: its head."""
+
+    commit: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldProduction:
+    """Nothing new goes to production, until somebody releases it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseProduction:
+    """Nobody's order holds production any more."""
+
+
+Effect = Approve | StopPreview | RollBack | Redeploy | HoldProduction | ReleaseProduction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullNow:
+    """A pull request as the forge shows it now."""
+
+    pull: PullRequest
+    is_open: bool
+    #: When the forge is known to have shown this head first, by its own clock; None: it is not known.
+    shown_at: datetime | None
+
+
+def parse_command(text: str) -> Command | None:
+    """Return what a comment orders, None when it is talk."""
+    match = _COMMAND.match(text.partition("\n")[0].rstrip("\r"))
+    if match is None:
+        return None
+    verb, argument = match[1], (match[2] or "")[:ARGUMENT_CHARS_MAX]
+    if (verb, argument) == ("preview", "stop"):
+        return Command(verb="stop")
+    return Command(verb=_VERBS[verb], argument=argument)
+
+
+def needs_pull(command: Command) -> bool:
+    """Say whether the pull request must be looked at to judge this."""
+    return command.verb in ("preview", "stop")
+
+
+def judge_command(
+    command: Command,
+    comment: Comment,
+    permission: Permission,
+    observed: Observed,
+    *,
+    pull: PullNow | None,
+    forge_now: datetime,
+    now: datetime,
+) -> Effect:
+    """Return what a command does; Refused when it may not, or makes no sense."""
+    if not comment.is_on_pull:
+        raise Refused("NoPullRequest", "commands are given at a pull request")
+    needed = required_permission(command, observed)
+    if PERMISSIONS.index(permission) < PERMISSIONS.index(needed):
+        raise Refused("NotPermitted", f"{command.said} needs {needed} permission; {comment.author} has {permission}")
+    if comment.updated_at > comment.created_at:
+        raise Refused("CommentEdited", "a comment that was edited does not count, comment anew")
+    match command.verb:
+        case "preview":
+            return _judge_preview(command, comment, observed, _open(pull))
+        case "stop":
+            return StopPreview(pull_request=_open(pull).pull.number)
+        case "rollback" | "redeploy" | "hold" | "release":
+            if command.verb != "hold" and forge_now > comment.created_at + ORDER_AGE_MAX:
+                raise Refused("OrderTooOld", "it was given over an hour ago and found only now: give it again")
+            return _judge_production(command, observed, now=now)
+        case _:
+            assert_never(command.verb)
+
+
+def required_permission(command: Command, observed: Observed) -> Permission:
+    """Return what its author must be allowed at the forge; Refused where nobody may."""
+    if needs_pull(command):
+        return "write"
+    allowed = observed.policy.permissions.commands
+    if allowed == "none":
+        raise Refused("CommandsOff", "[permissions] commands lets nobody order production by a comment")
+    return allowed
+
+
+def _open(pull: PullNow | None) -> PullNow:
+    if pull is None or not pull.is_open:
+        raise Refused("PullClosed", "this pull request is not open")
+    return pull
+
+
+def _judge_preview(command: Command, comment: Comment, observed: Observed, now: PullNow) -> Approve:
+    pull = now.pull
+    short = pull.head_sha[:12]
+    if command.argument:
+        prefix = command.argument.lower()
+        if not SHA_PREFIX.match(prefix):
+            raise Refused("CommitUnclear", f"{command.argument!r:.60} is not a commit id: say 7 to 40 hex digits")
+        if not pull.head_sha.startswith(prefix):
+            raise Refused("NotTheHead", f"{prefix[:12]} is not the head, which is {short}")
+    elif now.shown_at is None or now.shown_at >= comment.created_at:
+        raise Refused("HeadChanged", f"the head may have changed before this comment: comment /preview {short}")
+    approve = Approve(
+        pull_request=pull.number, sha=pull.head_sha, base_branch=pull.base_branch, is_fork=not pull.same_repository
+    )
+    # With the answer in force: is there a rule that objects still?
+    known = next((p for p in observed.pulls if (p.number, p.head_sha) == (pull.number, pull.head_sha)), None)
+    after = replace(pull, changed_paths=None if known is None else known.changed_paths)
+    found = judge_admission(after, observed.policy, orders_after(approve, observed.preview_orders, comment))
+    if not found.admits and not found.is_open:
+        raise Refused("RuleObjects", f"{found.rule}: {found.why}")
+    return approve
+
+
+def orders_after(
+    effect: Approve | StopPreview, orders: Sequence[PreviewOrder], comment: Comment
+) -> tuple[PreviewOrder, ...]:
+    """Return what counts of what people said, once this counts too."""
+    others = tuple(order for order in orders if order.pull_request != effect.pull_request)
+    kept = tuple(order for order in orders if order.pull_request == effect.pull_request and order.kind == "approval")
+    match effect:
+        case Approve(is_fork=True):
+            approval = PreviewOrder(
+                pull_request=effect.pull_request,
+                kind="approval",
+                sha=effect.sha,
+                base_branch=effect.base_branch,
+                actor=comment.author,
+                comment_id=comment.id,
+                at=comment.created_at,
+            )
+            return (*others, approval)
+        case Approve():
+            return (*others, *kept)
+        case StopPreview():
+            stop = PreviewOrder(
+                pull_request=effect.pull_request,
+                kind="stop",
+                actor=comment.author,
+                comment_id=comment.id,
+                at=comment.created_at,
+            )
+            return (*others, *kept, stop)
+
+
+def _judge_production(command: Command, observed: Observed, *, now: datetime) -> Effect:
+    if command.verb == "hold":
+        if not command.argument:
+            raise Refused("ReasonMissing", "say why: /hold <reason>")
+        return HoldProduction(reason=command.argument)
+    if command.verb == "release":
+        if not any(hold.slot == MAIN and (hold.until is None or now < hold.until) for hold in observed.holds):
+            raise Refused("NotHeld", "nobody's order holds production; a freeze of the policy stays")
+        return ReleaseProduction()
+    freezes = observed.policy.production.freeze
+    held = judge_held(observed.holds, freezes, slot=MAIN, fence=0, now=now)
+    if held is not None:
+        raise Refused(held.reason, f"production is {describe_held(held)}")
+    if command.verb == "redeploy":
+        return Redeploy(commit=command.argument or None)
+    main = next((slot for slot in observed.slots if slot.slot == MAIN), None)
+    leaving = leaving_of(None if main is None else main.live)
+    chosen = choose_rollback(
+        releases_of(observed),
+        order_of_proof=order_of_proof(observed),
+        leaving=leaving,
+        wanted=command.argument or None,
+    )
+    return RollBack(release=parse_sha(chosen.release), leaving=leaving)
+
+
+def answer(effect: Effect) -> str:
+    """Say what a command did, in a few words."""
+    match effect:
+        case Approve():
+            what = "approved" if effect.is_fork else "will be previewed"
+            return f"{effect.sha[:7]} {what}"
+        case StopPreview():
+            return "the preview ends; /preview starts it again"
+        case RollBack():
+            return f"production goes back to {effect.release[:7]}"
+        case Redeploy():
+            return f"production serves {'its head' if effect.commit is None else effect.commit[:7]}, tried anew"
+        case HoldProduction():
+            return "production is held until /release"
+        case ReleaseProduction():
+            return "production is no longer held by anybody"
+        case _:
+            assert_never(effect)
+
+
+def bound_to(effect: Effect) -> Sha | None:
+    """Return the commit that a command is bound to."""
+    match effect:
+        case Approve():
+            return effect.sha
+        case RollBack():
+            return effect.release
+        case _:
+            return None
