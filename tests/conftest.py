@@ -122,8 +122,8 @@ def redis_url(_redis_server_url: str) -> str:
     return _redis_server_url
 
 
-@pytest.fixture
-def free_port_offset() -> Iterator[int]:
+@contextlib.contextmanager
+def claim_port_offset() -> Iterator[int]:
     """An offset with which every port of a default stack is free, and claimed by no other test of this session."""
     claims = Path(os.environ[_BASE]) / "ports"
     claims.mkdir(exist_ok=True)
@@ -136,6 +136,13 @@ def free_port_offset() -> Iterator[int]:
                 yield offset
                 return
     pytest.fail("no free range of ports in 200 attempts")
+
+
+@pytest.fixture
+def free_port_offset() -> Iterator[int]:
+    """An offset with which every port of a default stack is free, and claimed by no other test of this session."""
+    with claim_port_offset() as offset:
+        yield offset
 
 
 def _claim_port(claim: Path, port: int, claimed: contextlib.ExitStack) -> bool:

@@ -1,4 +1,5 @@
-"""What should the forge say about each commit? One status per (sha, context), projected from what was observed.
+"""What should the forge say about each commit? One status and one check per (sha, context), projected from what was
+observed.
 
 Nothing is reported from inside a step: after each observation the whole of it is projected again, and the outbox sends
 what changed. So a crash, a retry or a wrong guess corrects itself, and the last status is that of the last look.
@@ -18,11 +19,13 @@ A report's generation is that of the commit's newest run that we see, else 0; a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from controller.decisions.admission import NEEDS_APPROVAL, admission
 from controller.decisions.explain import DOING
 from controller.decisions.holds import describe_end, held_run
+from controller.decisions.markdown import chars, visible
 from controller.decisions.plan import (
     HELD,
     ROLLED_BACK_TO,
@@ -36,8 +39,9 @@ from controller.decisions.quarantine import quarantine_of
 from controller.decisions.slots import QueuePlace
 from controller.model.names import MAIN, PRODUCTION, Sha, SlotName, Topology, pull_request_domain, status_context
 from controller.model.nouns import Head, PullRequest, Run
-from controller.model.reports import WantedStatus
-from controller.model.states import Cause, RunState, StatusState
+from controller.model.redaction import redact
+from controller.model.reports import WantedCheck, WantedStatus
+from controller.model.states import Cause, CheckState, RunState, StatusState
 from controller.model.world import STOPPED_BY_HAND, Hold, Observed, SlotObserved, Wanted
 
 #: GitHub refuses a longer description with 422 (docs.github.com/rest/commits/statuses).
@@ -47,19 +51,57 @@ TAIL_CHARS_MAX = 70
 PRODUCTION_CONTEXT = status_context(MAIN)
 FOUND_BY_RESYNC = " (found by resync: no webhook came)"
 ACCEPTED = "accepted"
+DEPLOY_TOML_INVALID = "DeployTomlInvalid"
+#: Unless something else is said. A check that is neutral lets a pull request be merged; one that is queued may not.
+CHECK_OF = {
+    StatusState.PENDING: CheckState.IN_PROGRESS,
+    StatusState.SUCCESS: CheckState.SUCCESS,
+    StatusState.FAILURE: CheckState.FAILURE,
+    StatusState.ERROR: CheckState.FAILURE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What is said of one commit in one context."""
+
+    status: WantedStatus
+    #: None: what the check says stays.
+    check: CheckState | None
+    #: deploy.toml is to blame: the check shows where.
+    blames_deploy_toml: bool = False
+
+    def as_check(self) -> WantedCheck | None:
+        """Return the check that says the same as the status."""
+        if self.check is None:
+            return None
+        return WantedCheck(
+            sha=self.status.sha,
+            context=self.status.context,
+            state=self.check,
+            title=self.status.description,
+            details_url=self.status.target_url,
+            generation=self.status.generation,
+            blames_deploy_toml=self.blames_deploy_toml,
+        )
 
 
 def project(
     observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology, *, now: datetime
 ) -> tuple[WantedStatus, ...]:
     """Return what each commit's statuses should say, ordered by context and sha; each (sha, context) once."""
+    return tuple(said.status for said in say(observed, queue, topology, now=now))
+
+
+def say(observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology, *, now: datetime) -> tuple[Said, ...]:
+    """Return what is said of each commit, ordered by context and sha; each (sha, context) once."""
     # `now` decides only what holds a slot; every instant that we name was observed or is the policy's, so the same look
     # twice gives the same reports.
-    chosen: dict[tuple[Sha, str], WantedStatus] = {}
-    for report in _candidates(observed, queue, topology, now=now):
-        key = (report.sha, report.context)
-        if key not in chosen or report.generation > chosen[key].generation:
-            chosen[key] = report
+    chosen: dict[tuple[Sha, str], Said] = {}
+    for said in _candidates(observed, queue, topology, now=now):
+        key = (said.status.sha, said.status.context)
+        if key not in chosen or said.status.generation > chosen[key].status.generation:
+            chosen[key] = said
     for pending in observed.open_reports:
         if isinstance(pending, WantedStatus) and (pending.sha, pending.context) not in chosen:
             chosen[pending.sha, pending.context] = _end_of(pending, observed)
@@ -68,14 +110,12 @@ def project(
 
 def _candidates(
     observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology, *, now: datetime
-) -> Iterator[WantedStatus]:
+) -> Iterator[Said]:
     yield from _policy_problems(observed)
     yield from _without_slot(observed, queue)
     for slot in observed.slots:
-        for run in _runs_to_report(slot):
-            report = _of_run(observed, slot, run, topology, now=now)
-            if report is not None:
-                yield report
+        for run in runs_to_report(slot):
+            yield say_of_run(observed, slot, run, topology, now=now)
     for slot in observed.slots:
         yield from _of_head_without_run(observed, slot, topology)
     yield from _never_run(observed)
@@ -84,41 +124,33 @@ def _candidates(
 def describe(start: str, detail: str = "", tail: str = "") -> str:
     """Return one line of at most 140 characters: the detail gives way first, then the tail; the start stays.
 
+    What a program wrote may be in it, so secrets are masked, before anything is cut.
+
     Characters are counted as UTF-16 units, which is never fewer than code points: whichever GitHub counts, it fits."""
-    start, detail, tail = _visible(start), _visible(detail), _fit(_visible(tail), TAIL_CHARS_MAX)
-    start = _fit(start, DESCRIPTION_CHARS_MAX - _chars(tail))
-    return start + _fit(detail, DESCRIPTION_CHARS_MAX - _chars(start) - _chars(tail)) + tail
-
-
-def _visible(text: str) -> str:
-    return "".join(c if c.isprintable() else _escape(ord(c)) for c in text)
-
-
-def _escape(code: int) -> str:
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
-def _chars(text: str) -> int:
-    return sum(2 if ord(c) > 0xFFFF else 1 for c in text)
+    start, detail, tail = (visible(redact(text)) for text in (start, detail, tail))
+    tail = _fit(tail, TAIL_CHARS_MAX)
+    start = _fit(start, DESCRIPTION_CHARS_MAX - chars(tail))
+    return start + _fit(detail, DESCRIPTION_CHARS_MAX - chars(start) - chars(tail)) + tail
 
 
 def _fit(text: str, chars_max: int) -> str:
-    if _chars(text) <= chars_max:
+    if chars(text) <= chars_max:
         return text
-    while text and _chars(text) > chars_max - 1:
+    while text and chars(text) > chars_max - 1:
         text = text[:-1]
     return f"{text}…" if chars_max > 0 else ""
 
 
-def _runs_to_report(slot: SlotObserved) -> Iterator[Run]:
+def runs_to_report(slot: SlotObserved) -> Iterator[Run]:
+    """Return the runs of a slot that we know of; one may come twice."""
     yield from (run for run in (slot.run, *slot.recent_runs, slot.live_run) if run is not None)
 
 
-def _of_run(
-    observed: Observed, slot: SlotObserved, run: Run, topology: Topology, *, now: datetime
-) -> WantedStatus | None:
+def say_of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topology, *, now: datetime) -> Said:
+    """Return what one run says of its commit."""
     tail = _tail(observed, slot, run)
     url: str | None = topology.url(slot.slot)
+    check: CheckState | None = None
     match run.state:
         case RunState.WATCHING if run.confirmed_at is not None:
             until = f", watched until {run.watch_until:%H:%M} UTC" if run.watch_until is not None else ", watched"
@@ -135,23 +167,31 @@ def _of_run(
         case RunState.STALLED:
             state, text, url = StatusState.ERROR, describe(run.reason or "Stalled", f": {run.message}", tail), None
         case RunState.SUPERSEDED:
-            state, text = _superseded(observed, slot, run, tail)
+            state, check, text = _superseded(observed, slot, run, tail)
             url = None
         case _ if run.state is not RunState.WATCHING and (held := held_run(observed, slot, run, now=now)) is not None:
             # A build may still go on; what people wait for is the end of the hold.
             start, detail = describe_end(held), f": {held.why} (by {held.by})"
-            state, text, url = StatusState.PENDING, describe(start, detail, tail), None
+            state, check, text, url = StatusState.PENDING, CheckState.QUEUED, describe(start, detail, tail), None
         case _:
             doing = {Cause.REPAIR: "starting again: ", Cause.ROLLBACK: "going back to this commit: "}
             start = f"{doing.get(run.cause, '')}{DOING[run.state]}"
             state, text, url = StatusState.PENDING, describe(start, _restored(run), tail), None
-    return _report(run.head.sha, slot.slot, state, text, url=url, generation=run.generation)
+    said = _said(run.head.sha, slot.slot, state, text, url=url, generation=run.generation, check=check)
+    return replace(said, blames_deploy_toml=run.state is RunState.FAILED and run.reason == DEPLOY_TOML_INVALID)
 
 
-def _report(
-    sha: Sha, slot: SlotName, state: StatusState, text: str, *, url: str | None = None, generation: int = 0
-) -> WantedStatus:
-    return WantedStatus(
+def _said(
+    sha: Sha,
+    slot: SlotName,
+    state: StatusState,
+    text: str,
+    *,
+    url: str | None = None,
+    generation: int = 0,
+    check: CheckState | None = None,
+) -> Said:
+    status = WantedStatus(
         sha=sha,
         context=status_context(slot),
         state=state,
@@ -159,6 +199,7 @@ def _report(
         target_url=url,
         generation=generation,
     )
+    return Said(status=status, check=CHECK_OF[state] if check is None else check)
 
 
 def _restored(run: Run) -> str:
@@ -193,19 +234,23 @@ def _rolled_back(slot: SlotObserved, run: Run, tail: str) -> str:
         return describe(f"rolling back to {planned or done}", detail, tail)
     if done:
         return describe(f"rolled back to {done}", detail, tail)
-    back = [r for r in _runs_to_report(slot) if r.generation > run.generation and r.switched_at is not None]
+    back = [r for r in runs_to_report(slot) if r.generation > run.generation and r.switched_at is not None]
     first = min(back, key=lambda r: r.generation, default=None)
     if first is None or first.cause is Cause.ROLLBACK:
         return describe(f"rolled back to {planned if first is None else first.release[:7]}", detail, tail)
     return describe(f"failed; {first.head.sha[:7]} took over", detail, tail)
 
 
-def _superseded(observed: Observed, slot: SlotObserved, run: Run, tail: str) -> tuple[StatusState, str]:
+def _superseded(observed: Observed, slot: SlotObserved, run: Run, tail: str) -> tuple[StatusState, CheckState, str]:
     if run.reason == HELD:
         head = _head(observed, slot)
         if head is None or head.sha == run.head.sha:
-            return StatusState.PENDING, describe(run.message, "", tail)  # its next run is about to begin
-        return StatusState.ERROR, describe(f"{SUPERSEDED_BY}{head.sha[:7]}", "", tail)
+            return (
+                StatusState.PENDING,
+                CheckState.QUEUED,
+                describe(run.message, "", tail),
+            )  # its next run is about to begin
+        return StatusState.ERROR, CheckState.NEUTRAL, describe(f"{SUPERSEDED_BY}{head.sha[:7]}", "", tail)
     served_well = run.confirmed_at is not None or (
         run.cause in (Cause.REPAIR, Cause.ROLLBACK)
         and any((p.domain, p.sha) == (run.domain, run.release) for p in observed.proven)
@@ -215,16 +260,16 @@ def _superseded(observed: Observed, slot: SlotObserved, run: Run, tail: str) -> 
         pull = next((pull for pull in observed.pulls if str(pull.number) == number), None)
         why = "pull request closed" if pull is None else _why_ended(pull, observed)
         if served_well:
-            return StatusState.SUCCESS, describe("was live; preview ended", f": {why}", tail)
-        return StatusState.ERROR, describe("preview ended", f": {why}", tail)
+            return StatusState.SUCCESS, CheckState.SUCCESS, describe("was live; preview ended", f": {why}", tail)
+        return StatusState.ERROR, CheckState.CANCELLED, describe("preview ended", f": {why}", tail)
     if run.reason == STOPPED_BY_HAND:
         if served_well:
-            return StatusState.SUCCESS, describe("was live", f"; {run.message}", tail)
-        return StatusState.ERROR, describe("not deployed", f": {run.message}", tail)
+            return StatusState.SUCCESS, CheckState.SUCCESS, describe("was live", f"; {run.message}", tail)
+        return StatusState.ERROR, CheckState.CANCELLED, describe("not deployed", f": {run.message}", tail)
     by = run.message.removeprefix(SUPERSEDED_BY)
     if served_well:
-        return StatusState.SUCCESS, describe(f"was live; {by} took over", "", tail)
-    return StatusState.ERROR, describe(f"{SUPERSEDED_BY}{by}", "", tail)
+        return StatusState.SUCCESS, CheckState.SUCCESS, describe(f"was live; {by} took over", "", tail)
+    return StatusState.ERROR, CheckState.NEUTRAL, describe(f"{SUPERSEDED_BY}{by}", "", tail)
 
 
 def _why_ended(pull: PullRequest, observed: Observed) -> str:
@@ -233,14 +278,16 @@ def _why_ended(pull: PullRequest, observed: Observed) -> str:
     return "its time was up and others wait" if found.admits or found.is_open else found.why
 
 
-def _policy_problems(observed: Observed) -> Iterator[WantedStatus]:
+def _policy_problems(observed: Observed) -> Iterator[Said]:
     head = observed.production_head
     if head is None or not observed.policy_problems:
         return
     first, *others = observed.policy_problems
     more = f" (and {len(others)} more)" if others else ""
-    text = describe("DeployTomlInvalid", f": {first}", f"{more}; the last valid policy stays")
-    yield _report(head.sha, MAIN, StatusState.ERROR, text, generation=_newest_generation(observed, head.sha, MAIN))
+    text = describe(DEPLOY_TOML_INVALID, f": {first}", f"{more}; the last valid policy stays")
+    generation = _newest_generation(observed, head.sha, MAIN)
+    said = _said(head.sha, MAIN, StatusState.ERROR, text, generation=generation)
+    yield replace(said, blames_deploy_toml=True)
 
 
 def _newest_generation(observed: Observed, sha: Sha, of: SlotName) -> int:
@@ -249,13 +296,13 @@ def _newest_generation(observed: Observed, sha: Sha, of: SlotName) -> int:
         run
         for slot in observed.slots
         if (slot.slot == MAIN) == (of == MAIN)
-        for run in _runs_to_report(slot)
+        for run in runs_to_report(slot)
         if run.head.sha == sha
     )
     return max((run.generation for run in runs), default=0)
 
 
-def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator[WantedStatus]:
+def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator[Said]:
     preview = SlotName("preview-1")  # every preview slot has the same context
     pulls = {pull.number: pull for pull in observed.pulls}
     held = sorted(slot.lease.pull_request for slot in observed.slots if slot.lease is not None)
@@ -268,7 +315,7 @@ def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator
         detail = f"; slots held by {holders}" if holders else "; a slot is being made ready"
         text = describe(f"queued, position {place.position}", detail)
         generation = _newest_generation(observed, pull.head_sha, preview)
-        yield _report(pull.head_sha, preview, StatusState.PENDING, text, generation=generation)
+        yield _said(pull.head_sha, preview, StatusState.PENDING, text, generation=generation, check=CheckState.NEUTRAL)
     queued = {place.pull_request for place in queue}
     for pull in observed.pulls:
         if pull.number in queued or pull.head_sha in heads_held or not observed.policy.previews.enabled:
@@ -276,50 +323,54 @@ def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator
         generation = _newest_generation(observed, pull.head_sha, preview)
         if pull.refused_reason:
             text = describe(f"{pull.refused_reason}: {pull.refused_message}")
-            yield _report(pull.head_sha, preview, StatusState.FAILURE, text, generation=generation)
+            yield _said(pull.head_sha, preview, StatusState.FAILURE, text, generation=generation)
             continue
         found = admission(pull, observed)
         if found.admits or found.is_open:
-            yield _report(pull.head_sha, preview, StatusState.PENDING, ACCEPTED, generation=generation)
+            check, text = CheckState.QUEUED, ACCEPTED
         elif found.why == NEEDS_APPROVAL:
-            yield _report(pull.head_sha, preview, StatusState.PENDING, NEEDS_APPROVAL, generation=generation)
+            check, text = CheckState.ACTION_REQUIRED, NEEDS_APPROVAL
+        else:
+            continue
+        yield _said(pull.head_sha, preview, StatusState.PENDING, text, generation=generation, check=check)
 
 
-def _of_head_without_run(observed: Observed, slot: SlotObserved, topology: Topology) -> Iterator[WantedStatus]:
+def _of_head_without_run(observed: Observed, slot: SlotObserved, topology: Topology) -> Iterator[Said]:
     wanted = desired(observed, slot)
     head = _head(observed, slot)
-    if head is None or any(run.head.sha == head.sha for run in _runs_to_report(slot)):
+    if head is None or any(run.head.sha == head.sha for run in runs_to_report(slot)):
         return
     domain = PRODUCTION if slot.slot == MAIN else pull_request_domain(_pull_number(slot))
     known = quarantine_of(observed, domain, head.tree)
     if known is not None:
         text = describe(f"not deployed: same content failed as {known.sha[:7]} ({known.reason})")
-        yield _report(head.sha, slot.slot, StatusState.FAILURE, text)
+        yield _said(head.sha, slot.slot, StatusState.FAILURE, text)
     elif isinstance(wanted, Wanted) and wanted.head.sha != head.sha:
         order = active_override(observed, slot)
         if order is not None:
             text = describe(
                 f"not deployed: {order.head.sha[:7]} was ordered by hand", f": {order.actor}: {order.reason}"
             )
-            yield _report(head.sha, slot.slot, StatusState.ERROR, text)
+            yield _said(head.sha, slot.slot, StatusState.ERROR, text, check=CheckState.NEUTRAL)
     elif isinstance(wanted, Hold) and wanted.reason == STOPPED_BY_HAND:
-        yield _report(head.sha, slot.slot, StatusState.PENDING, describe(ACCEPTED, f"; waits: {wanted.message}"))
+        text = describe(ACCEPTED, f"; waits: {wanted.message}")
+        yield _said(head.sha, slot.slot, StatusState.PENDING, text, check=CheckState.QUEUED)
     elif serves(slot, head, fence=slot.lease.fence if slot.lease is not None else 0):
         yield _same_content(slot, head, topology)
     elif isinstance(wanted, Wanted):
         busy = f"; {DOING[slot.run.state]} {slot.run.head.sha[:7]}" if slot.run is not None else ""
-        yield _report(head.sha, slot.slot, StatusState.PENDING, describe(ACCEPTED, busy))
+        yield _said(head.sha, slot.slot, StatusState.PENDING, describe(ACCEPTED, busy), check=CheckState.QUEUED)
 
 
-def _same_content(slot: SlotObserved, head: Head, topology: Topology) -> WantedStatus:
+def _same_content(slot: SlotObserved, head: Head, topology: Topology) -> Said:
     live = slot.live_run
     same = f": same content as {live.head.sha[:7]}" if live is not None else ""
     if slot.run is not None and slot.run.head.tree == head.tree and slot.run.confirmed_at is None:
-        return _report(head.sha, slot.slot, StatusState.PENDING, describe(DOING[slot.run.state], same))
+        return _said(head.sha, slot.slot, StatusState.PENDING, describe(DOING[slot.run.state], same))
     if live is not None and not live.proven and live.state in (RunState.FAILED, RunState.STALLED):
         text = describe("serves, but is not proven", f"{same}: {live.reason}: {live.message}")
-        return _report(head.sha, slot.slot, StatusState.ERROR, text)
-    return _report(head.sha, slot.slot, StatusState.SUCCESS, describe("live", same), url=topology.url(slot.slot))
+        return _said(head.sha, slot.slot, StatusState.ERROR, text)
+    return _said(head.sha, slot.slot, StatusState.SUCCESS, describe("live", same), url=topology.url(slot.slot))
 
 
 def _head(observed: Observed, slot: SlotObserved) -> Head | None:
@@ -337,39 +388,35 @@ def _pull_number(slot: SlotObserved) -> int:
     return slot.lease.pull_request if slot.lease is not None else 0
 
 
-def _never_run(observed: Observed) -> Iterator[WantedStatus]:
+def _never_run(observed: Observed) -> Iterator[Said]:
     head = observed.production_head
     for hint in observed.hints:
         if hint.sha is None or not hint.on_production or head is None or hint.sha == head.sha:
             continue
-        yield _report(hint.sha, MAIN, StatusState.ERROR, describe(f"{SUPERSEDED_BY}{head.sha[:7]}"))
+        text = describe(f"{SUPERSEDED_BY}{head.sha[:7]}")
+        yield _said(hint.sha, MAIN, StatusState.ERROR, text, check=CheckState.NEUTRAL)
 
 
-def _end_of(pending: WantedStatus, observed: Observed) -> WantedStatus:
+def _end_of(pending: WantedStatus, observed: Observed) -> Said:
     """Nothing speaks for this commit any more, and its last word was "pending": say how it ended."""
-    head, state = observed.production_head, StatusState.ERROR
+    head, stays = observed.production_head, Said(status=pending, check=None)
+    state, check = StatusState.ERROR, CheckState.CANCELLED
     if pending.context == PRODUCTION_CONTEXT:
         if head is None or head.sha == pending.sha:
-            return pending
-        text = describe(f"{SUPERSEDED_BY}{head.sha[:7]}")
+            return stays
+        text, check = describe(f"{SUPERSEDED_BY}{head.sha[:7]}"), CheckState.NEUTRAL
     elif not observed.pulls_listed:
-        return pending
+        return stays
     elif pulls := [pull for pull in observed.pulls if pull.head_sha == pending.sha]:
         if not observed.policy.previews.enabled:
             text = describe("preview ended: previews are switched off")
         elif any((found := admission(pull, observed)).admits or found.is_open for pull in pulls):
-            return pending
+            return stays
         else:
             # A rule of the project's own: nothing is wrong with the commit.
-            state = StatusState.SUCCESS
+            state, check = StatusState.SUCCESS, CheckState.NEUTRAL
             text = describe("no preview", f": {admission(pulls[0], observed).why}")
     else:
         text = describe("preview ended: pull request closed", ", or a newer commit took its place")
-    return WantedStatus(
-        sha=pending.sha,
-        context=pending.context,
-        state=state,
-        description=text,
-        target_url=None,
-        generation=pending.generation,
-    )
+    ended = replace(pending, state=state, description=text, target_url=None)
+    return Said(status=ended, check=check)

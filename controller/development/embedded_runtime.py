@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from controller.decisions.drift import HostDrift
-from controller.decisions.log_lines import LOG_TAIL_BYTES, last_visible_line
+from controller.decisions.log_lines import LOG_END_BYTES, LOG_TAIL_BYTES, last_lines, last_visible_line
 from controller.disk import remove_folder
 from controller.effects.checkout import copy_for_build
 from controller.effects.probe import strangers_at
@@ -108,6 +108,16 @@ class EmbeddedRuntime:
                 return last_visible_line(file.read(LOG_TAIL_BYTES))
         except OSError:
             return ""
+
+    def last_log_lines(self, unit: str, generation: int, *, lines: int) -> tuple[str, ...]:
+        """Return the last lines of the unit's log file."""
+        try:
+            with self._layout.log_file(unit, generation).open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - LOG_END_BYTES))
+                return last_lines(file.read(LOG_END_BYTES), lines=lines)
+        except OSError:
+            return ()
 
     def provision(self, slot: SlotName) -> None:
         """Make the slot's data folder anew."""

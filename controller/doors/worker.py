@@ -30,7 +30,7 @@ from controller.effects.wake import Bell
 from controller.loop.answering import Answering
 from controller.loop.background import Background
 from controller.loop.execute import Hands
-from controller.loop.forge_senders import forge_senders
+from controller.loop.forge_senders import Archive, forge_senders
 from controller.loop.gate_threads import GateThreads
 from controller.loop.observe import Sight
 from controller.loop.reconcile import Health, Reconciler
@@ -82,7 +82,11 @@ class Worker:
             bell = threading.Event()
             health = Health(started_at=self.clock())
             forges = open_forges(settings, clock=self.clock)
-            reports = Reporter(store.shared(), forge_senders(forges.forge), clock=self.clock)
+            outbox = store.shared()
+            archive = Archive(store=outbox, runtime=self.runtime, open_mirror=forges.open_mirror)
+            app_id = settings.github_app_id if isinstance(forges.identity, AppIdentity) else None
+            senders = forge_senders(forges.forge, archive, app_id=app_id)
+            reports = Reporter(outbox, senders, clock=self.clock)
             background = Background(bell.set)
 
             mirror = forges.open_mirror()
@@ -139,6 +143,7 @@ class Worker:
                 production_branch=settings.production_branch,
                 poll_interval_s=settings.poll_interval_s,
                 resync_s=settings.resync_s,
+                surfaces=tuple(senders),
                 wake_reports=reports.wake,
                 tell_alive=lambda: notify("WATCHDOG=1"),
                 clock=self.clock,

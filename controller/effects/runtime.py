@@ -64,6 +64,9 @@ class Runtime(Protocol):
     def last_log_line(self, unit: str, generation: int) -> str:
         """Return the last line that the unit wrote, visible and bounded; "" when there is none."""
 
+    def last_log_lines(self, unit: str, generation: int, *, lines: int) -> tuple[str, ...]:
+        """Return the last lines that the unit wrote, bounded; () when there are none. For threads."""
+
     def provision(self, slot: SlotName) -> None:
         """Make the slot's data folder, empty, for whoever runs there. May take long: for threads. Safe to repeat."""
 

@@ -25,6 +25,7 @@ from psycopg.types.json import Jsonb
 from controller.decisions.forget import EndedRun
 from controller.decisions.github.repository import Repository
 from controller.decisions.github.sweep import LOG_KEPT, Missed
+from controller.decisions.report_checks import STEPS_MAX, JournalStep, Story
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
 from controller.model.nouns import (
@@ -636,6 +637,20 @@ class Store:
                     "message": answer.message,
                 }
                 self._audit(connection, f"comment.{verb}", f"#{answer.pull_request}", detail, actor=answer.author)
+
+    def load_story(self, generation: int) -> Story | None:
+        """Return what was kept of one run for people to read, or None."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT * FROM runs WHERE generation = %s AND repository_id = %s", [generation, self._id()]
+            ).fetchone()
+            if row is None:
+                return None
+            steps = connection.execute(
+                "SELECT step, began_at, ended_at, error FROM run_steps WHERE generation = %s ORDER BY id LIMIT %s",
+                [generation, STEPS_MAX],
+            ).fetchall()
+            return Story(run=_run(row), steps=tuple(JournalStep(**one) for one in steps), verdicts=_verdicts(row))
 
     # -- refresh (fetch and listing) --------------------------------------------------------------------------------
 

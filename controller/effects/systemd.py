@@ -34,7 +34,7 @@ from pathlib import Path
 
 from controller.decisions.drift import FileFact, HostDrift, PortFact, UnitFact
 from controller.decisions.host_units import enabled_units, render_units
-from controller.decisions.log_lines import last_visible_line
+from controller.decisions.log_lines import LOG_END_BYTES, last_lines, last_visible_line
 from controller.disk import (
     READ_AND_ENTER,
     READ_WRITE_AND_ENTER,
@@ -215,6 +215,16 @@ class SystemdRuntime:
                 return line
             time.sleep(JOURNAL_PAUSE_S)
         return ""
+
+    def last_log_lines(self, unit: str, generation: int, *, lines: int) -> tuple[str, ...]:
+        """Return the last lines that the unit wrote to the journal."""
+        argv = (
+            *("journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={lines}"),
+            f"_UID={_uid(slot_user(_slot(unit)))}",
+            f"SYSLOG_IDENTIFIER={unit}.{generation}",
+        )
+        told = _run(argv, timeout_s=CALL_TIMEOUT_S, reason="SystemdAway")
+        return last_lines(told.encode("utf-8", "surrogateescape")[-LOG_END_BYTES:], lines=lines)
 
     def provision(self, slot: SlotName) -> None:
         """Empty the slot's data folder, which install made, as the user who wrote it."""

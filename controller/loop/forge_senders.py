@@ -1,21 +1,87 @@
 """How does each kind of report reach the forge? One sender a surface; the outbox decides what is sent, and when.
 
-Safe to repeat: what may be at the forge already is looked up before it is made, and what was made is changed.
+Safe to repeat: what may be at the forge already is looked up before it is made, and what was made is changed. A comment
+is changed only if we wrote it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from controller.decisions.github.comments import Author
+from controller.decisions.report_checks import LOG_LINES_MAX, Story, units_to_read, wants_log, write_check
 from controller.effects.github_http import Forge
+from controller.effects.mirror import Mirror
+from controller.effects.runtime import Runtime
+from controller.effects.store import Store
 from controller.loop.reporter import Outgoing, Sender
-from controller.model.reports import WantedReaction, WantedStatus
+from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy, parse_recipe
+from controller.model.errors import ConfigInvalid, Unavailable
+from controller.model.names import MAIN, Sha, status_context
+from controller.model.redaction import redact
+from controller.model.reports import (
+    Surface,
+    WantedCheck,
+    WantedComment,
+    WantedDeployment,
+    WantedReaction,
+    WantedStatus,
+)
+from controller.model.states import DeploymentState
 
 
-def forge_senders(forge: Forge) -> dict[str, Sender]:
-    """Return the senders to the forge by surface, the most urgent first."""
-    return {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """Where the page of a check run comes from. Used by the sending thread alone."""
+
+    store: Store
+    runtime: Runtime
+    open_mirror: Callable[[], Mirror]
+
+    def story(self, generation: int) -> Story | None:
+        """Return what was kept of a run, with the end of its log if it failed; None for none."""
+        story = self.store.load_story(generation) if generation else None
+        if story is None or not wants_log(story.run):
+            return story
+        for unit in units_to_read(story.run.slot, story.run.colour):
+            try:
+                lines = self.runtime.last_log_lines(unit, generation, lines=LOG_LINES_MAX)
+            except Unavailable:
+                continue  # the page is worth sending without
+            if lines:
+                # As one text: a key has many lines.
+                shown = redact("\n".join(lines)).splitlines()
+                return replace(story, log_unit=unit, log=tuple(shown))
+        return story
+
+    def deploy_toml(self, sha: Sha, *, with_policy: bool) -> tuple[bytes, tuple[str, ...]]:
+        """Return the deploy.toml of a commit, and what is wrong with it."""
+        try:
+            body = self.open_mirror().read_file(sha, b"deploy.toml", bytes_max=DEPLOY_TOML_BYTES_MAX) or b""
+        except ConfigInvalid as error:
+            return b"", error.problems
+        found: dict[str, None] = {}
+        for parse in (parse_recipe, parse_policy) if with_policy else (parse_recipe,):
+            try:
+                parse(body)
+            except ConfigInvalid as error:
+                found.update(dict.fromkeys(error.problems))
+        return body, tuple(found)
+
+
+def forge_senders(forge: Forge, archive: Archive, *, app_id: int | None) -> dict[Surface, Sender]:
+    """Return the senders to the forge by surface, the most urgent first. Only an App may write check runs."""
+    writer = CommentWriter(forge, app_id=app_id)
+    senders: dict[Surface, Sender] = {
         "status": lambda outgoing: send_status(forge, outgoing),
         "reaction": lambda outgoing: send_reaction(forge, outgoing),
     }
+    if app_id is not None:
+        senders["check"] = lambda outgoing: send_check(forge, archive, outgoing, app_id=app_id)
+    senders["deployment"] = lambda outgoing: send_deployment(forge, outgoing)
+    senders["comment"] = writer.send
+    return senders
 
 
 def send_reaction(forge: Forge, outgoing: Outgoing) -> None:
@@ -38,3 +104,76 @@ def send_status(forge: Forge, outgoing: Outgoing) -> None:
         ):
             return
     forge.post_status(wanted)
+
+
+def send_check(forge: Forge, archive: Archive, outgoing: Outgoing, *, app_id: int) -> None:
+    """Make the check run of a commit and context, or change it. Annotations are sent once, since they add up."""
+    wanted = outgoing.wanted
+    assert isinstance(wanted, WantedCheck)
+    body: bytes = b""
+    problems: tuple[str, ...] = ()
+    if wanted.blames_deploy_toml:
+        # The policy counts at the production branch alone.
+        body, problems = archive.deploy_toml(wanted.sha, with_policy=wanted.context == status_context(MAIN))
+    check = write_check(wanted, archive.story(wanted.generation), problems=problems, deploy_toml=body)
+    number, shown = outgoing.made_id, None
+    if number is not None and (outgoing.is_doubtful or check.annotations):
+        shown = forge.check(number)
+        number = None if shown is None else number
+    if number is None:
+        found = forge.checks(wanted.sha, name=wanted.context, app_id=app_id)
+        # Of two, the one of this run; a check run that a run before it left is taken over.
+        shown = next((one for one in found if one.external_id == check.external_id), found[0] if found else None)
+    if shown is not None:
+        number = shown.id
+        outgoing.remember(number)
+        said = (shown.external_id, shown.state, shown.title, shown.summary)
+        if said == (check.external_id, check.state, check.title, check.summary):
+            return
+        if shown.annotations:
+            check = replace(check, annotations=())
+    made = forge.write_check(check, number=number)
+    if number is None:
+        outgoing.remember(made)
+
+
+def send_deployment(forge: Forge, outgoing: Outgoing) -> None:
+    """Make the deployment of a run, unless it was made, and say how it stands."""
+    wanted = outgoing.wanted
+    assert isinstance(wanted, WantedDeployment)
+    number = outgoing.made_id
+    if number is None:
+        number = forge.find_deployment(wanted)
+        if number is None:
+            if wanted.state is DeploymentState.INACTIVE:
+                return  # nobody ever saw that it began
+            number = forge.make_deployment(wanted)
+        outgoing.remember(number)
+    if outgoing.is_doubtful and forge.deployment_status(number) == (str(wanted.state), wanted.description):
+        return
+    forge.post_deployment_status(number, wanted)
+
+
+class CommentWriter:
+    """Keeps the one comment at each pull request."""
+
+    def __init__(self, forge: Forge, *, app_id: int | None) -> None:
+        self._forge = forge
+        self._us = None if app_id is None else Author(app_id=app_id, user_id=None)
+
+    def send(self, outgoing: Outgoing) -> None:
+        """Write the comment, or change it if it says something else; never one that is not ours."""
+        wanted = outgoing.wanted
+        assert isinstance(wanted, WantedComment)
+        if self._us is None:
+            self._us = Author(app_id=None, user_id=self._forge.user_id())
+        shown = None if outgoing.made_id is None else self._forge.comment(outgoing.made_id)
+        if shown is None or not shown.is_ours(self._us):
+            shown = self._forge.find_comment(wanted.pull_request, self._us)
+        if shown is None:
+            if wanted.is_open:
+                outgoing.remember(self._forge.write_comment(wanted.pull_request, wanted.body, number=None))
+            return
+        outgoing.remember(shown.id)
+        if shown.body.strip() != wanted.body.strip():
+            self._forge.write_comment(wanted.pull_request, wanted.body, number=shown.id)

@@ -23,8 +23,8 @@ from controller.decisions.drift import OF_ROOT, RELEASE_EDITED, SEEN_BY_TICK, ju
 from controller.decisions.explain import why
 from controller.decisions.holds import held_run, held_slot
 from controller.decisions.plan import desired, plan_slot
+from controller.decisions.projection import project_all
 from controller.decisions.refresh import Hint, Looks, is_reading_due, plan_refresh
-from controller.decisions.report import project
 from controller.decisions.retention import select_prunable
 from controller.decisions.slots import SlotPlan, assign_slots, may_preview
 from controller.effects.github_http import Forge
@@ -38,6 +38,7 @@ from controller.model.config import Policy
 from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
 from controller.model.names import Sha, SlotName
 from controller.model.nouns import Drift, PullRequest
+from controller.model.reports import Surface
 from controller.model.steps import Step
 from controller.model.world import Held, Hold, Observed, Wanted
 
@@ -123,6 +124,8 @@ class Reconciler:
     production_branch: str | None
     poll_interval_s: float
     resync_s: float
+    #: Where reports are shown.
+    surfaces: tuple[Surface, ...]
     wake_reports: Callable[[], None]
     #: Called in each round of the loop: we do not hang.
     tell_alive: Callable[[], None]
@@ -362,7 +365,7 @@ class Reconciler:
 
     def _report(self, observed: Observed, decision: Decision, *, now: datetime) -> None:
         failpoint("tick.before_report")
-        reports = project(observed, decision.slots.queue, self.hands.topology, now=now)
+        reports = project_all(observed, decision.slots.queue, self.hands.topology, surfaces=self.surfaces, now=now)
         # A hint whose sha is reported as superseded, or whose target was looked at, is answered by this very tick.
         changed = self.hands.store.record_tick(reports, done=[hint.seq for hint in observed.hints], now=now)
         if changed:

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from controller.effects.store import Store, UnsentReport
 from controller.failpoints import failpoint
 from controller.model.errors import OroborosError, Stalled, Unavailable
-from controller.model.reports import WantedReport
+from controller.model.reports import Surface, WantedReport
 
 RETRY_BASE_S = 1.0
 RETRY_CAP_S = 300.0
@@ -52,7 +52,7 @@ class Reporter:
     """The sender of one worker to one destination."""
 
     def __init__(
-        self, store: Store, senders: Mapping[str, Sender], *, clock: Callable[[], datetime], name: str = "reporter"
+        self, store: Store, senders: Mapping[Surface, Sender], *, clock: Callable[[], datetime], name: str = "reporter"
     ) -> None:
         self._store = store
         self._senders = senders
@@ -106,7 +106,7 @@ class Reporter:
             remember=lambda made_id: self._store.record_made(report, made_id),
         )
         try:
-            self._senders[report.surface](outgoing)
+            self._senders[report.wanted.surface](outgoing)
         except Stalled as error:
             log.error(
                 "report: %s %s refused for good: %s",

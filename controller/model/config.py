@@ -157,6 +157,8 @@ class Previews:
     exclude_base_branches: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     exclude_paths: tuple[str, ...] = ()
+    #: One comment at each pull request that is previewed; without it, checks and statuses tell alone.
+    comment: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

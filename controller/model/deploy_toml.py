@@ -323,6 +323,7 @@ class _Previews(_Table):
     exclude_base_branches: Globs = ()
     paths: Globs = ()
     exclude_paths: Globs = ()
+    comment: StrictBool = True
 
 
 class _Walls(_Table):

@@ -96,6 +96,11 @@ def status_context(slot: SlotName) -> str:
     return "oroboros/production" if slot == MAIN else "oroboros/preview"
 
 
+def environment(slot: SlotName) -> str:
+    """Return what the forge calls a slot: `production`, `preview-1`. So there are never more than there are slots."""
+    return PRODUCTION if slot == MAIN else slot
+
+
 def pull_request_domain(number: int) -> Domain:
     """Return the domain of pull request `number`."""
     return Domain(f"pr-{number}")

@@ -55,8 +55,8 @@ class WantedCheck:
     details_url: str | None
     #: The run that it tells of; 0: none.
     generation: int
-    #: What is wrong with deploy.toml at this commit.
-    problems: tuple[str, ...] = ()
+    #: What is wrong with deploy.toml at this commit is shown in it.
+    blames_deploy_toml: bool = False
 
     @property
     def key(self) -> str:
@@ -142,18 +142,9 @@ FORGE_SURFACES: Final[tuple[Surface, ...]] = ("status", "reaction", "check", "de
 
 def report_to_json(report: WantedReport) -> dict[str, object]:
     """Return a report as the outbox keeps it."""
-    plain = {field.name: _plain(getattr(report, field.name)) for field in fields(report)}
+    plain = {field.name: getattr(report, field.name) for field in fields(report)}
+    plain = {name: str(value) if isinstance(value, StrEnum) else value for name, value in plain.items()}
     return {**plain, "generation": report.generation}
-
-
-def _plain(value: object) -> object:
-    match value:
-        case StrEnum():
-            return str(value)
-        case tuple():
-            return list(value)
-        case _:
-            return value
 
 
 def report_from_json(surface: str, value: dict[str, object]) -> WantedReport:
@@ -169,7 +160,6 @@ def report_from_json(surface: str, value: dict[str, object]) -> WantedReport:
                 generation=_number(value["generation"]),
             )
         case "check":
-            problems = value["problems"]
             return WantedCheck(
                 sha=Sha(str(value["sha"])),
                 context=str(value["context"]),
@@ -177,7 +167,7 @@ def report_from_json(surface: str, value: dict[str, object]) -> WantedReport:
                 title=str(value["title"]),
                 details_url=_text_or_none(value["details_url"]),
                 generation=_number(value["generation"]),
-                problems=tuple(str(one) for one in problems) if isinstance(problems, list) else (),
+                blames_deploy_toml=value["blames_deploy_toml"] is True,
             )
         case "deployment":
             return WantedDeployment(

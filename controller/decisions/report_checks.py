@@ -1,0 +1,158 @@
+"""What does the page of a check run say? What was decided and why, its steps, its verdicts, and the end of a bad log.
+
+Written when it is sent, from the journal of the run: only then are the last lines there. Whatever is too long gives way
+from the log's beginning, so that the page fits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from controller.decisions.explain import BECAUSE
+from controller.decisions.github.checks import TEXT_CHARS_MAX, Annotation, CheckRun
+from controller.decisions.markdown import block, cell, chars, code, table
+from controller.model.names import Colour, JobKind, SlotName, instance_unit, job_unit
+from controller.model.nouns import Run, Verdict
+from controller.model.reports import WantedCheck
+from controller.model.states import CheckState, RunState
+
+LOG_LINES_MAX: Final = 80
+LOG_LINE_CHARS_MAX: Final = 500
+STEPS_MAX: Final = 60
+PROBLEMS_MAX: Final = 50
+_FAILED: Final = (RunState.FAILED, RunState.ROLLED_BACK, RunState.STALLED)
+_LOGGED_JOBS: Final[tuple[JobKind, ...]] = ("migrate", "build")
+#: `tomllib` and we say so.
+_AT_LINE: Final = re.compile(r"\(at line (\d{1,6})[,)]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalStep:
+    """A line of a run's journal."""
+
+    step: str
+    began_at: datetime
+    ended_at: datetime | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """All that was kept of one run, and the last lines of what it wrote, when it failed."""
+
+    run: Run
+    steps: tuple[JournalStep, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    log_unit: str = ""
+    log: tuple[str, ...] = ()
+
+
+def wants_log(run: Run) -> bool:
+    """Say whether the end of the log belongs to the page."""
+    return run.state in _FAILED
+
+
+def units_to_read(slot: SlotName, colour: Colour | None) -> tuple[str, ...]:
+    """Return the units of a run whose log may tell why it failed, the latest stage first."""
+    instances = () if colour is None else (instance_unit(slot, colour),)
+    return (*instances, *(job_unit(kind, slot) for kind in _LOGGED_JOBS))
+
+
+def write_check(
+    wanted: WantedCheck, story: Story | None, *, problems: Sequence[str] = (), deploy_toml: bytes = b""
+) -> CheckRun:
+    """Return the check run with its page."""
+    return CheckRun(
+        sha=wanted.sha,
+        name=wanted.context,
+        external_id=str(wanted.generation),
+        state=wanted.state,
+        title=wanted.title,
+        summary=_page(wanted, story, problems),
+        details_url=wanted.details_url,
+        annotations=tuple(
+            Annotation(path="deploy.toml", line=problem_line(problem, deploy_toml), message=problem)
+            for problem in problems[:PROBLEMS_MAX]
+        ),
+    )
+
+
+def _page(wanted: WantedCheck, story: Story | None, problems: Sequence[str]) -> str:
+    parts = [code(wanted.title)]
+    if wanted.state is CheckState.ACTION_REQUIRED:
+        parts.append(f"Somebody who may write here has it previewed with the comment `/preview {wanted.sha}`.")
+    if problems:
+        listed = "\n".join(f"- {code(problem[:LOG_LINE_CHARS_MAX])}" for problem in problems[:PROBLEMS_MAX])
+        parts.append(f"### deploy.toml\n\n{listed}")
+    if story is not None:
+        parts += _of_run(story)
+    page = "\n\n".join(parts)
+    return page if story is None or not story.log else _with_log(page, story)
+
+
+def _of_run(story: Story) -> list[str]:
+    run = story.run
+    release = "" if run.release == run.head.sha else f", by release {code(run.release[:7])}, whose content it has"
+    parts = [
+        f"Run {run.generation} of {code(run.head.sha[:7])} in {code(run.slot)}{release}: {BECAUSE[run.cause]}."
+        + (f" It was begun {run.attempts} times." if run.attempts > 1 else "")
+    ]
+    if run.message:
+        parts.append(f"{code(run.reason or str(run.state))}: {code(run.message)}")
+    if story.steps:
+        rows = [(cell(one.step), f"{one.began_at:%H:%M:%S} UTC", _took(one), cell(one.error)) for one in story.steps]
+        parts.append("### Steps\n\n" + table(("step", "began", "took", "error"), rows[:STEPS_MAX]))
+    if story.verdicts:
+        judged = [(one.kind, str(one.outcome), cell(_why(one))) for one in story.verdicts]
+        proof = f"\n\nProof that the new release answered: {code(run.proof)}." if run.proof else ""
+        parts.append("### Verdicts\n\n" + table(("of", "verdict", "why"), judged) + proof)
+    return parts
+
+
+def _took(step: JournalStep) -> str:
+    if step.ended_at is None or step.ended_at <= step.began_at:
+        return ""
+    return f"{(step.ended_at - step.began_at).total_seconds():.2f} s"
+
+
+def _why(verdict: Verdict) -> str:
+    return ": ".join(part for part in (verdict.reason, verdict.message[:LOG_LINE_CHARS_MAX]) if part)
+
+
+def _with_log(page: str, story: Story) -> str:
+    """Return the page with as many of the last lines as fit."""
+    lines = [line[:LOG_LINE_CHARS_MAX] for line in story.log[-LOG_LINES_MAX:]]
+    while lines:
+        whole = f"{page}\n\n### The last {len(lines)} lines of {code(story.log_unit)}\n\n{block(lines)}"
+        if chars(whole) <= TEXT_CHARS_MAX:
+            return whole
+        lines = lines[1:]
+    return page
+
+
+def problem_line(problem: str, deploy_toml: bytes) -> int:
+    """Return the line of deploy.toml that a problem is about, as well as it can be told; 1 otherwise."""
+    named = _AT_LINE.search(problem)
+    lines = deploy_toml.decode("utf-8", "replace").splitlines()
+    if named is not None:
+        return max(1, min(int(named[1]), max(1, len(lines))))
+    path = problem.partition(": ")[0].split(".")
+    table_name, key = (path[0], path[1]) if len(path) > 1 else (path[0], "")
+    in_table, found = "", 1
+    for number, line in enumerate(lines, start=1):
+        words = line.strip()
+        if words.startswith("["):
+            in_table = words.strip("[] ").partition(".")[0].strip()
+            if in_table == table_name and not key:
+                return number
+            if in_table == table_name:
+                found = number
+            continue
+        written = words.partition("=")[0].strip().strip("\"'")
+        if (in_table, written) == (table_name, key) or (not in_table and not key and written == table_name):
+            return number
+    return found

@@ -1,0 +1,349 @@
+"""What do a check's page, a deployment and the comment say? One rule a test."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.decisions.github.checks import TEXT_CHARS_MAX
+from controller.decisions.github.comments import MARKER, Author, ShownComment
+from controller.decisions.markdown import block, cell, chars, code
+from controller.decisions.projection import project_all
+from controller.decisions.report_checks import JournalStep, Story, problem_line, wants_log, write_check
+from controller.decisions.slots import QueuePlace
+from controller.model.config import Permissions, Policy, Previews
+from controller.model.names import Topology, pull_request_domain
+from controller.model.nouns import CommandAnswer, Run
+from controller.model.reports import (
+    FORGE_SURFACES,
+    WantedCheck,
+    WantedComment,
+    WantedDeployment,
+    WantedReport,
+    WantedStatus,
+    report_from_json,
+    report_to_json,
+)
+from controller.model.states import RUN_TERMINAL, CheckState, DeploymentState, Outcome, RunState
+from controller.model.world import Observed, SlotObserved
+from tests.builders import (
+    PREVIEW_1,
+    at,
+    free,
+    head,
+    lease,
+    live,
+    observed,
+    proven,
+    pull,
+    run,
+    serving,
+    sha,
+    verdict,
+)
+
+TOPOLOGY = Topology()
+R1 = run(1, 1, RunState.LIVE, proof="owner")
+PREVIEW_RUN = run(7, 101, RunState.LIVE, slot=PREVIEW_1, fence=50)
+
+
+def wanted(seen: Observed, *queue: QueuePlace) -> tuple[WantedReport, ...]:
+    found = project_all(seen, queue, TOPOLOGY, surfaces=FORGE_SURFACES, now=at(5000))
+    assert len({(report.surface, report.key) for report in found}) == len(found)
+    for report in found:
+        assert report_from_json(report.surface, report_to_json(report)) == report
+    return found
+
+
+def checks(seen: Observed, *queue: QueuePlace) -> dict[tuple[str, str], WantedCheck]:
+    return {(one.sha, one.context): one for one in wanted(seen, *queue) if isinstance(one, WantedCheck)}
+
+
+def deployments(seen: Observed) -> dict[int, tuple[str, str]]:
+    return {
+        one.generation: (one.environment, str(one.state)) for one in wanted(seen) if isinstance(one, WantedDeployment)
+    }
+
+
+def comments(seen: Observed, *queue: QueuePlace) -> dict[int, WantedComment]:
+    return {one.pull_request: one for one in wanted(seen, *queue) if isinstance(one, WantedComment)}
+
+
+def shown(generation: int, number: int, environment: str, state: DeploymentState) -> WantedDeployment:
+    return WantedDeployment(
+        sha=sha(number),
+        environment=environment,
+        generation=generation,
+        state=state,
+        description="",
+        environment_url=None,
+    )
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", list(RunState))
+def test_every_state_of_a_run_has_a_check_that_agrees_with_its_status(state: RunState) -> None:
+    this = run(5, 2, state, reason="GateFailed", message="it answered 500")
+    slot = serving(R1)
+    slot = replace(slot, recent_runs=(this, R1)) if state in RUN_TERMINAL else replace(slot, run=this)
+    seen = observed(slot, at_head=this.head, proven=(proven(1, generation=1),))
+    (status,) = (one for one in wanted(seen) if isinstance(one, WantedStatus) and one.sha == sha(2))
+    check = checks(seen)[sha(2), "oroboros/production"]
+    assert (check.title, check.generation) == (status.description, status.generation)
+    assert check.state.is_completed == (state in RUN_TERMINAL)
+    assert (check.state is CheckState.SUCCESS) == (str(status.state) == "success")
+
+
+def test_a_queued_preview_is_neutral_and_a_fork_asks_for_action() -> None:
+    queued, strange = pull(1), pull(2, same_repository=False)
+    seen = observed(SlotObserved(slot=PREVIEW_1, live=free(PREVIEW_1)), pulls=(queued, strange))
+    found = checks(seen, QueuePlace(pull_request=1, position=1))
+    assert found[queued.head_sha, "oroboros/preview"].state is CheckState.NEUTRAL
+    assert found[strange.head_sha, "oroboros/preview"].state is CheckState.ACTION_REQUIRED
+
+
+def test_a_token_has_no_check_runs() -> None:
+    seen = observed(serving(R1), at_head=head(1))
+    found = project_all(seen, (), TOPOLOGY, surfaces=("status", "deployment", "comment"), now=at(5000))
+    assert {report.surface for report in found} == {"status", "deployment"}
+
+
+def page(this: Run, **changed: object) -> str:
+    wanted_check = WantedCheck(
+        sha=this.head.sha,
+        context="oroboros/production",
+        state=CheckState.FAILURE,
+        title="BuildFailed: it did not end well",
+        details_url=None,
+        generation=this.generation,
+    )
+    story = Story(
+        run=this,
+        steps=(JournalStep(step="checkout", began_at=at(0), ended_at=at(1.5)),),
+        verdicts=(verdict(this, "gate", Outcome.FAIL),),
+        log_unit="build-main",
+    )
+    return write_check(wanted_check, replace(story, **changed)).summary
+
+
+FAILED = run(5, 2, RunState.FAILED, reason="BuildFailed", message="it did not end well")
+
+
+def test_the_page_tells_why_what_and_how_long() -> None:
+    told = page(FAILED)
+    for words in ("it is the newest commit", "| `checkout` | 12:00:00 UTC | 1.50 s |", "| gate | fail | `GateFailed:"):
+        assert words in told
+
+
+@given(st.lists(st.text(max_size=2_000), max_size=200))
+def test_whatever_a_program_writes_the_page_fits_and_its_block_is_closed_once(lines: list[str]) -> None:
+    told = page(FAILED, log=tuple(lines))
+    assert chars(told) <= TEXT_CHARS_MAX
+    if "### The last" in told:
+        shown_log = told.partition("### The last")[2]
+        (fence,) = re.findall(r"^(`{3,})text$", shown_log, re.MULTILINE)
+        body = shown_log.partition(f"{fence}text\n")[2]
+        assert body.endswith(f"\n{fence}")
+        assert fence not in body.removesuffix(f"\n{fence}")
+
+
+def test_only_the_last_eighty_lines_are_shown_and_of_those_what_fits() -> None:
+    told = page(FAILED, log=tuple(f"line {n}" for n in range(100)))
+    assert "line 19\n" not in told
+    assert "line 20\n" in told
+    assert "line 99\n" in told
+    long = page(FAILED, log=("\N{SNAKE}" * 500,) * 80)
+    assert "\N{SNAKE}" in long
+    assert not wants_log(R1)
+
+
+@given(st.text())
+def test_a_text_of_others_is_one_span_of_code(text: str) -> None:
+    found = code(text)
+    assert "\n" not in found
+    if found:
+        fence = re.match(r"`+", found)
+        assert fence
+        assert fence[0] not in found[len(fence[0]) : -len(fence[0])]
+    assert "|" not in cell(text)
+
+
+def test_code_masks_secrets_and_blocks_spell_what_does_not_show() -> None:
+    assert "ghs_" not in code(f"token ghs_{'a' * 36}")
+    assert block(["a\x1b[31mb\tc"]) == "```text\na\\x1b[31mb    c\n```"
+
+
+TOML = b'# a comment\n[api]\ncommand = "x"\n\n[gate]\nwindow = 3\n[web]\nstatic = "public"\n'
+
+
+@pytest.mark.parametrize(
+    ("problem", "line"),
+    [
+        ("gate.window: is unknown; did you mean window_s?", 6),
+        ("web: must be a table, [web]", 7),
+        ("api.commands: is missing", 2),
+        ("deploy.toml: is not TOML: Expected '=' after a key (at line 4, column 2)", 4),
+        ("deploy.toml: is not UTF-8 (at line 99)", 8),
+        ("nothing that is there: at all", 1),
+        ("", 1),
+    ],
+)
+def test_a_problem_is_shown_at_the_line_that_it_is_about(problem: str, line: int) -> None:
+    assert problem_line(problem, TOML) == line
+
+
+@given(st.text(), st.binary(max_size=200))
+def test_every_problem_has_a_line(problem: str, body: bytes) -> None:
+    assert 1 <= problem_line(problem, body) <= max(1, len(body.decode("utf-8", "replace").splitlines()))
+
+
+# -- deployments ------------------------------------------------------------------------------------------------------
+
+
+def test_what_serves_is_a_success_and_what_served_before_is_inactive() -> None:
+    newer = run(5, 2, RunState.LIVE)
+    seen = observed(replace(serving(newer), recent_runs=(newer, R1)), at_head=head(2))
+    assert deployments(seen) == {5: ("production", "success")}  # nobody was told of the first
+    told = shown(1, 1, "production", DeploymentState.SUCCESS)
+    assert deployments(replace(seen, open_reports=(told,)))[1] == ("production", "inactive")
+
+
+def test_a_run_is_a_deployment_from_its_checkout_on_and_a_failure_once_it_failed() -> None:
+    slot = serving(R1)
+    seen = observed(replace(slot, run=run(5, 2, RunState.PLANNED)), at_head=head(2))
+    assert 5 not in deployments(seen)
+    seen = observed(replace(slot, run=run(5, 2, RunState.GATING)), at_head=head(2))
+    assert deployments(seen)[5] == ("production", "in_progress")
+    ended = replace(slot, recent_runs=(run(5, 2, RunState.FAILED, reason="GateFailed"), R1))
+    seen = replace(observed(ended, at_head=head(2)), open_reports=(shown(5, 2, "production", IN_PROGRESS),))
+    assert deployments(seen)[5] == ("production", "failure")
+
+
+IN_PROGRESS = DeploymentState.IN_PROGRESS
+
+
+def test_what_is_rolled_back_fails_once_something_else_is_live_and_that_is_a_success_again() -> None:
+    bad = run(5, 2, RunState.ROLLED_BACK, reason="WindowFailed", message=f"x; rolling back to {sha(1)[:7]}")
+    told = (shown(5, 2, "production", IN_PROGRESS),)
+    back = observed(replace(serving(R1), recent_runs=(bad, R1)), at_head=head(2))
+    assert deployments(replace(back, open_reports=told)) == {
+        1: ("production", "success"),
+        5: ("production", "failure"),
+    }
+    still = observed(replace(serving(R1), live=live(bad), live_run=bad, recent_runs=(bad, R1)), at_head=head(2))
+    assert deployments(replace(still, open_reports=told))[5] == ("production", "in_progress")
+
+
+def test_a_deployment_of_a_preview_ends_with_its_lease_and_one_that_nothing_tells_of_ends_too() -> None:
+    seen = observed(serving(PREVIEW_RUN), pulls=(pull(1),))
+    assert deployments(seen) == {7: ("preview-1", "success")}
+    ended = SlotObserved(slot=PREVIEW_1, live=live(PREVIEW_RUN), recent_runs=(PREVIEW_RUN,), ended_fence=50)
+    told = (shown(7, 101, "preview-1", DeploymentState.SUCCESS), shown(3, 9, "preview-4", IN_PROGRESS))
+    assert deployments(replace(observed(ended), open_reports=told)) == {
+        3: ("preview-4", "inactive"),
+        7: ("preview-1", "inactive"),
+    }
+
+
+# -- the comment ------------------------------------------------------------------------------------------------------
+
+
+def test_the_comment_tells_url_sha_state_and_until_when() -> None:
+    body = comments(observed(serving(PREVIEW_RUN), pulls=(pull(1),)))[1].body
+    assert body.startswith(MARKER)
+    for words in (
+        "is live",
+        TOPOLOGY.url(PREVIEW_1),
+        f"`{sha(101)[:7]}`",
+        "`live since",
+        "kept until 2026-03-01 13:00",
+    ):
+        assert words in body
+
+
+def test_the_comment_tells_the_place_in_the_queue() -> None:
+    waits = pull(2)
+    seen = observed(serving(PREVIEW_RUN), pulls=(pull(1), waits))
+    body = comments(seen, QueuePlace(pull_request=2, position=1))[2].body
+    assert "waits for a slot" in body
+    assert "queued, position 1; slots held by #1" in body
+
+
+def test_the_comment_tells_the_last_failure_while_an_older_commit_serves() -> None:
+    bad = run(9, 102, RunState.FAILED, slot=PREVIEW_1, fence=50, reason="GateFailed", message="it answered @everybody")
+    slot = replace(serving(PREVIEW_RUN), recent_runs=(bad, PREVIEW_RUN))
+    body = comments(observed(slot, pulls=(pull(1, 103),)))[1].body
+    assert f"`{sha(102)[:7]}` `GateFailed: it answered @everybody`" in body
+    assert f"which serves `{sha(101)[:7]}`" in body
+
+
+def test_a_fork_is_told_how_to_ask_and_one_that_never_may_hears_nothing() -> None:
+    strange = pull(2, same_repository=False)
+    seen = observed(serving(R1), pulls=(strange,))
+    assert f"`/preview {strange.head_sha}`" in comments(seen)[2].body
+    assert comments(replace(seen, policy=Policy(permissions=Permissions(forks="never")))) == {}
+
+
+@pytest.mark.parametrize(
+    "rules", [Previews(enabled=False), Previews(comment=False), Previews(authors=("bob",)), Previews(labels=("show",))]
+)
+def test_nobody_who_is_filtered_out_gets_a_comment_nor_anybody_in_check_only_mode(rules: Previews) -> None:
+    seen = observed(SlotObserved(slot=PREVIEW_1, live=free(PREVIEW_1)), pulls=(pull(1),))
+    assert comments(replace(seen, policy=Policy(previews=rules))) == {}
+
+
+def test_a_comment_that_is_there_tells_that_the_preview_ended_and_of_commands() -> None:
+    told = WantedComment(pull_request=1, body="x", is_open=True)
+    said = CommandAnswer(
+        pull_request=1,
+        comment_id=5,
+        author="ann",
+        permission="write",
+        said="/preview stop",
+        state="refused",
+        reason="NotHeld",
+        message="it holds @nothing",
+        sha=None,
+        commented_at=at(0),
+        decided_at=at(1),
+    )
+    seen = replace(observed(serving(R1)), open_reports=(told,), commands=(said,))
+    ended = comments(seen)[1]
+    assert not ended.is_open
+    assert "the pull request is closed" in ended.body
+    assert "- `/preview stop` by `ann`: refused, `NotHeld: it holds @nothing`" in ended.body
+    assert comments(replace(seen, pulls_listed=False)) == {}
+    filtered = replace(seen, pulls=(pull(1),), policy=Policy(previews=Previews(exclude_authors=("ann",))))
+    assert "no preview: author ann (previews.exclude_authors)" in comments(filtered)[1].body
+
+
+def test_the_comment_changes_only_with_what_is_told() -> None:
+    seen = observed(serving(PREVIEW_RUN), pulls=(pull(1),))
+    other_slot = replace(seen, slots=(*seen.slots, serving(R1)), production_head=head(1))
+    assert comments(seen) == comments(other_slot)
+    assert PREVIEW_RUN.domain == pull_request_domain(1)
+    later = replace(seen, slots=(replace(seen.slots[0], lease=lease(1, expires_s=7200)),))
+    assert comments(seen) != comments(later)
+
+
+@pytest.mark.parametrize(
+    ("by", "body", "ours"),
+    [
+        ({"app_id": 42, "user_id": 9}, f"{MARKER}\nx", True),
+        ({"app_id": 42, "user_id": 9}, "x", False),
+        ({"app_id": 42, "user_id": 9}, f"> {MARKER}", False),
+        ({"app_id": 43, "user_id": 9}, f"{MARKER}\nx", False),
+        ({"app_id": None, "user_id": 5}, f"{MARKER}\nx", False),
+    ],
+)
+def test_a_comment_is_ours_by_its_author_and_its_marker(by: dict[str, int | None], body: str, ours: bool) -> None:
+    found = ShownComment(id=1, body=body, **by)
+    assert found.is_ours(Author(app_id=42, user_id=None)) == ours
+    assert ShownComment(id=1, body=MARKER, app_id=None, user_id=5).is_ours(Author(app_id=None, user_id=5))
+    assert not ShownComment(id=1, body=MARKER, app_id=42, user_id=5).is_ours(Author(app_id=None, user_id=5))
