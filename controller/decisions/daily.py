@@ -54,6 +54,10 @@ class DayFacts:
     unreadable: tuple[tuple[str, str], ...] = ()
     drifts: tuple[Drift, ...] = ()
     policy_problems: tuple[str, ...] = ()
+    #: Why the head of the production branch does not go live; "" when nothing keeps it.
+    head_refused: str = ""
+    #: How the production branch was moved by force, each in a line.
+    force_pushes: tuple[str, ...] = ()
     #: Orders to hold that are in force, each in a line: somebody has to end them, or they are forgotten.
     holds: tuple[str, ...] = ()
     stalled_runs: int = 0
@@ -118,6 +122,9 @@ def _sentences(facts: DayFacts) -> Iterator[str]:
         serves = "nothing" if one.serves is None else one.serves[:7]
         since = f"for {one.days} days" if one.days else "since today"
         yield f"rollback not cleared {since}: {head} does not serve, {serves} does: {one.reason}: {one.message}"
+    if facts.head_refused:
+        yield f"the head of the production branch does not go live: {facts.head_refused}"
+    yield from facts.force_pushes
     if facts.store_away:
         yield f"the control plane's database is away, so the record is missing: {facts.store_away}"
     yield from (f"{service} is not well: {said}" for service, said in facts.unwell)

@@ -20,10 +20,12 @@ Rules that hold at every prefix of every plan:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from controller.decisions.drift import STOPPED_FROM_OUTSIDE, holds_current, holds_stopped
 from controller.decisions.holds import describe_held, held_run, held_slot
+from controller.decisions.order import is_news_awaited
 from controller.decisions.quarantine import is_quarantined, last_proven, quarantine_of, rollback_was_tried
 from controller.decisions.slots import may_preview
 from controller.model.names import (
@@ -127,9 +129,12 @@ def _desired_production(observed: Observed, slot: SlotObserved) -> Wanted | Hold
             cause=Cause.OVERRIDE,
             accept_migrations=override.accept_migrations,
         )
-    head = observed.production_head
+    head, refused = observed.production_head, observed.head_refused
     if head is None:
         return None
+    if refused is not None:
+        stays = _after_quarantine(observed, slot, domain=PRODUCTION, fence=0, message=refused.message)
+        return replace(stays, reason=refused.reason) if isinstance(stays, Hold) else stays
     if not is_quarantined(observed, PRODUCTION, head.tree):
         pushed = Cause.RESYNC if observed.production_head_found_by_resync else Cause.PUSH
         cause = _cause(observed, head, PRODUCTION, otherwise=pushed)
@@ -182,7 +187,7 @@ def active_override(observed: Observed, slot: SlotObserved) -> Override | None:
 
 def _override_has_ended(observed: Observed, override: Override) -> bool:
     head = observed.production_head
-    if head is None or head.sha == override.ordered_at_head:
+    if head is None or head.sha == override.ordered_at_head or observed.head_refused is not None:
         return False
     return override.kind == "deploy" or not is_quarantined(observed, PRODUCTION, head.tree)
 
@@ -351,8 +356,8 @@ def _half_remembered(observed: Observed, run: Run) -> EndRun | None:
 def _is_unwanted(
     wanted: Wanted | Hold | None, observed: Observed, slot: SlotObserved, run: Run, *, now: datetime
 ) -> bool:
-    if run.state is RunState.SWITCHING:
-        return False  # the rename may have happened: finish, then judge
+    if run.state is RunState.SWITCHING and (slot.deploys_itself or _has_switched(slot, run)):
+        return False  # a judge may be about to, or the rename has happened: finish, then judge
     if run.state is RunState.WATCHING:
         watch = slot.verdict("watch")
         if watch is not None:
@@ -362,7 +367,9 @@ def _is_unwanted(
             return False
         case Hold():
             kept = run.state is RunState.WATCHING or run.cause in RESTORING
-            return wanted.reason == "Quarantined" and not kept
+            refused = observed.head_refused
+            ends = wanted.reason == "Quarantined" or (refused is not None and wanted.reason == refused.reason)
+            return ends and not kept
         case Wanted():
             if run.fence == wanted.fence and run.head.tree == wanted.head.tree:
                 return False
@@ -498,15 +505,15 @@ def _plan_run(observed: Observed, slot: SlotObserved, run: Run, *, now: datetime
     held = held_run(observed, slot, run, now=now)
     match run.state:
         case RunState.PLANNED:
-            return _plan_source(observed, slot, run, held)
+            return _plan_source(observed, slot, run, held, now=now)
         case RunState.BUILDING:
-            return _plan_build(observed, slot, run, held)
+            return _plan_build(observed, slot, run, held, now=now)
         case RunState.MIGRATING:
-            return _plan_migration(observed, slot, run, held)
+            return _plan_migration(observed, slot, run, held, now=now)
         case RunState.GATING:
-            return _plan_gate(observed, slot, run, held)
+            return _plan_gate(observed, slot, run, held, now=now)
         case RunState.SWITCHING:
-            return _plan_switch(observed, slot, run, held)
+            return _plan_switch(observed, slot, run, held, now=now)
         case RunState.WATCHING:
             return _plan_watch(observed, slot, run)
         case _:
@@ -552,7 +559,7 @@ def _is_restore(observed: Observed, run: Run) -> bool:
     return run.cause is Cause.REPAIR or bool(_proven_like(observed, run.domain, run.head.tree))
 
 
-def _plan_source(observed: Observed, slot: SlotObserved, run: Run, held: Held | None) -> list[Step]:
+def _plan_source(observed: Observed, slot: SlotObserved, run: Run, held: Held | None, *, now: datetime) -> list[Step]:
     if slot.recipe_problem:
         return _fail(observed, run, _verdict(run, "DeployTomlInvalid", slot.recipe_problem))
     if slot.recipe is None:
@@ -578,10 +585,10 @@ def _plan_source(observed: Observed, slot: SlotObserved, run: Run, held: Held | 
             AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.BUILDING),
             StartJob(slot=run.slot, generation=run.generation, kind="build", release=run.release),
         ]
-    return _after_build(observed, slot, run, held)
+    return _after_build(observed, slot, run, held, now=now)
 
 
-def _after_build(observed: Observed, slot: SlotObserved, run: Run, held: Held | None) -> list[Step]:
+def _after_build(observed: Observed, slot: SlotObserved, run: Run, held: Held | None, *, now: datetime) -> list[Step]:
     if held is not None:
         return _wait(run, held)  # whatever comes next touches what serves
     database = slot.recipe.database if slot.recipe is not None else None
@@ -594,13 +601,13 @@ def _after_build(observed: Observed, slot: SlotObserved, run: Run, held: Held | 
         ]
     return [
         AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.GATING),
-        *_plan_gate(observed, slot, run, held),
+        *_plan_gate(observed, slot, run, held, now=now),
     ]
 
 
-def _plan_build(observed: Observed, slot: SlotObserved, run: Run, held: Held | None) -> list[Step]:
+def _plan_build(observed: Observed, slot: SlotObserved, run: Run, held: Held | None, *, now: datetime) -> list[Step]:
     if slot.build_sealed:
-        return _after_build(observed, slot, run, held)
+        return _after_build(observed, slot, run, held, now=now)
     process = _process(slot, job_unit("build", run.slot), run.generation)
     if process is None:
         return [StartJob(slot=run.slot, generation=run.generation, kind="build", release=run.release)]
@@ -611,7 +618,9 @@ def _plan_build(observed: Observed, slot: SlotObserved, run: Run, held: Held | N
     return _fail(observed, run, _job_failed(slot, run, process, "BuildFailed", "the build"))
 
 
-def _plan_migration(observed: Observed, slot: SlotObserved, run: Run, held: Held | None) -> list[Step]:
+def _plan_migration(
+    observed: Observed, slot: SlotObserved, run: Run, held: Held | None, *, now: datetime
+) -> list[Step]:
     process = _process(slot, job_unit("migrate", run.slot), run.generation)
     if process is None and held is not None:
         return _wait(run, held)
@@ -622,7 +631,7 @@ def _plan_migration(observed: Observed, slot: SlotObserved, run: Run, held: Held
     if process.exit_code == 0 and not process.timed_out:
         return [
             AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.GATING),
-            *_plan_gate(observed, slot, run, held),
+            *_plan_gate(observed, slot, run, held, now=now),
         ]
     return _fail(observed, run, _job_failed(slot, run, process, "MigrationFailed", "the migration"))
 
@@ -657,7 +666,7 @@ def _instance_failed(slot: SlotObserved, run: Run) -> Verdict | None:
     return _verdict(run, "InstanceExited", _how_it_ended("the instance", process, slot), blames_release=own)
 
 
-def _plan_gate(observed: Observed, slot: SlotObserved, run: Run, held: Held | None) -> list[Step]:
+def _plan_gate(observed: Observed, slot: SlotObserved, run: Run, held: Held | None, *, now: datetime) -> list[Step]:
     if slot.recipe is None:
         return []
     verdict = slot.verdict("gate")
@@ -671,7 +680,7 @@ def _plan_gate(observed: Observed, slot: SlotObserved, run: Run, held: Held | No
             return _fail(observed, run, lost)  # the verdict is about a process that is gone
         return [
             AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.SWITCHING),
-            *_plan_switch(observed, slot, run, held),
+            *_plan_switch(observed, slot, run, held, now=now),
         ]
     steps: list[Step] = []
     if slot.recipe.api is not None and run.colour is not None:
@@ -708,7 +717,7 @@ def _has_switched(slot: SlotObserved, run: Run) -> bool:
     return slot.live is not None and slot.live.state == "live" and slot.live.generation == run.generation
 
 
-def _plan_switch(observed: Observed, slot: SlotObserved, run: Run, held: Held | None) -> list[Step]:
+def _plan_switch(observed: Observed, slot: SlotObserved, run: Run, held: Held | None, *, now: datetime) -> list[Step]:
     steps: list[Step] = []
     if not _has_switched(slot, run):
         lost = _instance_failed(slot, run)
@@ -716,6 +725,8 @@ def _plan_switch(observed: Observed, slot: SlotObserved, run: Run, held: Held | 
             return _fail(observed, run, lost)
         if held is not None and not slot.deploys_itself:
             return _wait_at_gate(slot, run, held)
+        if is_news_awaited(observed, run, now=now):
+            return []
         if slot.deploys_itself:
             return [HandOver(slot=run.slot, generation=run.generation, release=run.release, colour=run.colour)]
         steps.append(Switch(slot=run.slot, generation=run.generation, release=run.release, colour=run.colour))

@@ -5,6 +5,7 @@ Nothing is reported from inside a step: after each observation the whole of it i
 what changed. So a crash, a retry or a wrong guess corrects itself, and the last status is that of the last look.
 
 Who speaks for a commit, the first that has something to say at the newest generation:
+0. A head that production may not move to: `error`, or `failure` where the commit is at fault.
 1. An invalid policy at the production head: `error`, whatever its run says.
 2. A pull request that waits or needs approval: it holds no slot, so nothing of an earlier lease counts. One that a
    filter keeps out is told nothing, unless something was said before: then it ends.
@@ -111,6 +112,7 @@ def say(observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology, *
 def _candidates(
     observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology, *, now: datetime
 ) -> Iterator[Said]:
+    yield from _refused_head(observed)
     yield from _policy_problems(observed)
     yield from _without_slot(observed, queue)
     for slot in observed.slots:
@@ -245,11 +247,8 @@ def _superseded(observed: Observed, slot: SlotObserved, run: Run, tail: str) -> 
     if run.reason == HELD:
         head = _head(observed, slot)
         if head is None or head.sha == run.head.sha:
-            return (
-                StatusState.PENDING,
-                CheckState.QUEUED,
-                describe(run.message, "", tail),
-            )  # its next run is about to begin
+            # Its next run is about to begin.
+            return StatusState.PENDING, CheckState.QUEUED, describe(run.message, "", tail)
         return StatusState.ERROR, CheckState.NEUTRAL, describe(f"{SUPERSEDED_BY}{head.sha[:7]}", "", tail)
     served_well = run.confirmed_at is not None or (
         run.cause in (Cause.REPAIR, Cause.ROLLBACK)
@@ -276,6 +275,15 @@ def _why_ended(pull: PullRequest, observed: Observed) -> str:
     """Say why the lease of an open pull request ended."""
     found = admission(pull, observed)
     return "its time was up and others wait" if found.admits or found.is_open else found.why
+
+
+def _refused_head(observed: Observed) -> Iterator[Said]:
+    head, refused = observed.production_head, observed.head_refused
+    if head is None or refused is None or any(o.slot == MAIN and o.head == head for o in observed.overrides):
+        return
+    state = StatusState.FAILURE if refused.blames_commit else StatusState.ERROR
+    text = describe(refused.reason, f": {refused.message}")
+    yield _said(head.sha, MAIN, state, text, generation=_newest_generation(observed, head.sha, MAIN))
 
 
 def _policy_problems(observed: Observed) -> Iterator[Said]:

@@ -130,6 +130,9 @@ class Record:
     deliveries: DeliveriesOfDay
     #: Heads of the window that no webhook told of: resync found them.
     missed: tuple[views.MissedView, ...]
+    refused_head: views.RefusedHeadView | None
+    #: Of the day.
+    force_pushes: tuple[views.ForcePushView, ...]
     reports: ReportsNow
     drifts: tuple[DriftView, ...]
     policy_problems: tuple[str, ...]
@@ -202,7 +205,7 @@ def summarize(stack: Stack, settings: Settings, store: Store, topology: Topology
         host=settings.host,
         repository=settings.repository,
         production_head=None if head is None else head.sha,
-        needs_attention=needs_attention(_facts(record, unresolved, live, health, disk.now, problem)),
+        needs_attention=needs_attention(_facts(record, unresolved, live, health, disk.now, problem, now=now)),
         unresolved_rollbacks=unresolved,
         live=live,
         health=health,
@@ -216,7 +219,7 @@ def keep_summary(settings: Settings, store: Store, summary: DailySummary, folder
     """Write the day's file and remove the oldest; return its path."""
     path = write_summary(folder, summary.written_at.date(), to_text(summary))
     try:
-        keep = read_policy(settings, store.load_history().repository.policy_sha).retention.summaries
+        keep = read_policy(settings, store.load_repository()).retention.summaries
     except OroborosError:
         keep = Policy().retention.summaries
     remove_old_summaries(folder, keep=keep)
@@ -271,6 +274,8 @@ def read_record(store: Store, status: StatusView, topology: Topology, forgotten:
         missed=tuple(
             views.MissedView(ref=str(row["ref"]), sha=str(row["sha"]), seen_at=row["seen_at"]) for row in missed
         ),
+        refused_head=status.refused_head,
+        force_pushes=status.force_pushes,
         reports=ReportsNow(unsent=status.reports_unsent, stalled=status.reports_stalled, error=status.report_error),
         drifts=status.drifts,
         policy_problems=status.policy_problems,
@@ -380,6 +385,8 @@ def _facts(
     health: tuple[ServiceHealth, ...],
     disk: DiskFact,
     problem: str,
+    *,
+    now: datetime,
 ) -> DayFacts:
     unwell = tuple((one.service, one.said) for one in health if not one.ok)
     unreadable = tuple((line.slot, line.problem) for line in live if line.problem)
@@ -391,6 +398,10 @@ def _facts(
         unreadable=unreadable,
         drifts=tuple(_drift(view) for view in record.drifts if view.ended_at is None),
         policy_problems=record.policy_problems,
+        head_refused=""
+        if record.refused_head is None
+        else f"{record.refused_head.reason}: {record.refused_head.message}",
+        force_pushes=tuple(tables.force_push_line(moved, now=now) for moved in record.force_pushes),
         holds=tuple(hold.said for hold in record.holds if hold.kind == "by_hand"),
         stalled_runs=record.stalled_runs,
         dead_deliveries=record.deliveries.dead,

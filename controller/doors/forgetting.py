@@ -46,7 +46,7 @@ def forget(
 ) -> Forgotten:
     """Let go of what the policy lets go. Safe to repeat. What cannot be known or removed stays, and is told."""
     try:
-        retention = read_policy(settings, history.repository.policy_sha).retention
+        retention = read_policy(settings, history.repository).retention
         needed = find_needed(settings.layout, topology, runtime, history)
     except OroborosError as error:
         log.warning("retention: %s", error, extra={"action": "retention.waits"})

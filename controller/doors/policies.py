@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from controller.doors.stacks import open_mirror
-from controller.effects.store import Store
+from controller.effects.store import RepositoryRow, Store
 from controller.model.config import Freeze, Policy, Settings
 from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy
 from controller.model.errors import ConfigInvalid, OroborosError, Stalled
-from controller.model.names import Sha
 
 
-def read_policy(settings: Settings, policy_sha: Sha | None) -> Policy:
+def read_policy(settings: Settings, repository: RepositoryRow) -> Policy:
     """Return the policy of the production branch, the last valid one if the newest is not; Stalled when there is none
     that could be known."""
     mirror = open_mirror(settings)
     head = mirror.production_head()
-    commits = [commit for commit in (head.sha if head is not None else None, policy_sha) if commit]
+    newest = None if head is None or repository.refused_sha == head.sha else head.sha
+    commits = [commit for commit in (newest, repository.policy_sha) if commit]
     for commit in commits:
-        body = mirror.read_file(Sha(commit), b"deploy.toml", bytes_max=DEPLOY_TOML_BYTES_MAX)
+        body = mirror.read_file(commit, b"deploy.toml", bytes_max=DEPLOY_TOML_BYTES_MAX)
         try:
             return Policy() if body is None else parse_policy(body)
         except ConfigInvalid:
@@ -27,9 +27,7 @@ def read_policy(settings: Settings, policy_sha: Sha | None) -> Policy:
 
 def read_freezes(settings: Settings, store: Store) -> tuple[Freeze, ...]:
     """Return the freezes of the policy in force, none while no policy is known."""
-    rows = store.load_rows("SELECT policy_sha FROM repositories WHERE id = %s", [store.repository_id])
-    sha = rows[0]["policy_sha"] if rows else None
     try:
-        return read_policy(settings, None if sha is None else Sha(str(sha))).production.freeze
+        return read_policy(settings, store.load_repository()).production.freeze
     except OroborosError:
         return ()

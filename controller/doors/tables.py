@@ -26,6 +26,7 @@ from controller.decisions.smoke import SmokeReport
 from controller.doors.views import (
     DeliveryView,
     DriftView,
+    ForcePushView,
     OverrideView,
     ReleaseView,
     RunView,
@@ -222,6 +223,12 @@ def print_status(console: Console, status: StatusView, *, now: datetime) -> None
         if status.undelivered_given_up:
             said += f"; {status.undelivered_given_up} given up: `oroboros github check`"
         lines.append(("undelivered", said))
+    if status.refused_head is not None:
+        refused = status.refused_head
+        lines.append(
+            ("HELD", f"{short(refused.sha)} is the head and does not go live: {refused.reason}: {refused.message}")
+        )
+    lines += [("force push", force_push_line(moved, now=now)) for moved in status.force_pushes]
     lines += [("missed", f"{short(m.sha)} on {m.ref}: no webhook came, found by resync") for m in status.missed]
     lines += [("drift", drift_line(drift, now=now)) for drift in status.drifts]
     if status.deliveries_pending:
@@ -254,6 +261,18 @@ def _order_words(order: OverrideView) -> str:
     if order.kind in ("deploy", "rollback"):
         return f"{order.kind} {short(order.sha)} in {order.slot}"
     return f"{order.slot} {'stopped' if order.kind == 'stopped' else 'started again'}"
+
+
+def force_push_line(moved: ForcePushView, *, now: datetime) -> str:
+    """Return in a line how the production branch was moved by force, and what became of it."""
+    how = "back" if moved.kind == "back" else "to another history"
+    became = {"held": "held", "followed": "followed, as policy says"}.get(
+        moved.outcome, "production had not to go back"
+    )
+    return (
+        f"the branch was moved {how} by force, from {short(moved.old)} to {short(moved.new)},"
+        f" {ago(moved.at, now=now)}: {became}"
+    )
 
 
 def drift_line(drift: DriftView, *, now: datetime) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import LiteralString, Protocol
@@ -29,6 +29,8 @@ STEPS_MAX = 500
 LIST_MAX = 50
 #: For how long a drift that is over is still shown.
 DRIFT_TOLD_HOURS = 24.0
+#: For how long a branch that was moved by force is told.
+FORCE_PUSH_TOLD = timedelta(days=1)
 
 
 class Rows(Protocol):
@@ -229,6 +231,29 @@ class MissedView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedHeadView:
+    """The head of the production branch, where production may not move to it."""
+
+    sha: str
+    reason: str
+    message: str
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForcePushView:
+    """The production branch was moved by force."""
+
+    old: str
+    new: str
+    #: "back", or "aside" to another history.
+    kind: str
+    #: "held", "followed", or "no_move" where production had nothing to go back from.
+    outcome: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DriftView:
     """Something that neither a push nor we changed on the host."""
 
@@ -269,6 +294,9 @@ class StatusView:
     reports_stalled: int
     report_error: str
     missed: tuple[MissedView, ...]
+    refused_head: RefusedHeadView | None
+    #: Those of the last day.
+    force_pushes: tuple[ForcePushView, ...]
     #: The repository's name at the forge, when the settings have another.
     renamed_to: str | None
     #: Deliveries that the forge could not hand over and that we have asked for; and those that were given up.
@@ -394,6 +422,8 @@ def read_status(
             MissedView(ref=_text(row["ref"]), sha=_text(row["sha"]), seen_at=_must(_instant(row["seen_at"])))
             for row in missed
         ),
+        refused_head=_refused_head(repository),
+        force_pushes=_read_force_pushes(rows, now=now),
         renamed_to=_text_or_none(repository.get("renamed_to")),
         undelivered=_number(undelivered.get("open")),
         undelivered_given_up=_number(undelivered.get("given_up")),
@@ -687,6 +717,37 @@ def read_overrides(rows: Rows) -> tuple[OverrideView, ...]:
             despite_hold=_text(row["despite_hold"]),
         )
         for row in found
+    )
+
+
+def _refused_head(repository: Mapping[str, object]) -> RefusedHeadView | None:
+    sha = _text_or_none(repository.get("refused_sha"))
+    if sha is None:
+        return None
+    return RefusedHeadView(
+        sha=sha,
+        reason=_text(repository.get("refused_reason")),
+        message=_text(repository.get("refused_message")),
+        since=_instant(repository.get("refused_at")),
+    )
+
+
+def _read_force_pushes(rows: Rows, *, now: datetime) -> tuple[ForcePushView, ...]:
+    found = rows.load_rows(
+        "SELECT at, detail FROM audit WHERE repository_id = %s AND host = %s AND action = 'force_push' AND at > %s"
+        " ORDER BY id DESC LIMIT %s",
+        [rows.repository_id, rows.host, now - FORCE_PUSH_TOLD, LIST_MAX],
+    )
+    return tuple(
+        ForcePushView(
+            old=_text(detail.get("old")),
+            new=_text(detail.get("new")),
+            kind=_text(detail.get("kind")),
+            outcome=_text(detail.get("outcome")),
+            at=_must(_instant(row["at"])),
+        )
+        for row in found
+        if isinstance(detail := row["detail"], dict)
     )
 
 

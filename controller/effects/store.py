@@ -48,7 +48,7 @@ from controller.model.nouns import (
 )
 from controller.model.reports import FORGE_SURFACES, WantedReport, report_from_json, report_to_json
 from controller.model.states import Cause, Outcome, RunState
-from controller.model.world import RECENT_RUNS_MAX
+from controller.model.world import RECENT_RUNS_MAX, ForcePush, HeadRefused
 
 CONNECT_TIMEOUT_S = 3
 STATEMENT_TIMEOUT_MS = 10_000
@@ -100,6 +100,10 @@ class RepositoryRow:
     full_name: str
     production_branch: str | None
     policy_sha: Sha | None
+    #: The last head of the production branch that production may move to, and a newer one that it may not.
+    accepted_sha: Sha | None
+    refused_sha: Sha | None
+    refused_reason: str
     listed_at: datetime | None
     fetched_at: datetime | None
     #: When the last complete reading of comments began.
@@ -711,6 +715,18 @@ class Store:
                         began_at,
                     ],
                 )
+                # The first listing misses nothing: there was nobody to tell before.
+                connection.execute(
+                    "INSERT INTO refs_seen (repository_id, ref, sha, by_webhook)"
+                    " VALUES (%(r)s, %(ref)s, %(sha)s, %(first)s OR EXISTS"
+                    "  (SELECT 1 FROM deliveries WHERE sha = %(sha)s)) ON CONFLICT DO NOTHING",
+                    {
+                        "r": repository_id,
+                        "ref": f"pull:{pull.number}",
+                        "sha": pull.head_sha,
+                        "first": row is None or row["listed_at"] is None,
+                    },
+                )
             connection.execute(
                 "UPDATE pull_requests SET state = 'closed', waiting_since = NULL, listed_at = %s"
                 " WHERE repository_id = %s AND state = 'open' AND number <> ALL(%s)",
@@ -798,6 +814,41 @@ class Store:
                 [self._id(), ref, sha],
             ).fetchone()
             return row is not None and not row["told"]
+
+    def load_repository(self) -> RepositoryRow:
+        """Return the repository as the store knows it."""
+        with self._transaction() as connection:
+            row = connection.execute("SELECT * FROM repositories WHERE id = %s", [self._id()]).fetchone()
+            assert row is not None
+            return _repository(row)
+
+    def record_head(
+        self, sha: Sha, *, refused: HeadRefused | None, force_push: ForcePush | None, now: datetime
+    ) -> None:
+        """Remember that production may move to this head, or why it may not; and that it came by force."""
+        with self._transaction(fenced=True) as connection:
+            if refused is None:
+                connection.execute(
+                    "UPDATE repositories SET accepted_sha = %s, refused_sha = NULL, refused_reason = '',"
+                    " refused_message = '', refused_at = NULL WHERE id = %s",
+                    [sha, self._id()],
+                )
+            else:
+                connection.execute(
+                    "UPDATE repositories SET refused_sha = %s, refused_reason = %s, refused_message = %s,"
+                    " refused_at = %s WHERE id = %s",
+                    [sha, refused.reason, refused.message, now, self._id()],
+                )
+                detail: dict[str, object] = {"reason": refused.reason, "message": refused.message}
+                self._audit(connection, "head.refused", sha, detail)
+            if force_push is not None:
+                moved: dict[str, object] = {
+                    "old": force_push.old,
+                    "new": force_push.new,
+                    "kind": force_push.kind,
+                    "outcome": force_push.outcome,
+                }
+                self._audit(connection, "force_push", sha, moved)
 
     def record_policy(self, sha: Sha, *, problems: Sequence[str]) -> None:
         """Remember the commit of the last valid policy, or what is wrong with the newest one."""
@@ -1636,6 +1687,9 @@ def _repository(row: DictRow) -> RepositoryRow:
         full_name=row["full_name"],
         production_branch=row["production_branch"],
         policy_sha=Sha(row["policy_sha"]) if row["policy_sha"] else None,
+        accepted_sha=Sha(row["accepted_sha"]) if row["accepted_sha"] else None,
+        refused_sha=Sha(row["refused_sha"]) if row["refused_sha"] else None,
+        refused_reason=row["refused_reason"],
         listed_at=row["listed_at"],
         fetched_at=row["fetched_at"],
         comments_read_at=row["comments_read_at"],

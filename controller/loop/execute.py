@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from controller.decisions.drift import OF_ROOT, RELEASE_EDITED, HostDrift, ReleaseFact, judge_drift, release_subject
 from controller.decisions.holds import describe_held, held_run
+from controller.decisions.order import FOLLOWING
 from controller.decisions.surroundings import (
     app_environment_file,
     environment,
@@ -644,6 +645,14 @@ class Hands:
         """Return the nonce that the running instance was given: what it was started from is kept."""
         return self.runtime.environment(unit).get("OROBOROS_NONCE", "")
 
+    def _check_head(self, run: Run, observed: Observed) -> None:
+        """Raise if a fetch has moved the production branch since this tick looked: the next one decides anew."""
+        if run.slot != MAIN or run.cause not in FOLLOWING:
+            return
+        newest = self.sight.mirror.production_head()
+        if newest != observed.production_head:
+            raise Waiting("HeadMoved", f"{run.slot}: the production branch has moved before the switch: looking again")
+
     def _check_not_held(self, run: Run, observed: Observed) -> None:
         """Raise if an order to hold came since this tick looked. Called right before what a hold forbids."""
         fresh = replace(observed, holds=self.store.load_holds())
@@ -659,6 +668,7 @@ class Hands:
             self.store.check_may_switch(step.generation)
             previous = read_live(self.layout, step.slot)
             if previous is None or previous.generation != step.generation:
+                self._check_head(run, observed)
                 self._check_not_held(run, observed)
             if previous is None or previous.generation != step.generation:
                 if recipe.web is not None:
@@ -671,6 +681,7 @@ class Hands:
     def _hand_over(self, step: s.HandOver, observed: Observed) -> None:
         """Order the judge. Safe to repeat: the same order replaces itself, and a judge that runs is left alone."""
         run, recipe = _run_and_recipe(observed.slot(step.slot))
+        self._check_head(run, observed)
         self._check_not_held(run, observed)
         base = self._base(run, recipe)
         self.store.check_may_switch(step.generation)

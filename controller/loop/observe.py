@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import get_args
 
 from controller.decisions.admission import asks_for_paths, forks_to_fetch
+from controller.decisions.order import HeadFacts, HeadVerdict, judge_head
 from controller.decisions.refresh import Hint, Looks, is_answered
 from controller.decisions.surroundings import CONFIGURED, app_environment_file
 from controller.effects.checkout import is_sealed
@@ -64,6 +66,8 @@ class Sight:
     ended_units_stay: bool = False
     recipes: dict[Sha, RecipeAt] = field(default_factory=dict)
     policies: dict[Sha, Policy | tuple[str, ...]] = field(default_factory=dict)
+    #: (older, newer) to whether the one lies behind the other.
+    ancestry: dict[tuple[Sha, Sha], bool] = field(default_factory=dict)
 
 
 def observe(sight: Sight) -> tuple[Observed, History]:
@@ -71,7 +75,9 @@ def observe(sight: Sight) -> tuple[Observed, History]:
     history = sight.store.load_history()
     processes = sight.runtime.observe()
     production = sight.mirror.production_head()
-    policy, policy_problems = observe_policy(sight, history, production)
+    judged = observe_order(sight, history, production)
+    accepted = production if judged.refused is None else _accepted(sight, history)
+    policy, policy_problems = observe_policy(sight, history, accepted)
     # A release counts once it is on the disk and has its row; with one of the two, publishing is repeated.
     on_disk = observe_releases(sight.layout) & {release.sha for release in history.releases}
     databases = sight.databases.observe() if sight.databases is not None else frozenset()
@@ -86,6 +92,9 @@ def observe(sight: Sight) -> tuple[Observed, History]:
     ref = production_ref(history)
     observed = Observed(
         production_head=production,
+        head_refused=judged.refused,
+        force_push=judged.force_push,
+        unfetched_push_at=_unfetched_push_at(history),
         production_head_found_by_resync=(
             production is not None and ref is not None and sight.store.was_found_by_resync(ref, production.sha)
         ),
@@ -109,6 +118,68 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         ended_units_stay=sight.ended_units_stay,
     )
     return observed, history
+
+
+def observe_order(sight: Sight, history: History, production: Head | None) -> HeadVerdict:
+    """Return whether production may move to the head of its branch, by the policy of the last accepted one."""
+    accepted = history.repository.accepted_sha
+    if production is None or accepted is None or accepted == production.sha:
+        return HeadVerdict()
+    serves = _served(sight)
+    facts = HeadFacts(
+        head=production,
+        accepted=accepted,
+        serves=serves,
+        follows_accepted=_is_ancestor(sight, accepted, production.sha),
+        follows_served=serves is not None and _is_ancestor(sight, serves.sha, production.sha),
+        is_behind=_is_ancestor(sight, production.sha, accepted),
+    )
+    return judge_head(facts, force_push=_accepted_policy(sight, history).production.force_push)
+
+
+def _served(sight: Sight) -> Head | None:
+    """Return what production serves, under the commit that it was about."""
+    live = read_live(sight.layout, MAIN)
+    if live is None or live.state != "live" or live.release is None or live.tree is None:
+        return None
+    run = sight.store.load_run(live.generation)
+    return Head(sha=run.head.sha if run is not None else live.release, tree=live.tree)
+
+
+def _is_ancestor(sight: Sight, older: Sha, newer: Sha) -> bool:
+    known = sight.ancestry.get((older, newer))
+    if known is None:
+        known = sight.mirror.is_ancestor(older, newer)
+        if sight.mirror.head(older) is None or sight.mirror.head(newer) is None:
+            return False  # not fetched (any more): unknown, so not remembered
+        sight.ancestry[older, newer] = known
+    return known
+
+
+def _accepted(sight: Sight, history: History) -> Head | None:
+    accepted = history.repository.accepted_sha
+    return None if accepted is None else sight.mirror.head(accepted)
+
+
+def _accepted_policy(sight: Sight, history: History) -> Policy:
+    """Return the policy of the last accepted head, the last valid one if that is not."""
+    for sha in (history.repository.accepted_sha, history.repository.policy_sha):
+        policy = None if sha is None else _policy_at(sight, sha)
+        if isinstance(policy, Policy):
+            return policy
+    return Policy()
+
+
+def _unfetched_push_at(history: History) -> datetime | None:
+    looks = Looks(fetched_at=history.repository.fetched_at, listed_at=history.repository.listed_at)
+    target = f"ref:{production_ref(history)}"
+    told = (
+        delivery.received_at
+        for delivery in history.pending
+        if delivery.target == target
+        and not is_answered(Hint(target=delivery.target, armed_at=delivery.armed_at), looks)
+    )
+    return min(told, default=None)
 
 
 def production_ref(history: History) -> str | None:

@@ -22,6 +22,7 @@ from controller.decisions.admission import forks_to_fetch
 from controller.decisions.drift import OF_ROOT, RELEASE_EDITED, SEEN_BY_TICK, judge_drift
 from controller.decisions.explain import why
 from controller.decisions.holds import held_run, held_slot
+from controller.decisions.order import describe_force_push
 from controller.decisions.plan import desired, plan_slot
 from controller.decisions.projection import project_all
 from controller.decisions.refresh import Hint, Looks, is_reading_due, plan_refresh
@@ -171,6 +172,7 @@ class Reconciler:
         self._refresh(history, observed.policy, now=now)
         self._read_comments(history, observed, now=now)
         decision = decide(observed, now=now)
+        self._note_head(observed, history, now=now)
         self._note_drifts(observed, history)
         self._verify_released(observed, history, now=now)
         steps = self._without_prune(decision, now=now)
@@ -285,6 +287,23 @@ class Reconciler:
             self.health.note_error(str(error), now=self.clock())
             return
         self._failures, self._failed_at = 0, None
+
+    def _note_head(self, observed: Observed, history: History, *, now: datetime) -> None:
+        """Remember which head production may move to, and tell when its branch was moved by force, once."""
+        head, refused, known = observed.production_head, observed.head_refused, history.repository
+        if head is None:
+            return
+        told = (known.refused_sha, known.refused_reason) if refused is None else (head.sha, refused.reason)
+        is_new = refused is not None and (known.refused_sha, known.refused_reason) != told
+        is_over = refused is None and (known.accepted_sha != head.sha or known.refused_sha is not None)
+        if not is_new and not is_over:
+            return
+        self.hands.store.record_head(head.sha, refused=refused, force_push=observed.force_push, now=now)
+        if observed.force_push is not None:
+            said = describe_force_push(observed.force_push)
+            log.warning("order: %s: %s", said, observed.force_push.outcome, extra={"action": "order.forced"})
+        if refused is not None:
+            log.warning("order: %s: %s", refused.reason, refused.message, extra={"action": "order.refused"})
 
     def _note_drifts(self, observed: Observed, history: History) -> None:
         """Remember and tell what somebody else changed, before any of it is put right."""

@@ -133,6 +133,8 @@ class Production:
     drain_s: float = 5.0
     #: What somebody else changed on the host: "heal" puts it right, "hold" waits for an order.
     drift: Literal["heal", "hold"] = "heal"
+    #: The branch was moved by force to what does not descend from what serves.
+    force_push: Literal["hold", "follow"] = "hold"
     #: When nothing new is switched to.
     freeze: tuple[Freeze, ...] = ()
 

@@ -305,6 +305,7 @@ class _Production(_Table):
     backend_port: Annotated[StrictInt, Field(ge=1024, le=65_535)] | None = None
     drain_s: DrainS = 5.0
     drift: Literal["heal", "hold"] = "heal"
+    force_push: Literal["hold", "follow"] = "hold"
     freeze: Annotated[tuple[_Freeze, ...], Field(max_length=FREEZES_MAX)] = ()
 
 

@@ -121,6 +121,27 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForcePush:
+    """The production branch was moved to a commit that does not descend from the last accepted one."""
+
+    old: Sha
+    new: Sha
+    kind: Literal["back", "aside"]
+    #: "no_move": production had nothing to go back from.
+    outcome: Literal["held", "followed", "no_move"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRefused:
+    """Why production may not move to the head of its branch."""
+
+    reason: str
+    message: str
+    #: The commit itself is at fault, not the way in which it came.
+    blames_commit: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryHint:
     """A pending delivery that a fetch or listing, begun after it came, has answered."""
 
@@ -138,6 +159,12 @@ class Observed:
     """The whole host and what the mirror and the last complete listing say is wanted."""
 
     production_head: Head | None = None
+    #: Why production may not move to that head; None: it may.
+    head_refused: HeadRefused | None = None
+    #: That head came by force.
+    force_push: ForcePush | None = None
+    #: When the oldest push to the production branch was told of that no fetch has brought yet.
+    unfetched_push_at: datetime | None = None
     #: No webhook told of this head: resync found it.
     production_head_found_by_resync: bool = False
     #: Open pull requests by the last complete listing, heads as fetched.
