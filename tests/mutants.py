@@ -10,8 +10,12 @@ from dataclasses import dataclass
 PLAN = "controller/decisions/plan.py"
 SLOTS = "controller/decisions/slots.py"
 QUARANTINE = "controller/decisions/quarantine.py"
+ADMISSION = "controller/decisions/admission.py"
+COMMANDS = "controller/decisions/commands.py"
 RETENTION = "controller/decisions/retention.py"
 WORLDS = "tests/property/test_worlds.py"
+PERMISSIONS = "tests/property/test_permissions.py"
+ADMISSION_RULES = "tests/unit/decisions/test_admission.py"
 PLAN_RULES = "tests/unit/decisions/test_plan.py"
 SLOT_RULES = "tests/unit/decisions/test_slots.py"
 RETENTION_RULES = "tests/unit/decisions/test_retention.py"
@@ -217,5 +221,19 @@ MUTANTS: tuple[Mutant, ...] = (
         original='    if stop.kind == "restart":',
         replacement="    if False:",
         caught_by=f"{WORLDS}::test_stops_by_hand_break_no_promise_and_come_to_an_end",
+    ),
+    Mutant(
+        name="a bare approval is of whatever the head is by then",
+        file=COMMANDS,
+        original="now.shown_at >= comment.created_at",
+        replacement="now.shown_at > comment.created_at",
+        caught_by=f"{PERMISSIONS}::test_no_unapproved_commit_of_a_stranger_ever_runs_and_the_truth_wins_in_the_end",
+    ),
+    Mutant(
+        name="an approval is of every commit of its pull request",
+        file=ADMISSION,
+        original="(pull.number, pull.head_sha, pull.base_branch)",
+        replacement="(pull.number, order.sha, pull.base_branch)",
+        caught_by=f"{ADMISSION_RULES}::TestForks::test_an_approval_is_of_one_commit_to_one_branch_of_one_pull_request",
     ),
 )

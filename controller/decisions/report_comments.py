@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from controller.decisions.admission import NEEDS_APPROVAL, admission
+from controller.decisions.admission import APPROVAL, NEEDS_APPROVAL, admission
 from controller.decisions.github.comments import MARKER
 from controller.decisions.markdown import cell, code, table
 from controller.decisions.report import Said
@@ -69,7 +69,12 @@ def _body(observed: Observed, pull: PullRequest, said: Sequence[Said], topology:
         rows.append(("State", cell(f"no preview: {found.why} ({found.rule})")))
     rows += _rows_of_slot(pull, slot, topology) if slot is not None else []
     parts = [MARKER, f"**{headline}**", table(("Preview", f"#{pull.number}"), rows)]
-    if found.why == NEEDS_APPROVAL:
+    if found.why == NEEDS_APPROVAL and found.rule != APPROVAL:
+        parts.append(
+            "It comes from a fork, whose code does not run here, approved or not:"
+            " `[permissions] accept_fork_risk` in deploy.toml is off."
+        )
+    elif found.why == NEEDS_APPROVAL:
         parts.append(
             "It comes from a fork, whose code does not run by itself."
             f" Somebody who may write to this repository has it previewed with the comment `/preview {pull.head_sha}`;"

@@ -1417,7 +1417,8 @@ class Store:
             ).rowcount
 
     def forget_audit(self, *, before: datetime, at_most: int) -> int:
-        """Remove lines of the audit, and drifts that are over, from before then; return how many."""
+        """Remove lines of the audit, commands in comments, and drifts and orders about previews that are over, from
+        before then; return how many."""
         with self._transaction() as connection:
             lines = connection.execute(
                 "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < %s ORDER BY id LIMIT %s)",
@@ -1428,7 +1429,21 @@ class Store:
                 " AND ended_at < %s ORDER BY id LIMIT %s)",
                 [self._id(), self._host, before, at_most],
             ).rowcount
-            return lines + drifts
+            # The newest comments are read again each time: those that were answered stay known.
+            said = connection.execute(
+                "DELETE FROM comment_commands WHERE (repository_id, comment_id) IN (SELECT c.repository_id,"
+                " c.comment_id FROM comment_commands c JOIN repositories r ON r.id = c.repository_id"
+                " WHERE r.id = %(r)s AND c.decided_at < %(before)s"
+                " AND c.commented_at < r.comments_since - interval '1 day'"
+                " ORDER BY c.comment_id LIMIT %(at_most)s)",
+                {"r": self._id(), "before": before, "at_most": at_most},
+            ).rowcount
+            orders = connection.execute(
+                "DELETE FROM preview_orders WHERE id IN (SELECT id FROM preview_orders WHERE repository_id = %s"
+                " AND ended_at < %s ORDER BY id LIMIT %s)",
+                [self._id(), before, at_most],
+            ).rowcount
+            return lines + drifts + said + orders
 
     # -- drift ------------------------------------------------------------------------------------------------------
 

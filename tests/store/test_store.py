@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from controller.decisions.github.repository import Repository
 from controller.effects.store import LostEpoch, Store, migrate
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, TreeId, preview_slot, pull_request_domain
-from controller.model.nouns import Drift, Handling, Head, PullRequest, Verdict
+from controller.model.nouns import CommandAnswer, Drift, Handling, Head, PreviewOrder, PullRequest, Verdict
 from controller.model.reports import WantedStatus
 from controller.model.states import Cause, Outcome, RunState, StatusState
 
@@ -100,6 +101,123 @@ def test_an_older_worker_changes_nothing_after_a_newer_one_registered(store: Sto
         store.check_epoch()
     assert begin(newer) is not None
     newer.close()
+
+
+def approve(store: Store, number: int, letter: str, *, comment_id: int, now: datetime = NOW) -> None:
+    order = PreviewOrder(
+        pull_request=number,
+        kind="approval",
+        sha=sha(letter),
+        base_branch="main",
+        actor="bob",
+        comment_id=comment_id,
+        at=now,
+    )
+    store.record_preview_order(order, ends=("approval", "stop"), now=now)
+
+
+def forked(number: int, letter: str, *, base: str = "main") -> PullRequest:
+    return replace(pull(number, letter=letter), same_repository=False, base_branch=base, head_shown_at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("later", "why"),
+    [
+        (forked(7, "b"), "the head moved"),
+        (forked(7, "a", base="release"), "the base branch changed"),
+        (None, "closed"),
+    ],
+)
+def test_an_approval_ends_for_good_with_a_push_another_base_or_a_close(
+    store: Store, later: PullRequest | None, why: str
+) -> None:
+    store.record_listing([forked(7, "a")], began_at=NOW)
+    approve(store, 7, "a", comment_id=1)
+    store.record_listing([forked(7, "a")], began_at=NOW)
+    assert [order.sha for order in store.load_history().preview_orders] == [sha("a")]
+
+    store.record_listing([] if later is None else [later], began_at=LATER)
+    store.record_listing([forked(7, "a")], began_at=LATER + timedelta(seconds=1))
+
+    assert store.load_preview_orders() == ()
+    assert [row["end_reason"] for row in store.load_rows("SELECT end_reason FROM preview_orders")] == [why]
+
+
+def test_a_listing_that_began_before_an_approval_does_not_end_it(store: Store) -> None:
+    store.record_listing([forked(7, "a")], began_at=NOW)
+    approve(store, 7, "b", comment_id=1, now=LATER)
+    store.record_listing([forked(7, "a")], began_at=LATER - timedelta(seconds=1))
+    assert [order.sha for order in store.load_preview_orders()] == [sha("b")]
+
+
+def test_a_new_approval_replaces_the_one_before(store: Store) -> None:
+    approve(store, 7, "a", comment_id=1)
+    approve(store, 7, "b", comment_id=2)
+    approve(store, 8, "c", comment_id=3)
+    assert [(order.pull_request, order.sha) for order in store.load_preview_orders()] == [(7, sha("b")), (8, sha("c"))]
+
+
+def test_a_head_is_known_since_it_was_first_listed_and_anew_after_another_one(store: Store) -> None:
+    for letter, seconds in (("a", 0), ("a", 10), ("b", 20), ("a", 30), ("a", 40)):
+        shown = replace(forked(7, letter), head_shown_at=NOW + timedelta(seconds=seconds))
+        store.record_listing([shown], began_at=NOW + timedelta(seconds=seconds))
+        if seconds == 10:
+            assert store.load_shown_at(7, sha("a")) == NOW
+    assert store.load_shown_at(7, sha("a")) == NOW + timedelta(seconds=30)
+    assert store.load_shown_at(7, sha("b")) is None
+    assert store.load_shown_at(8, sha("a")) is None
+
+
+def said(comment_id: int, *, at: datetime = NOW) -> CommandAnswer:
+    return CommandAnswer(
+        pull_request=7,
+        comment_id=comment_id,
+        author="bob",
+        permission="write",
+        said="/preview",
+        state="done",
+        reason="",
+        message="approved",
+        sha=sha("a"),
+        commented_at=at,
+        decided_at=at,
+    )
+
+
+def test_a_comment_is_answered_once_with_all_that_it_does_or_not_at_all(store: Store) -> None:
+    store.record_listing([forked(7, "a")], began_at=NOW)
+    for _ in range(2):
+        store.record_command(said(5), verb="preview", argument="")
+    assert store.load_answered([4, 5]) == {5}
+    assert len(store.load_rows("SELECT 1 FROM audit WHERE action = 'comment.preview'")) == 1
+    assert [(one.said, one.sha) for one in store.load_history().commands] == [("/preview", sha("a"))]
+
+    def is_cut_short() -> None:
+        with store.together():
+            approve(store, 7, "a", comment_id=6)
+            store.record_command(said(6), verb="preview", argument="")
+            raise Waiting("Cut", "in the middle")
+
+    with pytest.raises(Waiting):
+        is_cut_short()
+    assert (store.load_preview_orders(), store.load_answered([6])) == ((), frozenset())
+
+
+def test_what_was_read_of_comments_only_moves_on(store: Store) -> None:
+    assert store.load_comments_since() < datetime.now(UTC)
+    store.record_comments_read(since=LATER, began_at=None)
+    assert store.load_history().repository.comments_read_at is None
+    store.record_comments_read(since=NOW, began_at=NOW)
+    assert (store.load_comments_since(), store.load_history().repository.comments_read_at) == (LATER, NOW)
+
+
+def test_answered_comments_that_are_read_again_are_not_forgotten(store: Store) -> None:
+    long_after = NOW + timedelta(days=900)
+    for comment_id, day in ((1, 0), (2, 10)):
+        store.record_command(said(comment_id, at=NOW + timedelta(days=day)), verb="preview", argument="")
+    store.record_comments_read(since=NOW + timedelta(days=10), began_at=NOW)
+    store.forget_audit(before=long_after, at_most=100)
+    assert store.load_answered([1, 2]) == {2}
 
 
 def test_a_slot_has_one_running_run(store: Store) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from controller.decisions.refresh import Hint, Looks, Refresh, plan_refresh
+from controller.decisions.refresh import Hint, Looks, Refresh, is_answered, is_reading_due, plan_refresh
 from tests.builders import at
 
 RESYNC_S = 300.0
@@ -48,3 +48,36 @@ def test_failures_in_a_row_grow_the_pause() -> None:
 
 def test_what_came_while_the_look_that_failed_was_under_way_does_not_wait() -> None:
     assert due(FAILING, push(101), now_s=102) == Refresh(listing=False, because="delivery")
+
+
+def comments(armed_s: float) -> Hint:
+    return Hint(target="comments:7", armed_at=at(armed_s))
+
+
+def reading(looks: Looks, *hints: Hint, now_s: float) -> bool:
+    return is_reading_due(hints, looks, resync_s=RESYNC_S, now=at(now_s))
+
+
+READ = replace(RESTING, comments_read_at=at(0))
+
+
+def test_comments_are_read_at_a_delivery_and_at_the_pace_of_the_resync() -> None:
+    assert reading(RESTING, now_s=1)
+    assert not reading(READ, now_s=299)
+    assert reading(READ, now_s=300)
+    assert reading(READ, comments(10), now_s=10)
+    assert not reading(READ, push(10), now_s=10)
+    assert reading(replace(READ, not_before=at(5)), now_s=6)
+
+
+def test_a_delivery_about_comments_is_answered_by_reading_them_and_by_nothing_else() -> None:
+    assert due(RESTING, comments(10), now_s=10) is None
+    assert not is_answered(comments(10), replace(READ, fetched_at=at(20), listed_at=at(20)))
+    assert is_answered(comments(10), replace(READ, comments_read_at=at(11)))
+
+
+def test_reading_that_failed_pauses_longer_and_longer_unless_there_is_news() -> None:
+    failing = replace(READ, failures_in_a_row=6, last_failure_at=at(400))
+    assert not reading(failing, now_s=431)
+    assert reading(failing, now_s=432)
+    assert reading(failing, comments(410), now_s=411)

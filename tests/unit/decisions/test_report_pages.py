@@ -286,7 +286,9 @@ def test_the_comment_tells_the_last_failure_while_an_older_commit_serves() -> No
 def test_a_fork_is_told_how_to_ask_and_one_that_never_may_hears_nothing() -> None:
     strange = pull(2, same_repository=False)
     seen = observed(serving(R1), pulls=(strange,))
-    assert f"`/preview {strange.head_sha}`" in comments(seen)[2].body
+    assert "`[permissions] accept_fork_risk` in deploy.toml is off" in comments(seen)[2].body
+    accepted = replace(seen, policy=Policy(permissions=Permissions(accept_fork_risk=True)))
+    assert f"`/preview {strange.head_sha}`" in comments(accepted)[2].body
     assert comments(replace(seen, policy=Policy(permissions=Permissions(forks="never")))) == {}
 
 
