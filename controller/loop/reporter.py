@@ -58,6 +58,8 @@ class Reporter:
         self._senders = senders
         #: The destination asks us to wait: what is unsent stays so, and is no attempt.
         self._quiet_until: datetime | None = None
+        #: Surfaces that we lack a permission for, and when it is tried again: not for each of their reports.
+        self._refused_until: dict[Surface, datetime] = {}
         self._clock = clock
         self._started_at = clock()
         self._woken = threading.Event()
@@ -92,7 +94,9 @@ class Reporter:
         """Send what comes first; False when there is nothing to send now."""
         if self._quiet_until is not None and self._clock() < self._quiet_until:
             return False
-        unsent = self._store.load_unsent_reports(surfaces=tuple(self._senders), now=self._clock(), at_most=1)
+        now = self._clock()
+        allowed = [one for one in self._senders if self._refused_until.get(one, now) <= now]
+        unsent = self._store.load_unsent_reports(surfaces=allowed, now=now, at_most=1)
         for report in unsent:
             self._send(report)
         return bool(unsent) and self._quiet_until is None
@@ -121,10 +125,13 @@ class Reporter:
             if error.reason == "ForgeLimited":
                 self._quiet_until = retry_at
             pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** min(report.attempts, 16))
+            retry_at = retry_at or self._clock() + timedelta(seconds=pause_s)
+            if error.reason == "ForgeRefused":
+                self._refused_until[report.wanted.surface] = retry_at
             self._store.record_unsent(
                 report,
                 error=str(error),
-                retry_at=retry_at or self._clock() + timedelta(seconds=pause_s),
+                retry_at=retry_at,
                 stalled=report.attempts + 1 >= ATTEMPTS_MAX,
             )
         else:

@@ -1,0 +1,279 @@
+"""Does the outbox say everything once, whoever dies, and does one thing that is refused hold up nothing else?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller import failpoints
+from controller.decisions.github.comments import MARKER
+from controller.development.embedded_runtime import EmbeddedRuntime
+from controller.effects.github_http import Forge
+from controller.effects.mirror import Mirror
+from controller.effects.store import Store, migrate
+from controller.loop.forge_senders import Archive, forge_senders
+from controller.loop.reporter import Outgoing, Reporter, Sender
+from controller.model.names import MAIN, Layout, Sha, parse_sha
+from controller.model.reports import Surface, WantedCheck, WantedComment, WantedDeployment, WantedReport, WantedStatus
+from controller.model.states import CheckState, DeploymentState, StatusState
+from tests.forge.our_app import Ours
+from tests.forge_fixture import REPOSITORY
+
+
+class Died(BaseException):
+    """A worker that is killed: nothing after it runs."""
+
+
+def die() -> None:
+    raise Died
+
+
+@dataclass
+class Clock:
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass
+class World:
+    """The outbox of one stack, and the forge."""
+
+    ours: Ours
+    store: Store
+    sha: Sha
+    archive: Archive
+    clock: Clock = field(default_factory=Clock)
+
+    def senders(self) -> dict[Surface, Sender]:
+        forge = Forge(self.ours.client, REPOSITORY, self.ours.identity())
+        return forge_senders(forge, self.archive, app_id=self.ours.created.app_id)
+
+    def restart(self) -> Reporter:
+        """Begin to send with a new worker."""
+        self.clock.now += timedelta(seconds=1)
+        return Reporter(self.store, self.senders(), clock=self.clock)
+
+    def want(self, *reports: WantedReport) -> None:
+        self.clock.now += timedelta(seconds=1)
+        self.store.record_tick(reports, done=[], now=self.clock.now)
+
+    def get(self, path: str) -> Any:
+        return self.ours.forge.api.get(path).json()
+
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """Return how many statuses, check runs, deployments, their statuses and comments there are."""
+        deployments = self.get("/deployments")
+        return (
+            len(self.get(f"/commits/{self.sha}/statuses")),
+            int(self.get(f"/commits/{self.sha}/check-runs?filter=all")["total_count"]),
+            len(deployments),
+            sum(len(self.get(f"/deployments/{one['id']}/statuses")) for one in deployments),
+            len(self.get("/issues/1/comments")),
+        )
+
+    def unsent(self) -> set[str]:
+        rows = self.store.load_rows("SELECT surface FROM reports WHERE sent_generation < generation")
+        return {str(row["surface"]) for row in rows}
+
+    def all_four(self, *, is_over: bool = False) -> Sequence[WantedReport]:
+        return (
+            WantedStatus(
+                sha=self.sha,
+                context="oroboros/production",
+                state=StatusState.SUCCESS if is_over else StatusState.PENDING,
+                description="live" if is_over else "building",
+                target_url=None,
+                generation=7,
+            ),
+            WantedCheck(
+                sha=self.sha,
+                context="oroboros/production",
+                state=CheckState.SUCCESS if is_over else CheckState.IN_PROGRESS,
+                title="live" if is_over else "building",
+                details_url=None,
+                generation=7,
+            ),
+            WantedDeployment(
+                sha=self.sha,
+                environment="production",
+                generation=7,
+                state=DeploymentState.SUCCESS if is_over else DeploymentState.IN_PROGRESS,
+                description="live" if is_over else "under way",
+                environment_url=None,
+            ),
+            WantedComment(pull_request=1, body=f"{MARKER}\n{'Live' if is_over else 'Building'}.", is_open=True),
+        )
+
+
+@pytest.fixture
+def world(ours: Ours, postgres_url: str, tmp_path: Path) -> Iterator[World]:
+    clone = ours.forge.clone()
+    sha = parse_sha(clone.commit("Begin"))
+    clone.push()
+    clone.commit("Change", page="one")
+    clone.push("topic")
+    ours.forge.open_pull("topic")
+    migrate(postgres_url)
+    store = Store(postgres_url, repository=REPOSITORY, host="host-1")
+    store.register(slots=(MAIN,), boot_id="boot-1", now=datetime.now(UTC))
+    archive = Archive(
+        store=store,
+        runtime=EmbeddedRuntime(tmp_path / "supervisor.sock", Layout(tmp_path)),
+        open_mirror=lambda: Mirror(tmp_path / "mirror", ours.forge.url),
+    )
+    yield World(ours=ours, store=store, sha=sha, archive=archive)
+    failpoints.disarm()
+    store.close()
+
+
+def drain(reporter: Reporter) -> None:
+    while reporter.send_next():
+        pass
+
+
+def kill_while_sending(world: World) -> None:
+    """Let a worker die after each thing that it told, before it wrote so, until nothing is left to tell."""
+    failpoints.arm("report.before_ack", die)
+    with pytest.raises(Died):
+        drain(world.restart())
+    failpoints.disarm()
+
+
+def test_all_surfaces_are_told_once_and_changed_where_they_are(world: World) -> None:
+    reporter = world.restart()
+    world.want(*world.all_four())
+    drain(reporter)
+    assert world.counts() == (1, 1, 1, 1, 1)
+    world.want(*world.all_four(is_over=True))
+    drain(reporter)
+    assert world.counts() == (2, 1, 1, 2, 1)
+    (check,) = world.get(f"/commits/{world.sha}/check-runs")["check_runs"]
+    assert (check["status"], check["conclusion"], check["external_id"]) == ("completed", "success", "7")
+    (comment,) = world.get("/issues/1/comments")
+    assert comment["body"].endswith("Live.")
+    assert world.unsent() == set()
+    drain(world.restart())
+    assert world.counts() == (2, 1, 1, 2, 1)
+
+
+def test_t_c13_a_worker_that_dies_before_it_wrote_that_it_told_repeats_nothing(world: World) -> None:
+    """Of what a dead worker told, the next one reads what is there; so nothing is said twice."""
+    world.want(*world.all_four())
+    failpoints.arm("report.before_ack", die)
+    for _ in range(3):
+        for surface in ("status", "check", "deployment", "comment"):
+            with pytest.raises(Died):
+                Reporter(world.store, {surface: world.senders()[surface]}, clock=world.clock).send_next()
+    failpoints.disarm()
+    assert world.unsent() == {"status", "check", "deployment", "comment"}
+    drain(world.restart())
+    assert world.unsent() == set()
+    assert world.counts() == (1, 1, 1, 1, 1)
+
+
+def test_t_g14_fifty_restarts_post_at_most_two_statuses_for_one_commit(world: World) -> None:
+    for count in range(50):
+        world.want(*world.all_four(is_over=count > 25))
+        kill_while_sending(world)
+    statuses, checks, deployments, _, comments = world.counts()
+    assert statuses <= 2
+    assert (checks, deployments, comments) == (0, 0, 0) or (checks, deployments, comments) == (1, 1, 1)
+    drain(world.restart())
+    assert world.counts() == (2, 1, 1, 1, 1)
+    assert world.get(f"/commits/{world.sha}/statuses")[0]["state"] == "success"
+
+
+@pytest.mark.parametrize("surface", ["check", "deployment", "comment"])
+def test_what_was_made_is_found_again_when_its_id_was_never_written(world: World, surface: Surface) -> None:
+    wanted = next(one for one in world.all_four() if one.surface == surface)
+    send = world.senders()[surface]
+
+    def forget(_made: int) -> None:
+        raise Died
+
+    lost = Outgoing(wanted=wanted, made_id=None, is_doubtful=False, remember=forget)
+    with pytest.raises(Died):
+        send(lost)
+    before = world.counts()
+    remembered: list[int] = []
+    send(Outgoing(wanted=wanted, made_id=None, is_doubtful=True, remember=remembered.append))
+    after = world.counts()
+    assert len(remembered) == 1
+    assert (after[1], after[2], after[4]) == (before[1], before[2], before[4])
+
+
+def test_t_g14_what_is_refused_for_good_is_not_tried_again_and_holds_up_nothing(world: World) -> None:
+    status, *others = world.all_four()
+    assert isinstance(status, WantedStatus)
+    unknown = WantedStatus(
+        sha=Sha("f" * 40),
+        context=status.context,
+        state=status.state,
+        description="x",
+        target_url=None,
+        generation=0,
+    )
+    reporter = world.restart()
+    world.want(unknown, status, *others)
+    drain(reporter)
+    assert world.unsent() == {"status"}
+    writes = world.ours.forge.knobs.get("/_development/seen").json()["writes"]
+    for _ in range(5):
+        drain(world.restart())
+    assert world.ours.forge.knobs.get("/_development/seen").json()["writes"] == writes
+    ((stalled, error),) = (
+        (row["stalled"], str(row["error"]))
+        for row in world.store.load_rows("SELECT stalled, error FROM reports WHERE sent_generation < generation")
+    )
+    assert stalled
+    assert "StatusRefused" in error or "does not take" in error
+
+
+def test_a_surface_that_we_may_not_write_waits_alone_and_is_not_asked_for_each_report(world: World) -> None:
+    def refuse(path: str) -> Callable[[], object]:
+        return lambda: world.ours.forge.knob("fail", status=403, count=1, path=f"/repos/{REPOSITORY}{path}")
+
+    reporter = world.restart()
+    refuse("/deployments")()
+    _, _, deployment, _ = world.all_four()
+    assert isinstance(deployment, WantedDeployment)
+    second = WantedDeployment(
+        sha=deployment.sha,
+        environment="preview-1",
+        generation=8,
+        state=deployment.state,
+        description="",
+        environment_url=None,
+    )
+    world.want(second, *world.all_four())
+    drain(reporter)
+    assert world.unsent() == {"deployment"}
+    assert world.counts() == (1, 1, 0, 0, 1)
+    world.clock.now += timedelta(seconds=400)
+    drain(reporter)
+    assert world.unsent() == set()
+    assert world.counts() == (1, 1, 2, 2, 1)
+
+
+def test_a_comment_that_somebody_removed_is_written_anew_and_one_that_is_over_is_not(world: World) -> None:
+    reporter = world.restart()
+    world.want(world.all_four()[3])
+    drain(reporter)
+    (first,) = world.get("/issues/1/comments")
+    world.ours.forge.api.delete(f"/issues/comments/{first['id']}")
+    world.want(WantedComment(pull_request=1, body=f"{MARKER}\nLive.", is_open=True))
+    drain(reporter)
+    (second,) = world.get("/issues/1/comments")
+    assert second["id"] != first["id"]
+    world.ours.forge.api.delete(f"/issues/comments/{second['id']}")
+    world.want(WantedComment(pull_request=1, body=f"{MARKER}\nEnded.", is_open=False))
+    drain(reporter)
+    assert world.get("/issues/1/comments") == []
+    assert world.unsent() == set()
