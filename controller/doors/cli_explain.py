@@ -21,7 +21,7 @@ from controller.loop.reconcile import Decision
 from controller.model.config import Settings
 from controller.model.errors import Refused
 from controller.model.names import Topology, pull_request_domain
-from controller.model.nouns import PullRequest
+from controller.model.nouns import CommandAnswer, PullRequest
 from controller.model.world import Observed
 
 
@@ -51,6 +51,8 @@ class ExplainView:
     lease_ends_at: datetime | None
     url: str | None
     last_run: RunView | None
+    #: The last command that somebody gave in a comment on it, and what became of it.
+    last_command: CommandAnswer | None
     #: What remains when the code of an approved fork runs.
     warning: str
 
@@ -95,6 +97,7 @@ def shape_explanation(
         lease_ends_at=None if lease is None else lease.expires_at,
         url=None if lease is None else topology.url(lease.slot),
         last_run=last_run,
+        last_command=next((one for one in observed.commands if one.pull_request == pull.number), None),
         warning=RESIDUAL_RISK if runs_forks else "",
     )
 
@@ -117,8 +120,12 @@ def print_explanation(console: Console, found: ExplainView) -> None:
         lines.append(("lease", f"{found.slot} until {found.lease_ends_at:%Y-%m-%d %H:%M} UTC, {found.url}"))
     if found.last_run is not None:
         run = found.last_run
-        said = ": ".join(part for part in (run.reason, run.message) if part)
-        lines.append(("last run", f"{run.run} of {run.sha[:7]}: {run.state}" + (f": {said}" if said else "")))
+        why = ": ".join(part for part in (run.reason, run.message) if part)
+        lines.append(("last run", f"{run.run} of {run.sha[:7]}: {run.state}" + (f": {why}" if why else "")))
+    if found.last_command is not None:
+        said = found.last_command
+        why = ": ".join(part for part in (said.reason, said.message) if part)
+        lines.append(("last command", f"{said.said} by {said.author} ({said.permission}): {said.state}: {why}"))
     if found.warning:
         lines.append(("warning", found.warning))
     console.print(Text(tables.plain(f"#{found.pull_request} {found.title}"), style="bold"))

@@ -271,7 +271,7 @@ def set_repository(text: str, *, forge_url: str | None, branch: str | None, toke
     click.echo(f"  payload URL   {topology.scheme}://api.{topology.base_host}/webhooks/github")
     click.echo("  content type  application/json")
     click.echo(f"  secret        the one line in {HOST_CONFIG / 'webhook-secrets'}")
-    click.echo("  events        pushes and pull requests")
+    click.echo("  events        pushes, pull requests and issue comments")
     return 0
 
 

@@ -170,6 +170,30 @@ def test_a_strangers_code_runs_only_as_the_one_commit_that_a_writer_approved(wor
     world.author.close_pull(number)
 
 
+def test_a_push_right_after_the_approval_runs_as_little_as_one_before_it(world: World) -> None:
+    """What is approved runs, or nothing does; never what was pushed later."""
+    approved = branch_with(world, "toctou")
+    number = int(str(knob(world, "fork_pull", title="Quick hands", head_sha_branch="toctou")["number"]))
+    await_shown(world, number, approved)
+    world.author.git("checkout", "-q", "toctou")
+    pushed = world.author.commit("Something that nobody has seen")
+    world.author.push("toctou-again")
+    world.author.git("checkout", "-q", "main")
+
+    given = say(world, number, "developer", f"/preview {approved}")
+    knob(world, "fork_push", number=number, branch="toctou-again")
+    world.author.await_status(pushed, "pending", slot="preview-1", says="needs approval")
+    late = say(world, number, "developer", f"/preview {approved}")
+    await_reaction(world, late, "-1")
+    assert last_answer(world, late)[:2] == ("refused", "NotTheHead")
+    world.author.wait(lambda: not leased(world, number), lambda: "no lease is to be left")
+
+    assert not holds(world, pushed)
+    assert world.rows("SELECT 1 FROM runs WHERE sha = %s", pushed) == []
+    assert len(world.rows("SELECT 1 FROM comment_commands WHERE comment_id = %s", given)) == 1
+    world.author.close_pull(number)
+
+
 def test_a_fork_that_is_gone_is_a_stranger_and_harms_nobody(world: World) -> None:
     sha = branch_with(world, "gone")
     made = knob(world, "fork_pull", title="From nowhere", head_sha_branch="gone", null_repo=True)
