@@ -84,7 +84,10 @@ def write_check(
 def _page(wanted: WantedCheck, story: Story | None, problems: Sequence[str]) -> str:
     parts = [code(wanted.title)]
     if wanted.state is CheckState.ACTION_REQUIRED:
-        parts.append(f"Somebody who may write here has it previewed with the comment `/preview {wanted.sha}`.")
+        parts.append(
+            f"Where `[permissions] accept_fork_risk` is set, the comment `/preview {wanted.sha}` of somebody who may"
+            " write here has it previewed."
+        )
     if problems:
         listed = "\n".join(f"- {code(problem[:LOG_LINE_CHARS_MAX])}" for problem in problems[:PROBLEMS_MAX])
         parts.append(f"### deploy.toml\n\n{listed}")

@@ -226,7 +226,7 @@ def examine(forges: Forges, *, webhook_url: str | None) -> list[Finding]:
         return [
             note(
                 "identity",
-                "a token of a file, or none: there is no GitHub App",
+                "a token of a file, or none: there is no GitHub App, so no check runs",
                 "`oroboros github setup` creates one, whose tokens know this repository alone and live an hour",
             ),
             *_ask("repository", lambda: [ok("repository", forges.forge.repository().full_name)]),

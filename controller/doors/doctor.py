@@ -279,7 +279,7 @@ def check_forge(url: str, *, problem: str, branch: str) -> Finding:
             "forge",
             f"{url}: {problem}",
             "see that the network lets us out, that OROBOROS_REPOSITORY is its name there, and that the token in"
-            " OROBOROS_FORGE_TOKEN_FILE may read contents and pull requests and write commit statuses",
+            " OROBOROS_FORGE_TOKEN_FILE may read contents and write commit statuses, deployments and pull requests",
         )
     return ok("forge", f"{url} takes our token; its default branch is {branch}")
 

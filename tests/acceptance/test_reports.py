@@ -28,6 +28,16 @@ command = "python3 -u app.py"
 """
 
 
+ACCEPTING_FORKS = """
+[api]
+command = "python3 -u app.py"
+[gate]
+window_s = 1
+[permissions]
+accept_fork_risk = true
+"""
+
+
 @dataclass
 class Shown:
     """A stack that is a GitHub App, and what its forge shows."""
@@ -232,6 +242,7 @@ def test_somebody_elses_comment_with_our_marker_stays_as_it_is(shown: Shown) -> 
 
 
 def test_a_fork_is_told_how_to_ask_for_a_preview(shown: Shown) -> None:
+    shown.await_check(push(shown, toml=ACCEPTING_FORKS), "success")
     sha = push_branch(shown, "from-fork")
     opened = shown.world.author.forge_development.post(
         "/_development/fork_pull", json={"title": "From a fork", "head_sha_branch": "from-fork"}
