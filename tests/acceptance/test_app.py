@@ -28,7 +28,27 @@ def knob(world: World, name: str, **content: object) -> None:
         headers={"Authorization": f"Bearer {token}"},
         trust_env=False,
     )
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code in (200, 201), answer.text
+
+
+def answers_commands(world: World) -> None:
+    """The App hears of a comment, asks who may, and reacts in its own name."""
+    world.author.git("checkout", "-q", "-b", "topic")
+    sha = world.release("ok", "Topic")
+    world.author.push("topic")
+    number = world.author.open_pull("topic", "Topic")
+    world.await_serving(sha, "preview-1")
+    knob(world, "comment", pull=number, author="developer", body="/preview stop")
+
+    def reactions() -> list[tuple[str, str]]:
+        said = world.author.forge.get("/issues/comments").json()
+        asked = next(one["id"] for one in said if one["body"] == "/preview stop")
+        answer = world.author.forge.get(f"/issues/comments/{asked}/reactions")
+        return [(one["content"], one["user"]["type"]) for one in answer.json()]
+
+    world.author.wait(lambda: reactions() == [("+1", "Bot")], lambda: f"the App is to react: {reactions()}")
+    world.author.wait(lambda: world.author.get("preview-1", "/")[0] == 503, lambda: "the preview is to end")
+    world.author.git("checkout", "-q", "main")
 
 
 def set_up(world: World, *, api_port: int) -> dict[str, str]:
@@ -83,6 +103,7 @@ def test_a_stack_works_as_a_github_app(free_port_offset: int) -> None:
             ),
             lambda: "a status at the forge",
         )
+        answers_commands(world)
         checked = world.command("github", "check", "--json")
         assert checked.returncode == 0, checked.stdout
 

@@ -26,11 +26,12 @@ from controller.model.config import Permissions, Policy, Previews
 from controller.model.errors import Refused
 from controller.model.names import Sha
 from controller.model.nouns import Comment, Permission, PreviewOrder, PullRequest
+from controller.model.states import StatusState
 from controller.model.steps import BeginRun, Step
 from controller.model.world import Observed
 from tests.builders import sha
 from tests.property.strategies import commit_sets
-from tests.world import Broken, Commit, FakeHost, previews_served
+from tests.world import Broken, Commit, FakeHost, live_content, previews_served
 
 OWN, FORKS = (1, 2), (3, 4)
 NEXT_BASE = {"main": "next", "next": "old", "old": "main"}
@@ -161,7 +162,7 @@ class Happening:
     wait: int
 
 
-KINDS = ("push", "push", "push", "label", "draft", "base", "close", "bare", "bare", "named", "stop", "reader")
+KINDS = ("main", "push", "push", "push", "label", "draft", "base", "close", "bare", "bare", "named", "stop", "reader")
 happenings = st.lists(
     st.builds(
         Happening,
@@ -181,6 +182,8 @@ def happen(host: PeopledHost, event: Happening) -> None:
     pull = host.open_pulls.get(event.pull)
     head = None if pull is None else pull.head_sha
     match event.kind:
+        case "main":
+            host.push(event.commit)
         case "push":
             host.push_to(event.pull, event.commit)
         case "label":
@@ -203,6 +206,8 @@ def happen(host: PeopledHost, event: Happening) -> None:
             host.say(event.pull, f"/preview {shown[:9]}", permission="read", means=shown)
     if event.told and event.kind in ("bare", "named", "stop", "reader"):
         host.read()
+    elif event.told and event.kind == "main":
+        host.deliver_push(event.commit)
     elif event.told:
         host.deliver_pull(event.pull)
     for _ in range(event.wait):
@@ -248,6 +253,11 @@ def test_no_unapproved_commit_of_a_stranger_ever_runs_and_the_truth_wins_in_the_
     host = settled(play(commits, story))
     assume(not is_refused(host))
     assert previews_served(host) == should_serve(host)
+    assert host.production is not None
+    assert live_content(host) == host.commits[host.production].head.tree
+    for number in previews_served(host):
+        said = host.reports[host.open_pulls[number].head_sha, "oroboros/preview"]
+        assert said.state is StatusState.SUCCESS, said
     assert host.tick() == ()
 
 
@@ -274,11 +284,12 @@ def test_whoever_may_write_gets_the_present_head_of_a_fork_previewed_and_a_push_
 def test_whatever_deliveries_are_lost_the_rules_give_the_same_previews(
     commits: tuple[Commit, ...], story: list[Happening]
 ) -> None:
-    silent = [event for event in story if event.kind in ("push", "label", "draft", "base", "close")]
+    silent = [event for event in story if event.kind in ("main", "push", "label", "draft", "base", "close")]
     told = settled(play(commits, [replace(event, told=True) for event in silent]))
     lost = settled(play(commits, [replace(event, told=False) for event in silent]))
     assume(not is_refused(told) and not is_refused(lost))
     assert previews_served(told) == previews_served(lost)
+    assert live_content(told) == live_content(lost)
 
 
 @given(commits=commit_sets(good=True), story=happenings)
