@@ -22,6 +22,12 @@ if ! command -v debootstrap >/dev/null; then
         apt-get install -qq -y --no-install-recommends debootstrap; }; } >&2 </dev/null ||
         refuse "debootstrap cannot be installed; install it (apt-get install debootstrap)"
 fi
+if ! command -v gpg >/dev/null || ! command -v ssh-keygen >/dev/null; then
+    say "test-host.sh: installing gnupg and openssh-client"
+    { apt-get install -qq -y --no-install-recommends gnupg openssh-client || { apt-get update -qq &&
+        apt-get install -qq -y --no-install-recommends gnupg openssh-client; }; } >&2 </dev/null ||
+        refuse "gpg and ssh-keygen cannot be installed; install them (apt-get install gnupg openssh-client)"
+fi
 unshare --mount --pid --net --cgroup --fork true 2>/dev/null ||
     refuse "this machine does not let root make namespaces; in a container, it needs to be a privileged one"
 "$python" -m tests.host.image >/dev/null || exit 2

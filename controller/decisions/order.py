@@ -40,6 +40,8 @@ class HeadFacts:
     follows_served: bool
     #: The last accepted head lies before the new one's place: the branch was moved back.
     is_behind: bool
+    #: Why its signature does not count, where it must be signed.
+    unsigned: HeadRefused | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,8 @@ class HeadVerdict:
 
 def judge_head(facts: HeadFacts, *, force_push: Literal["hold", "follow"]) -> HeadVerdict:
     """Judge the head of the production branch."""
+    if facts.unsigned is not None:
+        return HeadVerdict(refused=facts.unsigned)
     if facts.accepted is None or facts.follows_accepted:
         return HeadVerdict()
     moves = facts.serves is not None and not facts.follows_served and facts.serves.tree != facts.head.tree

@@ -116,6 +116,8 @@ def desired(observed: Observed, slot: SlotObserved) -> Wanted | Hold | None:
 
 def _desired_production(observed: Observed, slot: SlotObserved) -> Wanted | Hold | None:
     override = active_override(observed, slot)
+    if override is not None and observed.order_refused is not None:
+        return Hold(slot=slot.slot, reason=observed.order_refused.reason, message=observed.order_refused.message)
     if override is not None:
         if is_quarantined(observed, PRODUCTION, override.head.tree):
             # The order lifted any older quarantine: this one is newer, the release failed again.
@@ -132,7 +134,9 @@ def _desired_production(observed: Observed, slot: SlotObserved) -> Wanted | Hold
     head, refused = observed.production_head, observed.head_refused
     if head is None:
         return None
-    if refused is not None:
+    if refused is not None and refused.keeps_accepted and observed.accepted_head is not None:
+        head = observed.accepted_head
+    elif refused is not None:
         stays = _after_quarantine(observed, slot, domain=PRODUCTION, fence=0, message=refused.message)
         return replace(stays, reason=refused.reason) if isinstance(stays, Hold) else stays
     if not is_quarantined(observed, PRODUCTION, head.tree):
@@ -180,16 +184,20 @@ def _cause(observed: Observed, head: Head, domain: Domain, *, otherwise: Cause) 
 def active_override(observed: Observed, slot: SlotObserved) -> Override | None:
     """Return the order by hand that rules the slot now; None once a later head ended it."""
     override = next((o for o in observed.overrides if o.slot == slot.slot), None)
-    if override is None or _override_has_ended(observed, override):
+    if override is None or _why_override_ends(observed, override):
         return None
     return override
 
 
-def _override_has_ended(observed: Observed, override: Override) -> bool:
-    head = observed.production_head
+def _why_override_ends(observed: Observed, override: Override) -> str:
+    """Return why the order is over; "" while it stands."""
+    head, refused = observed.production_head, observed.order_refused
+    if override.slot == MAIN and refused is not None and not refused.is_pending:
+        return f"{refused.reason}: {refused.message}"
     if head is None or head.sha == override.ordered_at_head or observed.head_refused is not None:
-        return False
-    return override.kind == "deploy" or not is_quarantined(observed, PRODUCTION, head.tree)
+        return ""
+    is_over = override.kind == "deploy" or not is_quarantined(observed, PRODUCTION, head.tree)
+    return "a later head takes over" if is_over else ""
 
 
 def stop_in_force(observed: Observed, slot: SlotObserved) -> Stop | None:
@@ -224,8 +232,8 @@ def plan_slot(
     """Return the steps that bring one slot from what we observed closer to what is wanted; () when it is there."""
     override = next((o for o in observed.overrides if o.slot == slot.slot), None)
     steps: list[Step] = []
-    if override is not None and _override_has_ended(observed, override):
-        steps.append(EndOverride(slot=slot.slot, id=override.id, reason="a later head takes over"))
+    if override is not None and (why := _why_override_ends(observed, override)):
+        steps.append(EndOverride(slot=slot.slot, id=override.id, reason=why))
     stop = stop_in_force(observed, slot)
     steps.extend(
         EndOverride(slot=slot.slot, id=over.id, reason="the lease ended")

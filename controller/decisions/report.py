@@ -281,9 +281,14 @@ def _refused_head(observed: Observed) -> Iterator[Said]:
     head, refused = observed.production_head, observed.head_refused
     if head is None or refused is None or any(o.slot == MAIN and o.head == head for o in observed.overrides):
         return
+    generation = _newest_generation(observed, head.sha, MAIN)
+    if refused.is_pending:
+        yield _said(head.sha, MAIN, StatusState.PENDING, describe(refused.message), generation=generation)
+        return
     state = StatusState.FAILURE if refused.blames_commit else StatusState.ERROR
+    check = CheckState.FAILURE if refused.blames_commit else CheckState.ACTION_REQUIRED
     text = describe(refused.reason, f": {refused.message}")
-    yield _said(head.sha, MAIN, state, text, generation=_newest_generation(observed, head.sha, MAIN))
+    yield _said(head.sha, MAIN, state, text, generation=generation, check=check)
 
 
 def _policy_problems(observed: Observed) -> Iterator[Said]:

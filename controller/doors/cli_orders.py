@@ -24,6 +24,7 @@ import click
 
 from controller.decisions.holds import describe_held, judge_held
 from controller.decisions.orders import SHA_PREFIX, choose_rollback, leaving_of
+from controller.decisions.signatures import OF_SIGNATURES
 from controller.doors import tables, views
 from controller.doors.policies import read_freezes
 from controller.doors.stacks import open_mirror, utc_now
@@ -243,6 +244,9 @@ def judge_end(run: RunView | None, *, in_force: bool, why_not: str) -> End | Non
         return None
     if run is not None and run.ended_at is None:
         return None  # it is still under way, and its own end says more
+    reason, _, said = why_not.partition(": ")
+    if reason in OF_SIGNATURES:
+        return End(state="refused", reason=reason, message=said, run=None, code=3)
     return End(
         state="superseded",
         reason="OrderEnded",

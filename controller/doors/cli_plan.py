@@ -15,6 +15,7 @@ from rich.text import Text
 from controller.doors import tables
 from controller.doors.doctor import waiting_for_install, warn_of_forks, warn_of_shared_cookies
 from controller.doors.stacks import Stack, open_databases, open_mirror, open_runtime, utc_now
+from controller.effects.signatures import Signatures
 from controller.effects.store import Store
 from controller.loop.background import Background
 from controller.loop.observe import Sight, observe
@@ -82,6 +83,7 @@ def look(settings: Settings, topology: Topology) -> tuple[Observed, Decision]:
             mirror=open_mirror(settings),
             runtime=open_runtime(settings),
             databases=databases,
+            signatures=Signatures(settings.layout.mirror, settings.config_dir),
             layout=settings.layout,
             topology=topology,
             config_dir=settings.config_dir,

@@ -272,6 +272,18 @@ def check_mirror(path: Path, *, problem: str, head: str | None) -> Finding:
     return ok("mirror", f"production is at {head[:7]}")
 
 
+def check_signatures(problems: Sequence[str]) -> Finding:
+    """Judge whether signatures can be verified, where the policy wants them."""
+    if problems:
+        return failed(
+            "signatures",
+            "production serves only signed commits, and none can be verified: " + "; ".join(problems),
+            "say who may sign in allowed-signers (SSH, with ssh-keygen installed) or allowed-keys.asc (OpenPGP, with"
+            " gpg) in the configuration folder, for all to read and root alone to write",
+        )
+    return ok("signatures", "production serves only signed commits, and they can be verified")
+
+
 def check_forge(url: str, *, problem: str, branch: str) -> Finding:
     """Judge whether the forge answers and takes our token."""
     if problem:

@@ -36,6 +36,7 @@ from controller.decisions.installation import (
 from controller.doors import doctor, views
 from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, PortOwner, RootFacts, SecretFile
 from controller.doors.forges import open_forges, secret_files
+from controller.doors.policies import read_policy
 from controller.doors.stacks import ENVIRONMENT_FILE, Stack, open_mirror, open_runtime, utc_now
 from controller.doors.tables import progress
 from controller.effects.host import (
@@ -48,8 +49,9 @@ from controller.effects.host import (
     read_shared_redis,
 )
 from controller.effects.publish import verify_release
+from controller.effects.signatures import Signatures
 from controller.effects.stack_files import read_stack, read_topology
-from controller.effects.store import SQL_FOLDER
+from controller.effects.store import SQL_FOLDER, Store
 from controller.effects.wake import Bell
 from controller.model.config import Policy, Settings
 from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy
@@ -250,6 +252,7 @@ def examine_parts(settings: Settings) -> list[Finding]:
     database = ask_database(settings.database_url)
     return [
         _examine_mirror(settings),
+        *_examine_signatures(settings),
         _examine_forge(settings),
         doctor.check_database(database),
         doctor.check_migrations(database),
@@ -266,6 +269,17 @@ def _examine_mirror(settings: Settings) -> Finding:
     except OroborosError as error:
         return doctor.check_mirror(path, problem=error.message, head=None)
     return doctor.check_mirror(path, problem="", head=None if head is None else head.sha)
+
+
+def _examine_signatures(settings: Settings) -> tuple[Finding, ...]:
+    store = Store(settings.database_url, repository=settings.repository, host=settings.host)
+    with contextlib.closing(store):
+        try:
+            required = read_policy(settings, store.load_repository()).production.signed == "required"
+        except (OroborosError, psycopg.Error):
+            return ()  # another check says what is wrong
+    signatures = Signatures(settings.layout.mirror, settings.config_dir)
+    return (doctor.check_signatures(signatures.problems()),) if required else ()
 
 
 def _examine_forge(settings: Settings) -> Finding:

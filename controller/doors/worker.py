@@ -24,6 +24,7 @@ from controller.doors.forges import open_forges
 from controller.doors.stacks import open_databases
 from controller.effects.github_identity import AppIdentity
 from controller.effects.runtime import Runtime
+from controller.effects.signatures import Signatures
 from controller.effects.stack_files import read_topology, write_private
 from controller.effects.store import LostEpoch, Store, migrate
 from controller.effects.wake import Bell
@@ -112,6 +113,7 @@ class Worker:
                 mirror=mirror,
                 runtime=self.runtime,
                 databases=databases,
+                signatures=Signatures(settings.layout.mirror, settings.config_dir),
                 layout=settings.layout,
                 topology=topology,
                 config_dir=settings.config_dir,

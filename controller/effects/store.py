@@ -43,6 +43,7 @@ from controller.model.nouns import (
     Quarantined,
     Release,
     Run,
+    Signature,
     Stop,
     Verdict,
 )
@@ -62,6 +63,8 @@ PENDING_MAX = 500
 ENDED_RUNS_MAX = 50_000
 #: Open drifts that one tick knows of.
 DRIFTS_MAX = 500
+#: Commits of which it is remembered who signed them.
+SIGNATURES_KEPT = 50
 #: Fetches on behalf of one delivery before it is given up: the resync goes on without it.
 LOOKS_MAX = 200
 
@@ -161,6 +164,8 @@ class History:
     #: The newest command of each pull request that is open, or was lately.
     commands: tuple[CommandAnswer, ...]
     preview_orders: tuple[PreviewOrder, ...]
+    #: What verifying commits came to, the newest.
+    signatures: tuple[Signature, ...]
     #: Orders to hold that nobody ended; the time of one may be over.
     holds: tuple[HoldOrder, ...]
     pending: tuple[PendingDelivery, ...]
@@ -432,6 +437,11 @@ class Store:
                     [repository_id],
                 )
                 holds = q(_OPEN_HOLDS, [repository_id, host])
+                signatures = q(
+                    "SELECT * FROM commit_signatures WHERE repository_id = %s AND host = %s"
+                    " ORDER BY checked_at DESC LIMIT %s",
+                    [repository_id, host, SIGNATURES_KEPT],
+                )
                 commands = q(
                     "SELECT DISTINCT ON (c.pull_request) c.* FROM comment_commands c JOIN pull_requests p"
                     " ON p.repository_id = c.repository_id AND p.number = c.pull_request"
@@ -489,6 +499,7 @@ class Store:
                 ),
                 quarantined=tuple(_quarantined(row) for row in quarantined.fetchall()),
                 overrides=tuple(_override(row) for row in order_rows if row["kind"] not in STOP_KINDS),
+                signatures=tuple(_signature(row) for row in signatures.fetchall()),
                 holds=tuple(_hold(row) for row in holds.fetchall()),
                 stops=tuple(_stop(row) for row in order_rows if row["kind"] in STOP_KINDS),
                 commands=tuple(_command(row) for row in commands.fetchall()),
@@ -1283,6 +1294,33 @@ class Store:
                 self._audit(connection, "override.started", slot, {}, actor=actor)
             return ended > 0
 
+    def record_signature(self, found: Signature) -> None:
+        """Remember what verifying a commit came to; of each commit the newest, and only the newest commits."""
+        with self._transaction(fenced=True) as connection:
+            here = {"r": self._id(), "host": self._host, "kept": SIGNATURES_KEPT}
+            connection.execute(
+                "INSERT INTO commit_signatures (repository_id, host, sha, signers, reason, said, checked_at)"
+                " VALUES (%(r)s, %(host)s, %(sha)s, %(signers)s, %(reason)s, %(said)s, %(at)s)"
+                " ON CONFLICT (repository_id, host, sha) DO UPDATE SET signers = excluded.signers,"
+                " reason = excluded.reason, said = excluded.said, checked_at = excluded.checked_at",
+                {
+                    **here,
+                    "sha": found.sha,
+                    "signers": found.signers,
+                    "reason": found.reason,
+                    "said": found.said,
+                    "at": found.checked_at,
+                },
+            )
+            connection.execute(
+                "DELETE FROM commit_signatures WHERE repository_id = %(r)s AND host = %(host)s AND sha NOT IN"
+                " (SELECT sha FROM commit_signatures WHERE repository_id = %(r)s AND host = %(host)s"
+                "  ORDER BY checked_at DESC LIMIT %(kept)s)",
+                here,
+            )
+            detail: dict[str, object] = {"reason": found.reason, "said": found.said}
+            self._audit(connection, "signature", found.sha, detail)
+
     def record_hold(
         self, *, slot: SlotName, fence: int, until: datetime | None, actor: str, reason: str, now: datetime
     ) -> int | None:
@@ -1852,6 +1890,16 @@ def _override(row: DictRow) -> Override:
         reason=row["reason"],
         at=row["at"],
         despite_hold=row["despite_hold"],
+    )
+
+
+def _signature(row: DictRow) -> Signature:
+    return Signature(
+        sha=Sha(row["sha"]),
+        signers=row["signers"],
+        reason=row["reason"],
+        said=row["said"],
+        checked_at=row["checked_at"],
     )
 
 

@@ -16,6 +16,7 @@ from typing import get_args
 from controller.decisions.admission import asks_for_paths, forks_to_fetch
 from controller.decisions.order import HeadFacts, HeadVerdict, judge_head
 from controller.decisions.refresh import Hint, Looks, is_answered
+from controller.decisions.signatures import judge_signature
 from controller.decisions.surroundings import CONFIGURED, app_environment_file
 from controller.effects.checkout import is_sealed
 from controller.effects.database import AppDatabases
@@ -23,15 +24,16 @@ from controller.effects.judge_files import read_result
 from controller.effects.live import read_current, read_live, read_live_version
 from controller.effects.mirror import Mirror
 from controller.effects.runtime import Runtime
+from controller.effects.signatures import Signatures
 from controller.effects.store import History, SlotRow, Store
 from controller.loop.background import Background
 from controller.model.config import Policy, Recipe
 from controller.model.deploy_toml import parse_policy, parse_recipe, recipe_hash
 from controller.model.errors import ConfigInvalid, Stalled
-from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, instance_unit, slot_of_unit
+from controller.model.names import MAIN, PRODUCTION, Layout, Sha, SlotName, Topology, instance_unit, slot_of_unit
 from controller.model.nouns import Head, Live, PreviewOrder, ProcessFact, PullRequest, Run
 from controller.model.states import ProcessState
-from controller.model.world import Activity, DeliveryHint, Observed, SlotObserved
+from controller.model.world import Activity, DeliveryHint, HeadRefused, Observed, SlotObserved
 
 DEPLOY_TOML = b"deploy.toml"
 #: The background's keys that a plan knows of, by their spelling.
@@ -55,6 +57,7 @@ class Sight:
     mirror: Mirror
     runtime: Runtime
     databases: AppDatabases | None
+    signatures: Signatures
     layout: Layout
     topology: Topology
     #: Folder of the apps' own environment files.
@@ -75,8 +78,11 @@ def observe(sight: Sight) -> tuple[Observed, History]:
     history = sight.store.load_history()
     processes = sight.runtime.observe()
     production = sight.mirror.production_head()
-    judged = observe_order(sight, history, production)
+    signers = sight.signatures.version()
+    judged = observe_order(sight, history, production, signers=signers)
     accepted = production if judged.refused is None else _accepted(sight, history)
+    order_refused, ordered = _ordered(sight, history, signers=signers)
+    to_verify = [sha for sha in (ordered, _head_to_verify(sight, history, production)) if sha is not None]
     policy, policy_problems = observe_policy(sight, history, accepted)
     # A release counts once it is on the disk and has its row; with one of the two, publishing is repeated.
     on_disk = observe_releases(sight.layout) & {release.sha for release in history.releases}
@@ -93,6 +99,9 @@ def observe(sight: Sight) -> tuple[Observed, History]:
     observed = Observed(
         production_head=production,
         head_refused=judged.refused,
+        accepted_head=accepted,
+        order_refused=order_refused,
+        to_verify=tuple(to_verify),
         force_push=judged.force_push,
         unfetched_push_at=_unfetched_push_at(history),
         production_head_found_by_resync=(
@@ -120,11 +129,15 @@ def observe(sight: Sight) -> tuple[Observed, History]:
     return observed, history
 
 
-def observe_order(sight: Sight, history: History, production: Head | None) -> HeadVerdict:
+def observe_order(sight: Sight, history: History, production: Head | None, *, signers: str) -> HeadVerdict:
     """Return whether production may move to the head of its branch, by the policy of the last accepted one."""
     accepted = history.repository.accepted_sha
-    if production is None or accepted is None or accepted == production.sha:
+    if production is None or accepted == production.sha:
         return HeadVerdict()
+    must_be_signed = _head_to_verify(sight, history, production) is not None
+    unsigned = judge_signature(production.sha, history.signatures, signers=signers) if must_be_signed else None
+    if accepted is None or unsigned is not None:
+        return HeadVerdict(refused=unsigned)
     serves = _served(sight)
     facts = HeadFacts(
         head=production,
@@ -135,6 +148,29 @@ def observe_order(sight: Sight, history: History, production: Head | None) -> He
         is_behind=_is_ancestor(sight, production.sha, accepted),
     )
     return judge_head(facts, force_push=_accepted_policy(sight, history).production.force_push)
+
+
+def _head_to_verify(sight: Sight, history: History, production: Head | None) -> Sha | None:
+    """Return the head if it must be signed to be accepted. The first one of all is judged by its own policy."""
+    accepted = history.repository.accepted_sha
+    if production is None or accepted == production.sha:
+        return None
+    policy = _accepted_policy(sight, history) if accepted is not None else _policy_at(sight, production.sha)
+    must_be_signed = isinstance(policy, Policy) and policy.production.signed == "required"
+    return production.sha if must_be_signed else None
+
+
+def _ordered(sight: Sight, history: History, *, signers: str) -> tuple[HeadRefused | None, Sha | None]:
+    """Return why what was ordered by hand for production may not serve, and the commit if it must be verified.
+
+    What has served well here was let in before, and so was the accepted head."""
+    order = next((o for o in history.overrides if o.slot == MAIN and o.kind == "deploy"), None)
+    if order is None or order.head.sha == history.repository.accepted_sha:
+        return None, None
+    proven = any((p.domain, p.sha) == (PRODUCTION, order.head.sha) for p in history.proven)
+    if proven or _accepted_policy(sight, history).production.signed != "required":
+        return None, None
+    return judge_signature(order.head.sha, history.signatures, signers=signers), order.head.sha
 
 
 def _served(sight: Sight) -> Head | None:

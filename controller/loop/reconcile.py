@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 from controller.decisions.admission import forks_to_fetch
 from controller.decisions.drift import OF_ROOT, RELEASE_EDITED, SEEN_BY_TICK, judge_drift
@@ -38,7 +39,7 @@ from controller.loop.observe import observe
 from controller.model.config import Policy
 from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
 from controller.model.names import Sha, SlotName
-from controller.model.nouns import Drift, PullRequest
+from controller.model.nouns import Drift, PullRequest, Signature
 from controller.model.reports import Surface
 from controller.model.steps import Step
 from controller.model.world import Held, Hold, Observed, Wanted
@@ -50,6 +51,8 @@ PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 5.0
 #: Between two looks at what may be pruned.
 PRUNE_EVERY_S = 30.0
+#: A commit whose signature was refused is looked at again.
+VERIFY_AGAIN_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +176,7 @@ class Reconciler:
         self._read_comments(history, observed, now=now)
         decision = decide(observed, now=now)
         self._note_head(observed, history, now=now)
+        self._verify_signatures(observed, history, now=now)
         self._note_drifts(observed, history)
         self._verify_released(observed, history, now=now)
         steps = self._without_prune(decision, now=now)
@@ -291,7 +295,7 @@ class Reconciler:
     def _note_head(self, observed: Observed, history: History, *, now: datetime) -> None:
         """Remember which head production may move to, and tell when its branch was moved by force, once."""
         head, refused, known = observed.production_head, observed.head_refused, history.repository
-        if head is None:
+        if head is None or (refused is not None and refused.is_pending):
             return
         told = (known.refused_sha, known.refused_reason) if refused is None else (head.sha, refused.reason)
         is_new = refused is not None and (known.refused_sha, known.refused_reason) != told
@@ -304,6 +308,33 @@ class Reconciler:
             log.warning("order: %s: %s", said, observed.force_push.outcome, extra={"action": "order.forced"})
         if refused is not None:
             log.warning("order: %s: %s", refused.reason, refused.message, extra={"action": "order.refused"})
+
+    def _verify_signatures(self, observed: Observed, history: History, *, now: datetime) -> None:
+        """Begin to verify the commits of which it is not known who signed them, those that were refused again later:
+        what is missing on the host may have come, and a key may count by now."""
+        signatures = self.hands.sight.signatures
+        signers = signatures.version() if observed.to_verify else ""
+        for sha in observed.to_verify:
+            known = next((one for one in history.signatures if (one.sha, one.signers) == (sha, signers)), None)
+            again_at = None if known is None else known.checked_at + timedelta(seconds=VERIFY_AGAIN_S)
+            if known is None or (known.reason and again_at is not None and again_at <= now):
+                self.hands.background.start(("signature", None), partial(self._verify, sha))
+                return
+
+    def _verify(self, sha: Sha) -> None:
+        """Verify one commit; runs in a thread of its own. What could not be found out is tried again."""
+        signatures, now = self.hands.sight.signatures, self.clock()
+        signers = signatures.version()
+        try:
+            found = signatures.verify(sha, now=now)
+        except OroborosError as error:
+            found = Signature(sha=sha, signers=signers, reason=error.reason, said=error.message, checked_at=now)
+        if found.reason:
+            log.warning("signature: %s: %s: %s", sha, found.reason, found.said, extra={"action": "signature.refused"})
+        try:
+            self.hands.side.record_signature(found)
+        except Unavailable as error:
+            self.health.note_error(str(error), now=self.clock())
 
     def _note_drifts(self, observed: Observed, history: History) -> None:
         """Remember and tell what somebody else changed, before any of it is put right."""

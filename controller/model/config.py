@@ -135,6 +135,8 @@ class Production:
     drift: Literal["heal", "hold"] = "heal"
     #: The branch was moved by force to what does not descend from what serves.
     force_push: Literal["hold", "follow"] = "hold"
+    #: Production serves only commits with a verified signature.
+    signed: Literal["off", "required"] = "off"
     #: When nothing new is switched to.
     freeze: tuple[Freeze, ...] = ()
 

@@ -306,6 +306,7 @@ class _Production(_Table):
     drain_s: DrainS = 5.0
     drift: Literal["heal", "hold"] = "heal"
     force_push: Literal["hold", "follow"] = "hold"
+    signed: Literal["off", "required"] = "off"
     freeze: Annotated[tuple[_Freeze, ...], Field(max_length=FREEZES_MAX)] = ()
 
 

@@ -268,6 +268,20 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What verifying a commit came to."""
+
+    sha: Sha
+    #: The version of the host's files that say who may sign.
+    signers: str
+    #: Why it does not count; "" when it is good.
+    reason: str
+    #: Who signed, or what is wrong.
+    said: str
+    checked_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HoldOrder:
     """An order by hand: nothing new is switched to in this slot, as long as this lease holds it, until then."""
 

@@ -139,6 +139,10 @@ class HeadRefused:
     message: str
     #: The commit itself is at fault, not the way in which it came.
     blames_commit: bool = False
+    #: It is being looked at: nothing is said against it yet.
+    is_pending: bool = False
+    #: The last accepted head is still wanted, since this one only adds to it.
+    keeps_accepted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +165,12 @@ class Observed:
     production_head: Head | None = None
     #: Why production may not move to that head; None: it may.
     head_refused: HeadRefused | None = None
+    #: The last head that production may move to.
+    accepted_head: Head | None = None
+    #: Why what was ordered by hand for production may not serve.
+    order_refused: HeadRefused | None = None
+    #: Commits whose signature must be verified before production may serve them.
+    to_verify: tuple[Sha, ...] = ()
     #: That head came by force.
     force_push: ForcePush | None = None
     #: When the oldest push to the production branch was told of that no fetch has brought yet.

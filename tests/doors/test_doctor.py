@@ -39,6 +39,13 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
     ("no git", lambda: doctor.check_git(None), "git", "no git", "install git 2.34"),
     ("old git", lambda: doctor.check_git("git version 2.30.2\n"), "git", "2.30.2", "install git 2.34"),
     ("odd git", lambda: doctor.check_git("hello"), "git", "no version", "install git"),
+    (
+        "nobody may sign",
+        lambda: doctor.check_signatures(["gpg is not installed on this host"]),
+        "signatures",
+        "gpg is not installed",
+        "allowed-signers",
+    ),
     ("old starlette", lambda: doctor.check_starlette("1.5.0"), "starlette", "1.5.0", "1.5.1"),
     (
         "no settings",
@@ -292,6 +299,7 @@ def test_every_check_is_broken_by_some_test() -> None:
         doctor.check_python((3, 14)),
         doctor.check_git("git version 2.39.5 (Apple Git-154)\n"),
         doctor.check_git("git version 3.0.rc1"),
+        doctor.check_signatures(()),
         doctor.check_starlette("1.5.1"),
         doctor.check_starlette("2.0"),
         doctor.check_root_writable(ROOT),
