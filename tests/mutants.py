@@ -225,8 +225,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="a bare approval is of whatever the head is by then",
         file=COMMANDS,
-        original="now.shown_at >= comment.created_at",
-        replacement="now.shown_at > comment.created_at",
+        original="now.shown_at >= comment.created_at):",
+        replacement="now.shown_at > comment.created_at):",
         caught_by=f"{PERMISSIONS}::test_no_unapproved_commit_of_a_stranger_ever_runs_and_the_truth_wins_in_the_end",
     ),
     Mutant(

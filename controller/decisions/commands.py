@@ -3,9 +3,9 @@
 A command is the first line of a comment by a person. Whether its author may is what the forge says of them now. A
 comment that was edited does not count, since others may edit it. What is refused is `Refused`, with the reason.
 
-`/preview` is bound to one commit. Bare, it means the head that the forge is known to have shown before the comment was
-made, by the forge's own clock; `/preview <sha>` means that commit, and only while it is the head. So a push between
-looking and approving changes nothing.
+`/preview` of a fork is bound to one commit. Bare, it means the head that the forge is known to have shown before the
+comment was made, by the forge's own clock; `/preview <sha>` means that commit, and only while it is the head. So a push
+between looking and approving changes nothing.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _judge_preview(command: Command, comment: Comment, observed: Observed, now: 
             raise Refused("CommitUnclear", f"{command.argument!r:.60} is not a commit id: say 7 to 40 hex digits")
         if not pull.head_sha.startswith(prefix):
             raise Refused("NotTheHead", f"{prefix[:12]} is not the head, which is {short}")
-    elif now.shown_at is None or now.shown_at >= comment.created_at:
+    elif not pull.same_repository and (now.shown_at is None or now.shown_at >= comment.created_at):
         raise Refused("HeadChanged", f"the head may have changed before this comment: comment /preview {short}")
     approve = Approve(
         pull_request=pull.number, sha=pull.head_sha, base_branch=pull.base_branch, is_fork=not pull.same_repository

@@ -44,6 +44,8 @@ class ExplainView:
     why: str
     #: "not needed", "needed", "given" or "void": what an approval says of this very commit.
     approval: str
+    #: Why the last approval is void; "" when none is.
+    void_because: str
     approved_by: str | None
     approved_at: datetime | None
     queue_position: int | None
@@ -64,16 +66,23 @@ def read_explanation(settings: Settings, store: Store, topology: Topology, numbe
     if pull is None:
         raise Refused("PullUnknown", f"#{number} is not among the open pull requests, as last listed")
     run = views.read_last_run(store, domain=pull_request_domain(number))
-    return shape_explanation(pull, observed, decision, topology, last_run=run)
+    void = views.read_void_approval(store, number)
+    return shape_explanation(pull, observed, decision, topology, last_run=run, void=void)
 
 
 def shape_explanation(
-    pull: PullRequest, observed: Observed, decision: Decision, topology: Topology, *, last_run: RunView | None
+    pull: PullRequest,
+    observed: Observed,
+    decision: Decision,
+    topology: Topology,
+    *,
+    last_run: RunView | None,
+    void: str,
 ) -> ExplainView:
     """Return a decision about one pull request as a view. Pure."""
     found = admission(pull, observed)
     approved = approval_in_force(pull, observed.preview_orders)
-    state = "given" if approved is not None else "not needed" if pull.same_repository else "needed"
+    state = "not needed" if pull.same_repository else "void" if void else "needed"
     lease = next((s.lease for s in observed.slots if s.lease is not None and s.lease.pull_request == pull.number), None)
     runs_forks = observed.policy.permissions.accept_fork_risk and not pull.same_repository
     return ExplainView(
@@ -89,7 +98,8 @@ def shape_explanation(
         previews="yes" if found.admits else "not decided yet" if found.is_open else "no",
         rule=found.rule,
         why=found.why,
-        approval=state,
+        approval=state if approved is None else "given",
+        void_because="" if approved is not None or pull.same_repository else void,
         approved_by=None if approved is None else approved.actor,
         approved_at=None if approved is None else approved.at,
         queue_position=next((p.position for p in decision.slots.queue if p.pull_request == pull.number), None),
@@ -113,7 +123,7 @@ def print_explanation(console: Console, found: ExplainView) -> None:
         lines.append(("labels", ", ".join(found.labels)))
     if found.approval != "not needed":
         by = "" if found.approved_by is None else f" by {found.approved_by}"
-        lines.append(("approval", f"{found.approval}{by}"))
+        lines.append(("approval", f"{found.approval}{by}" + (f": {found.void_because}" if found.void_because else "")))
     if found.queue_position is not None:
         lines.append(("queue", f"number {found.queue_position}"))
     if found.slot is not None and found.lease_ends_at is not None:

@@ -815,6 +815,18 @@ def read_last_run(rows: Rows, *, domain: Domain) -> RunView | None:
     return found[0] if found else None
 
 
+def read_void_approval(rows: Rows, number: int) -> str:
+    """Return what was approved of a pull request last and why that no longer counts; "" when there is no such."""
+    found = rows.load_rows(
+        "SELECT sha, actor, end_reason FROM preview_orders WHERE repository_id = %s AND pull_request = %s"
+        " AND kind = 'approval' AND ended_at IS NOT NULL ORDER BY id DESC LIMIT 1",
+        [rows.repository_id, number],
+    )
+    if not found:
+        return ""
+    return f"{_text(found[0]['sha'])[:7]} was approved by {_text(found[0]['actor'])}; {_text(found[0]['end_reason'])}"
+
+
 def read_waiting(rows: Rows) -> tuple[WaitingView, ...]:
     """Return the open pull requests that hold no slot: the queue in its order, then those that may not run by
     themselves or that git refused."""

@@ -667,6 +667,17 @@ class Store:
             ).fetchall()
             return Story(run=_run(row), steps=tuple(JournalStep(**one) for one in steps), verdicts=_verdicts(row))
 
+    def count_refused(self, author: str, *, reason: str, since: datetime) -> int:
+        """Return how many commands of somebody were refused for that reason since then."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT count(*) AS refused FROM comment_commands WHERE repository_id = %s AND author = %s"
+                " AND reason = %s AND decided_at >= %s",
+                [self._id(), author, reason, since],
+            ).fetchone()
+            assert row is not None
+            return int(row["refused"])
+
     # -- refresh (fetch and listing) --------------------------------------------------------------------------------
 
     def record_looks(self, seqs: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import assert_never
 
 from controller.decisions.commands import (
@@ -43,6 +43,8 @@ from controller.model.world import Observed
 #: What is left is read by the next look.
 PAGES_MAX = 50
 MESSAGE_CHARS_MAX = 500
+#: In an hour, to one who may not: a reaction is a write, and those are counted.
+REFUSALS_ANSWERED_MAX = 5
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +220,10 @@ class Answering:
 
     def _record(self, said: CommandAnswer, command: Command) -> None:
         self.store.record_command(said, verb=command.verb, argument=command.argument)
+        if said.reason == "NotPermitted":
+            since = said.decided_at - timedelta(hours=1)
+            if self.store.count_refused(said.author, reason=said.reason, since=since) > REFUSALS_ANSWERED_MAX:
+                return
         reaction = WantedReaction(
             comment_id=said.comment_id,
             pull_request=said.pull_request,

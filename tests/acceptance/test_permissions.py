@@ -162,6 +162,9 @@ def test_a_strangers_code_runs_only_as_the_one_commit_that_a_writer_approved(wor
     world.author.await_status(pushed, "pending", slot="preview-1", says="needs approval")
     assert not holds(world, pushed)
     assert world.rows("SELECT 1 FROM runs WHERE sha = %s", pushed) == []
+    explained = json.loads(world.command("explain", "pr", str(number), "--json").stdout)
+    assert (explained["approval"], explained["rule"]) == ("void", "approval")
+    assert explained["void_because"] == f"{approved[:7]} was approved by wendy; the head moved"
 
     assert world.rows("SELECT actor, detail->>'state' FROM audit WHERE action = 'comment.preview' ORDER BY id") == [
         ("stranger", "refused"),

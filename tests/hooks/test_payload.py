@@ -37,6 +37,35 @@ def test_a_pull_request_hints_at_its_number() -> None:
     )
 
 
+COMMENT = {
+    "action": "created",
+    "issue": {"number": 42, "pull_request": {"url": "https://api.example.com/pulls/42"}},
+    "comment": {"id": 1, "body": "/preview", "author_association": "OWNER"},
+    "repository": {"full_name": REPOSITORY},
+}
+
+
+def test_a_comment_at_a_pull_request_hints_that_something_was_said_there_and_at_nothing_more() -> None:
+    assert read(COMMENT, "issue_comment") == Hint(state="pending", repository=REPOSITORY, target="comments:42")
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({"action": "edited"}, "ignored"),
+        ({"action": "deleted"}, "ignored"),
+        ({"issue": {"number": 42}}, "ignored"),
+        ({"issue": {"number": 42, "pull_request": None}}, "ignored"),
+        ({"issue": {"number": "42", "pull_request": {}}}, "malformed"),
+        ({"issue": None}, "malformed"),
+        ({"comment": None}, "pending"),
+        ({"repository": {"full_name": "acme/other"}}, "ignored"),
+    ],
+)
+def test_comments_that_are_edited_odd_or_elsewhere_ask_for_nothing(changes: dict[str, object], state: str) -> None:
+    assert read({**COMMENT, **changes}, "issue_comment").state == state
+
+
 @pytest.mark.parametrize(
     ("event", "changes", "state"),
     [

@@ -141,7 +141,7 @@ def test_what_the_policy_forbids_is_refused_with_the_rule() -> None:
 
 
 def test_a_preview_of_our_own_needs_no_approval_and_ends_a_stop() -> None:
-    now = PullNow(pull=OURS, is_open=True, shown_at=at(-1))
+    now = PullNow(pull=OURS, is_open=True, shown_at=None)
     world = replace(WORLD, preview_orders=(stop_preview(1), stop_preview(3)))
     effect = judge(comment(pull_request=1), world=world, pull_now=now)
     assert effect == Approve(pull_request=1, sha=OURS.head_sha, base_branch="main", is_fork=False)
