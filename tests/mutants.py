@@ -13,6 +13,10 @@ QUARANTINE = "controller/decisions/quarantine.py"
 ADMISSION = "controller/decisions/admission.py"
 COMMANDS = "controller/decisions/commands.py"
 RETENTION = "controller/decisions/retention.py"
+DEPLOYMENTS = "controller/decisions/report_deployments.py"
+COMMENTS = "controller/decisions/report_comments.py"
+OUR_COMMENT = "controller/decisions/github/comments.py"
+PAGES = "tests/unit/decisions/test_report_pages.py"
 WORLDS = "tests/property/test_worlds.py"
 PERMISSIONS = "tests/property/test_permissions.py"
 ADMISSION_RULES = "tests/unit/decisions/test_admission.py"
@@ -228,6 +232,34 @@ MUTANTS: tuple[Mutant, ...] = (
         original="now.shown_at >= comment.created_at):",
         replacement="now.shown_at > comment.created_at):",
         caught_by=f"{PERMISSIONS}::test_no_unapproved_commit_of_a_stranger_ever_runs_and_the_truth_wins_in_the_end",
+    ),
+    Mutant(
+        name="what served before stays a success",
+        file=DEPLOYMENTS,
+        original="return DeploymentState.SUCCESS if serves else DeploymentState.INACTIVE",
+        replacement="return DeploymentState.SUCCESS",
+        caught_by=f"{WORLDS}::test_all_surfaces_agree_in_the_end_and_nothing_stays_open_that_is_over",
+    ),
+    Mutant(
+        name="a deployment that nothing tells of stays under way",
+        file=DEPLOYMENTS,
+        original="        if generation not in found:",
+        replacement="        if False:",
+        caught_by=f"{PAGES}::test_a_deployment_of_a_preview_ends_with_its_lease_and_one_that_nothing_tells_of_ends_too",
+    ),
+    Mutant(
+        name="the comment of a closed pull request is never over",
+        file=COMMENTS,
+        original="is_open=False) for number",
+        replacement="is_open=True) for number",
+        caught_by=f"{WORLDS}::test_all_surfaces_agree_in_the_end_and_nothing_stays_open_that_is_over",
+    ),
+    Mutant(
+        name="whoever copies our marker is believed to be us",
+        file=OUR_COMMENT,
+        original="        return by_us and self.body.startswith(MARKER)",
+        replacement="        return self.body.startswith(MARKER)",
+        caught_by=f"{PAGES}::test_a_comment_is_ours_by_its_author_and_its_marker",
     ),
     Mutant(
         name="an approval is of every commit of its pull request",

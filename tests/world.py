@@ -15,7 +15,7 @@ from typing import Literal, assert_never
 
 from controller.decisions.holds import held_run
 from controller.decisions.plan import desired, plan_slot
-from controller.decisions.report import project
+from controller.decisions.projection import project_all
 from controller.decisions.retention import select_prunable
 from controller.decisions.slots import QueuePlace, assign_slots
 from controller.model.config import Policy, Previews, Recipe
@@ -45,8 +45,8 @@ from controller.model.nouns import (
     Stop,
     Verdict,
 )
-from controller.model.reports import WantedStatus
-from controller.model.states import RUN_TERMINAL, Cause, Outcome, ProcessState, RunState, StatusState
+from controller.model.reports import FORGE_SURFACES, WantedReport, WantedStatus
+from controller.model.states import RUN_TERMINAL, Cause, Outcome, ProcessState, RunState
 from controller.model.steps import (
     AdvanceRun,
     BeginRun,
@@ -158,7 +158,7 @@ class FakeHost:
         self.holds: list[HoldOrder] = []
         self.orders = 0
         self.waiting_since: dict[int, datetime] = {}
-        self.reports: dict[tuple[Sha, str], WantedStatus] = {}
+        self.outbox: dict[tuple[str, str], WantedReport] = {}
         #: The forge's truth, and what the last fetch and the last listing saw of it.
         self.production: Sha | None = None
         self.open_pulls: dict[int, PullRequest] = {}
@@ -354,12 +354,17 @@ class FakeHost:
         return False
 
     def report(self, observed: Observed, queue: tuple[QueuePlace, ...]) -> None:
-        """Project the statuses into the outbox, where an older generation changes nothing."""
-        for wanted in project(observed, queue, self.topology, now=self.now):
-            key = (wanted.sha, wanted.context)
-            if key not in self.reports or self.reports[key].generation <= wanted.generation:
-                self.reports[key] = wanted
+        """Project everything into the outbox, where an older generation changes nothing."""
+        for wanted in project_all(observed, queue, self.topology, surfaces=FORGE_SURFACES, now=self.now):
+            key = (wanted.surface, wanted.key)
+            if key not in self.outbox or self.outbox[key].generation <= wanted.generation:
+                self.outbox[key] = wanted
         self.hints.clear()
+
+    @property
+    def reports(self) -> dict[tuple[Sha, str], WantedStatus]:
+        """The statuses that are wanted, by commit and context."""
+        return {(one.sha, one.context): one for one in self.outbox.values() if isinstance(one, WantedStatus)}
 
     def is_busy(self) -> bool:
         """Say whether a thread or a job still has to come to its end."""
@@ -406,7 +411,7 @@ class FakeHost:
             stops=tuple(self.stops),
             holds=tuple(self.holds),
             hints=tuple(self.hints),
-            open_reports=tuple(r for r in self.reports.values() if r.state is StatusState.PENDING),
+            open_reports=tuple(report for report in self.outbox.values() if report.is_open),
             policy=self.policy,
         )
 

@@ -121,6 +121,7 @@ def build_app(forge: Forge) -> Starlette:
             route(api + "/deployments", report_doors.deployments),
             route(api + "/deployments", report_doors.create_deployment, "POST"),
             route(api + "/deployments/{made:int}", report_doors.deployment),
+            route(api + "/deployments/{made:int}", report_doors.remove_deployment, "DELETE"),
             route(api + "/deployments/{made:int}/statuses", report_doors.deployment_statuses),
             route(api + "/deployments/{made:int}/statuses", report_doors.create_deployment_status, "POST"),
             route(api + "/issues/comments", people_doors.all_comments),

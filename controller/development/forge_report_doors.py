@@ -201,6 +201,12 @@ class ReportDoors:
         self.guard.admit(request, "deployments:read")
         return JSONResponse(self._deployment_shape(*self._read(request, "deployment")))
 
+    async def remove_deployment(self, request: Request) -> Response:
+        self.guard.admit(request, "deployments:write")
+        number, _, _ = self._read(request, "deployment")
+        self.records.remove_made(number)
+        return Response(status_code=204)
+
     async def create_deployment_status(self, request: Request) -> Response:
         caller = self.guard.admit(request, "deployments:write")
         number, _, deployment = self._read(request, "deployment")

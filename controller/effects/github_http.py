@@ -276,7 +276,9 @@ class Forge:
 
     def post_deployment_status(self, number: int, wanted: WantedDeployment) -> None:
         """Say how a deployment stands; Stalled when it is refused for good."""
-        reply = self._send(deployments.create_deployment_status(self._repository, number, wanted))
+        # What there is to read of it is at the commit.
+        page = f"{self._client.base_url}/{self._repository}/commit/{wanted.sha}"
+        reply = self._send(deployments.create_deployment_status(self._repository, number, wanted, log_url=page))
         deployments.read_created_deployment_status(reply, now=self._client.clock())
 
     def deployment_status(self, number: int) -> tuple[str, str] | None:

@@ -141,7 +141,14 @@ def send_deployment(forge: Forge, outgoing: Outgoing) -> None:
     """Make the deployment of a run, unless it was made, and say how it stands."""
     wanted = outgoing.wanted
     assert isinstance(wanted, WantedDeployment)
-    number = outgoing.made_id
+    number, shown = outgoing.made_id, None
+    if number is not None and outgoing.is_doubtful:
+        try:
+            shown = forge.deployment_status(number)
+        except Unavailable as error:
+            if error.reason != "ForgeNotFound":
+                raise
+            number = None  # somebody removed it
     if number is None:
         number = forge.find_deployment(wanted)
         if number is None:
@@ -149,7 +156,8 @@ def send_deployment(forge: Forge, outgoing: Outgoing) -> None:
                 return  # nobody ever saw that it began
             number = forge.make_deployment(wanted)
         outgoing.remember(number)
-    if outgoing.is_doubtful and forge.deployment_status(number) == (str(wanted.state), wanted.description):
+        shown = forge.deployment_status(number) if outgoing.is_doubtful else None
+    if shown == (str(wanted.state), wanted.description):
         return
     forge.post_deployment_status(number, wanted)
 

@@ -262,6 +262,21 @@ def test_a_surface_that_we_may_not_write_waits_alone_and_is_not_asked_for_each_r
     assert world.counts() == (1, 1, 2, 2, 1)
 
 
+def test_a_deployment_that_somebody_removed_is_made_anew(world: World) -> None:
+    reporter = world.restart()
+    world.want(world.all_four()[2])
+    drain(reporter)
+    (first,) = world.get("/deployments")
+    world.ours.forge.api.delete(f"/deployments/{first['id']}")
+    world.want(world.all_four(is_over=True)[2])
+    drain(reporter)  # it is not there: looked up at the next attempt
+    world.clock.now += timedelta(seconds=400)
+    drain(reporter)
+    (second,) = world.get("/deployments")
+    assert second["id"] != first["id"]
+    assert world.unsent() == set()
+
+
 def test_a_comment_that_somebody_removed_is_written_anew_and_one_that_is_over_is_not(world: World) -> None:
     reporter = world.restart()
     world.want(world.all_four()[3])

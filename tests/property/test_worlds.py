@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from controller.decisions.report import DESCRIPTION_CHARS_MAX
 from controller.decisions.slots import may_preview
 from controller.model.config import Recipe
-from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, pull_request_domain
-from controller.model.states import Cause, RunState, StatusState
+from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, environment, pull_request_domain
+from controller.model.reports import WantedCheck, WantedComment, WantedDeployment
+from controller.model.states import Cause, CheckState, DeploymentState, RunState, StatusState
 from controller.model.steps import BeginRun, ClaimSlot, EndLease, StartInstance, steps_from_json, steps_to_json
 from tests.builders import APP, BUILT_APP, DATABASE_APP, sha
 from tests.property.strategies import EVERYTHING, HOLDS, OUTSIDE, STOPS, Event, commit_sets, happen, play, stories
@@ -226,6 +227,35 @@ def test_every_commit_that_was_a_head_ends_with_a_status_of_at_most_140_characte
         said = host.reports[commit, context]
         is_queued = context == "oroboros/preview" and commit in waiting
         assert (said.state is StatusState.PENDING) == is_queued, said
+
+
+@given(commits=commit_sets(), story=stories(*EVERYTHING, at_most=15))
+def test_all_surfaces_agree_in_the_end_and_nothing_stays_open_that_is_over(
+    commits: tuple[Commit, ...], story: list[Event]
+) -> None:
+    host = FakeHost(commits=commits)
+    play(host, [FIRST_PUSH, Event("open", commit=2), Event("wait", commit=8), *story])
+    settled(host)
+    shown = host.outbox.values()
+    checks = {(one.sha, one.context): one for one in shown if isinstance(one, WantedCheck)}
+    assert checks.keys() == host.reports.keys()
+    for key, status in host.reports.items():
+        assert (checks[key].title, checks[key].generation) == (status.description, status.generation)
+        assert (checks[key].state is CheckState.SUCCESS) == (status.state is StatusState.SUCCESS)
+        assert checks[key].is_open <= (status.state is StatusState.PENDING)
+    seen = host.observe()
+    serving = {slot.live.generation: slot for slot in seen.slots if slot.live is not None and slot.live.state == "live"}
+    deployments = [one for one in shown if isinstance(one, WantedDeployment)]
+    assert {one.environment for one in deployments} <= {environment(slot.slot) for slot in seen.slots}
+    for one in deployments:
+        assert not one.is_open or one.state is DeploymentState.SUCCESS
+        assert not one.is_open or environment(serving[one.generation].slot) == one.environment
+    for generation, slot in serving.items():
+        live = next(run for run in host.slots[slot.slot].runs.values() if run.generation == generation)
+        is_shown = any(one.is_open and one.generation == generation for one in deployments)
+        assert is_shown == (live.state is RunState.LIVE)
+    comments = {one.pull_request for one in shown if isinstance(one, WantedComment) and one.is_open}
+    assert comments == {number for number, pull in host.open_pulls.items() if pull.same_repository}
 
 
 @given(commits=commit_sets(), story=stories())

@@ -69,11 +69,12 @@ def list_deployments(repository: str, sha: Sha, environment: str) -> Request:
     return ask(f"/repos/{repository}/deployments?{query}")
 
 
-def create_deployment_status(repository: str, number: int, wanted: WantedDeployment) -> Request:
+def create_deployment_status(repository: str, number: int, wanted: WantedDeployment, *, log_url: str) -> Request:
     """Say how a deployment stands. The newest counts, so that saying it again changes nothing."""
     content: Object = {
         "state": str(wanted.state),
         "description": wanted.description,
+        "log_url": log_url,
         "auto_inactive": False,
     }
     if wanted.environment_url is not None:
