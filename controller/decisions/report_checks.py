@@ -15,7 +15,7 @@ from typing import Final
 from controller.decisions.explain import BECAUSE
 from controller.decisions.github.checks import TEXT_CHARS_MAX, Annotation, CheckRun
 from controller.decisions.markdown import block, cell, chars, code, table
-from controller.model.names import Colour, JobKind, SlotName, instance_unit, job_unit
+from controller.model.names import JobKind, instance_unit, job_unit
 from controller.model.nouns import Run, Verdict
 from controller.model.reports import WantedCheck
 from controller.model.states import CheckState, RunState
@@ -25,6 +25,8 @@ LOG_LINE_CHARS_MAX: Final = 500
 STEPS_MAX: Final = 60
 PROBLEMS_MAX: Final = 50
 _FAILED: Final = (RunState.FAILED, RunState.ROLLED_BACK, RunState.STALLED)
+#: The journal's word for an instance that was started.
+INSTANCE_STEP: Final = "start"
 _LOGGED_JOBS: Final[tuple[JobKind, ...]] = ("migrate", "build")
 #: `tomllib` and we say so.
 _AT_LINE: Final = re.compile(r"\(at line (\d{1,6})[,)]")
@@ -56,10 +58,11 @@ def wants_log(run: Run) -> bool:
     return run.state in _FAILED
 
 
-def units_to_read(slot: SlotName, colour: Colour | None) -> tuple[str, ...]:
+def units_to_read(story: Story) -> tuple[str, ...]:
     """Return the units of a run whose log may tell why it failed, the latest stage first."""
-    instances = () if colour is None else (instance_unit(slot, colour),)
-    return (*instances, *(job_unit(kind, slot) for kind in _LOGGED_JOBS))
+    run, did = story.run, {step.step for step in story.steps}
+    instances = (instance_unit(run.slot, run.colour),) if run.colour is not None and INSTANCE_STEP in did else ()
+    return (*instances, *(job_unit(kind, run.slot) for kind in _LOGGED_JOBS))
 
 
 def write_check(

@@ -87,6 +87,8 @@ class Worker:
             archive = Archive(store=outbox, runtime=self.runtime, open_mirror=forges.open_mirror)
             app_id = settings.github_app_id if isinstance(forges.identity, AppIdentity) else None
             senders = forge_senders(forges.forge, archive, app_id=app_id)
+            # An App that became a person writes no check runs any more: none is left unsent for ever.
+            store.forget_surfaces(but=tuple(senders))
             reports = Reporter(outbox, senders, clock=self.clock)
             background = Background(bell.set)
 

@@ -1683,6 +1683,15 @@ class Store:
                 "UPDATE delivery_sweeps SET asked_count = asked_count + 1 WHERE repository_id = %s", [self._id()]
             )
 
+    def forget_surfaces(self, *, but: Collection[str]) -> int:
+        """Remove what was to be shown at the forge on other surfaces, as whoever we are now may not write there;
+        return how many reports went. Safe to repeat."""
+        with self._transaction(fenced=True) as connection:
+            return connection.execute(
+                "DELETE FROM reports WHERE repository_id = %s AND surface = ANY(%s) AND surface <> ALL(%s)",
+                [self._id(), list(FORGE_SURFACES), list(but)],
+            ).rowcount
+
     def record_made(self, report: UnsentReport, forge_id: int) -> None:
         """Remember the forge's id of what was made for a report: from now on it is changed. Safe to repeat."""
         with self._transaction() as connection:

@@ -217,14 +217,20 @@ class SystemdRuntime:
         return ""
 
     def last_log_lines(self, unit: str, generation: int, *, lines: int) -> tuple[str, ...]:
-        """Return the last lines that the unit wrote to the journal."""
+        """Return the last lines that the unit wrote to the journal, which may lie a moment behind."""
         argv = (
             *("journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={lines}"),
             f"_UID={_uid(slot_user(_slot(unit)))}",
             f"SYSLOG_IDENTIFIER={unit}.{generation}",
         )
-        told = _run(argv, timeout_s=CALL_TIMEOUT_S, reason="SystemdAway")
-        return last_lines(told.encode("utf-8", "surrogateescape")[-LOG_END_BYTES:], lines=lines)
+        found: tuple[str, ...] = ()
+        for _ in range(JOURNAL_LOOKS):
+            told = _run(argv, timeout_s=CALL_TIMEOUT_S, reason="SystemdAway")
+            found = last_lines(told.encode("utf-8", "surrogateescape")[-LOG_END_BYTES:], lines=lines)
+            if found:
+                break
+            time.sleep(JOURNAL_PAUSE_S)
+        return found
 
     def provision(self, slot: SlotName) -> None:
         """Empty the slot's data folder, which install made, as the user who wrote it."""

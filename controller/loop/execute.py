@@ -54,7 +54,7 @@ from controller.model.command import app_values
 from controller.model.config import Recipe, Settings, TreeLimits
 from controller.model.deploy_toml import recipe_hash
 from controller.model.errors import Failed, OroborosError, Stalled, Waiting
-from controller.model.names import MAIN, Layout, Sha, SlotName, Topology, instance_unit, job_unit
+from controller.model.names import MAIN, JobKind, Layout, Sha, SlotName, Topology, instance_unit, job_unit
 from controller.model.nouns import Drift, OpenDrift, ProcessFact, Run, Verdict
 from controller.model.states import Outcome, RunState
 from controller.model.world import Observed, SlotObserved
@@ -66,6 +66,9 @@ WINDOW_AGAIN_S = 3.0
 STATIC_SAMPLE_BYTES_MAX = 64 << 10
 STOP_GRACE_S = 10.0
 JOB_STOP_GRACE_S = 2.0
+
+#: The job that runs in a state of a run.
+JOB_OF: dict[RunState, JobKind] = {RunState.BUILDING: "build", RunState.MIGRATING: "migrate"}
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +124,7 @@ class Hands:
             case s.AdvanceRun():
                 self._advance(step, observed.slot(step.slot), now)
             case s.EndRun():
-                self._end(step, now)
+                self._end(step, observed.slot(step.slot), now)
             case s.Quarantine():
                 self.store.record_quarantine(
                     domain=step.domain,
@@ -242,10 +245,24 @@ class Hands:
         watch_until = None
         if step.state is RunState.WATCHING:
             watch_until = now + timedelta(seconds=slot.recipe.gate.window_s if slot.recipe is not None else 0)
+        self._journal_job(slot)
         self.store.advance_run(step.generation, step.state, now=now, watch_until=watch_until)
 
-    def _end(self, step: s.EndRun, now: datetime) -> None:
+    def _journal_job(self, slot: SlotObserved) -> None:
+        """Write down how long the job of the run's state took, as it leaves that state."""
+        run = slot.run
+        kind = None if run is None else JOB_OF.get(run.state)
+        if run is None or kind is None:
+            return
+        unit = (job_unit(kind, slot.slot), run.generation)
+        ended = next((fact for fact in slot.processes if (fact.unit, fact.generation) == unit), None)
+        if ended is not None and ended.ended_at is not None:
+            error = "" if ended.exit_code == 0 else f"exited with {ended.exit_code}"
+            self.side.record_step(run.generation, kind, began_at=ended.started_at, ended_at=ended.ended_at, error=error)
+
+    def _end(self, step: s.EndRun, slot: SlotObserved, now: datetime) -> None:
         self.gates.cancel(step.slot, step.generation)
+        self._journal_job(slot)
         self.store.end_run(
             step.generation,
             step.state,

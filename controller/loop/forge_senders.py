@@ -44,7 +44,7 @@ class Archive:
         story = self.store.load_story(generation) if generation else None
         if story is None or not wants_log(story.run):
             return story
-        for unit in units_to_read(story.run.slot, story.run.colour):
+        for unit in units_to_read(story):
             try:
                 lines = self.runtime.last_log_lines(unit, generation, lines=LOG_LINES_MAX)
             except Unavailable:

@@ -50,6 +50,30 @@ def test_a_pull_request_gets_a_url_and_closing_it_leaves_nothing(world: World, b
     assert b"preview-1" in body or b"free" in body
 
 
+def test_with_a_token_of_a_person_deployments_and_one_comment_tell_and_no_check_runs(world: World, base: str) -> None:
+    sha = branch_with(world, "told")
+    number = world.author.open_pull("told", "Told")
+    world.await_serving(sha, "preview-1")
+
+    def comments() -> list[str]:
+        return [str(one["body"]) for one in world.author.forge.get(f"/issues/{number}/comments").json()]
+
+    def deployments() -> list[str]:
+        made = world.author.forge.get(f"/deployments?sha={sha}&environment=preview-1").json()
+        told = [world.author.forge.get(f"/deployments/{one['id']}/statuses").json() for one in made]
+        return [str(statuses[0]["state"]) for statuses in told if statuses]
+
+    world.author.wait(lambda: deployments() == ["success"], lambda: f"a deployment: {deployments()}")
+    world.author.wait(lambda: any("is live" in one for one in comments()), lambda: f"a comment: {comments()}")
+    world.kill("worker")
+    world.author.close_pull(number)
+    world.author.wait(lambda: any("is closed" in one for one in comments()), lambda: f"its end: {comments()}")
+    world.author.wait(lambda: deployments() == ["inactive"], lambda: f"its end: {deployments()}")
+    assert len(comments()) == 1
+    assert world.author.forge.get(f"/commits/{sha}/check-runs").json()["total_count"] == 0
+    await_all_free(world)
+
+
 def test_a_new_push_updates_the_preview_in_its_slot(world: World, base: str) -> None:
     branch_with(world, "two")
     number = world.author.open_pull("two", "Two")

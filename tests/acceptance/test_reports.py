@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -161,6 +162,7 @@ def test_a_failed_build_shows_the_end_of_its_log_without_its_secrets(shown: Show
     page = shown.await_check(sha, "failure")["output"]["summary"]
     assert "lines of `build-main`" in page
     assert "no such module" in page
+    assert re.search(r"\| `build` \| [0-9:]{8} UTC \| [0-9.]+ s \| `exited with 1` \|", page)
     # A fence that the log cannot close, and nothing of the token.
     assert "\n````text\n" in page
     assert "\n```\n" in page

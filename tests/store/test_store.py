@@ -16,8 +16,8 @@ from controller.effects.store import LostEpoch, Store, migrate
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, TreeId, preview_slot, pull_request_domain
 from controller.model.nouns import CommandAnswer, Drift, Handling, Head, PreviewOrder, PullRequest, Verdict
-from controller.model.reports import WantedStatus
-from controller.model.states import Cause, Outcome, RunState, StatusState
+from controller.model.reports import WantedCheck, WantedStatus
+from controller.model.states import Cause, CheckState, Outcome, RunState, StatusState
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
 SLOTS = (MAIN, preview_slot(1), preview_slot(2))
@@ -385,6 +385,26 @@ def test_a_report_is_sent_once_until_it_changes(store: Store) -> None:
     (again,) = store.load_unsent_reports(now=NOW)
     assert isinstance(again.wanted, WantedStatus)
     assert again.wanted.state is StatusState.SUCCESS
+
+
+def test_what_we_may_no_longer_write_is_not_left_unsent(store: Store) -> None:
+    check = WantedCheck(
+        sha=sha("a"),
+        context="oroboros/production",
+        state=CheckState.IN_PROGRESS,
+        title="x",
+        details_url=None,
+        generation=1,
+    )
+    store.record_tick([report(StatusState.PENDING, generation=1), check], done=[], now=NOW)
+    (first, second) = store.load_unsent_reports(now=NOW)
+    assert (first.surface, second.surface) == ("status", "check")  # the most urgent first
+    store.record_made(second, 77)
+    assert [one.forge_id for one in store.load_unsent_reports(now=NOW)] == [None, 77]
+    assert set(store.load_history().open_reports) == {first.wanted, check}
+
+    assert store.forget_surfaces(but=("status", "deployment")) == 1
+    assert [one.surface for one in store.load_unsent_reports(now=NOW)] == ["status"]
 
 
 def test_a_report_of_an_older_run_does_not_overwrite_a_newer_one(store: Store) -> None:

@@ -13,7 +13,7 @@ from controller.decisions.github.checks import TEXT_CHARS_MAX
 from controller.decisions.github.comments import MARKER, Author, ShownComment
 from controller.decisions.markdown import block, cell, chars, code
 from controller.decisions.projection import project_all
-from controller.decisions.report_checks import JournalStep, Story, problem_line, wants_log, write_check
+from controller.decisions.report_checks import JournalStep, Story, problem_line, units_to_read, wants_log, write_check
 from controller.decisions.slots import QueuePlace
 from controller.model.config import Permissions, Policy, Previews
 from controller.model.names import Topology, pull_request_domain
@@ -161,6 +161,13 @@ def test_only_the_last_eighty_lines_are_shown_and_of_those_what_fits() -> None:
     long = page(FAILED, log=("\N{SNAKE}" * 500,) * 80)
     assert "\N{SNAKE}" in long
     assert not wants_log(R1)
+
+
+def test_the_log_is_that_of_the_latest_stage_that_was_reached() -> None:
+    jobs = ("migrate-main", "build-main")
+    assert units_to_read(Story(run=FAILED)) == jobs
+    started = JournalStep(step="start", began_at=at(0), ended_at=at(1))
+    assert units_to_read(Story(run=FAILED, steps=(started,))) == ("main-a", *jobs)
 
 
 @given(st.text())
