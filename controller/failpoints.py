@@ -32,6 +32,9 @@ NAMES: tuple[str, ...] = (
     *(f"step.after.{name}" for name in STEPS),
     "tick.before_report",
     "report.before_ack",
+    "answer.before_write",
+    "answer.after_write",
+    "answer.before_cursor",
 )
 
 _armed: dict[str, Callable[[], None]] = {}

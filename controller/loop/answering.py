@@ -33,6 +33,7 @@ from controller.decisions.commands import (
 from controller.effects.github_http import Forge
 from controller.effects.mirror import Mirror
 from controller.effects.store import Store
+from controller.failpoints import failpoint
 from controller.loop.orders import ProductionOrder, write_order
 from controller.model.errors import Refused
 from controller.model.names import MAIN, Sha, pull_request_domain
@@ -70,6 +71,7 @@ class Answering:
             self._answer_all(said.comments, observed, forge_now=said.told_at or began_at)
             newest = max((comment.updated_at for comment in said.comments), default=since)
             is_last = said.next_page is None
+            failpoint("answer.before_cursor")
             self.store.record_comments_read(since=newest, began_at=began_at if is_last else None)
             if is_last:
                 return
@@ -99,9 +101,11 @@ class Answering:
                 self._record(said, command)
         else:
             said = self._said(comment, command, permission, state="done", message=answer(effect), sha=bound_to(effect))
+            failpoint("answer.before_write")
             with self.store.together():
                 self._carry_out(effect, comment, observed, head)
                 self._record(said, command)
+            failpoint("answer.after_write")
         log.info(
             "answer: %s by %s at #%d: %s: %s", said.said, said.author, said.pull_request, said.state, said.message,
             extra={"action": "comment.answered"},

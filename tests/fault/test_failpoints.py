@@ -80,6 +80,9 @@ ROLLBACK = (
 )
 
 
+COMMAND = ("answer.before_write", "answer.after_write", "answer.before_cursor")
+
+
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     with open_world() as world:
@@ -180,6 +183,31 @@ def test_a_preview_survives_a_worker_that_dies_at(world: World, name: str) -> No
     await_death(world, before)
 
     world.author.wait(lambda: world.author.get("preview-1", "/")[0] == 503, lambda: "the closed preview is to be free")
+    assert_calm(world, serving)
+
+
+@pytest.mark.parametrize("name", COMMAND)
+def test_a_command_is_answered_once_by_a_worker_that_dies_at(world: World, name: str) -> None:
+    serving = world.serves()
+    world.author.git("checkout", "-q", "-B", "said", "main")
+    sha = world.release("ok", f"{name} {time.monotonic_ns()}")
+    world.author.git("push", "-q", "-f", "origin", "HEAD:refs/heads/said")
+    world.author.git("checkout", "-q", "main")
+    number = world.author.open_pull("said", name)
+    world.await_serving(sha, "preview-1")
+    world.author.await_status(sha, "success", slot="preview-1")
+    before = armed_pid(world, name)
+    said = world.author.forge.post(f"/issues/{number}/comments", json={"body": "/preview stop"}).json()["id"]
+    await_death(world, before)
+
+    def reactions() -> list[str]:
+        return [str(one["content"]) for one in world.author.forge.get(f"/issues/comments/{said}/reactions").json()]
+
+    world.author.wait(lambda: world.author.get("preview-1", "/")[0] == 503, lambda: "the preview is to end")
+    world.author.wait(lambda: reactions() == ["+1"], lambda: f"one reaction: {reactions()}")
+    told = world.rows("SELECT 1 FROM audit WHERE action = 'comment.stop' AND subject = %s", f"#{number}")
+    assert told == [(1,)]
+    world.author.close_pull(number)
     assert_calm(world, serving)
 
 
