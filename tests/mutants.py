@@ -18,7 +18,7 @@ COMMENTS = "controller/decisions/report_comments.py"
 OUR_COMMENT = "controller/decisions/github/comments.py"
 PAGES = "tests/unit/decisions/test_report_pages.py"
 WORLDS = "tests/property/test_worlds.py"
-PERMISSIONS = "tests/property/test_permissions.py"
+COMMAND_RULES = "tests/unit/decisions/test_commands.py"
 ADMISSION_RULES = "tests/unit/decisions/test_admission.py"
 PLAN_RULES = "tests/unit/decisions/test_plan.py"
 SLOT_RULES = "tests/unit/decisions/test_slots.py"
@@ -231,7 +231,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=COMMANDS,
         original="now.shown_at >= comment.created_at):",
         replacement="now.shown_at > comment.created_at):",
-        caught_by=f"{PERMISSIONS}::test_no_unapproved_commit_of_a_stranger_ever_runs_and_the_truth_wins_in_the_end",
+        caught_by=f"{COMMAND_RULES}::test_a_bare_preview_is_refused_when_the_head_may_be_newer_than_the_comment",
     ),
     Mutant(
         name="what served before stays a success",
