@@ -123,7 +123,7 @@ def last_answer(world: World, comment: int) -> tuple[object, ...]:
     return world.rows("SELECT state, reason, author FROM comment_commands WHERE comment_id = %s", comment)[0]
 
 
-def test_a_strangers_code_runs_only_as_the_one_commit_that_a_writer_approved(world: World) -> None:
+def test_t_p10_a_strangers_code_runs_only_as_the_one_commit_that_a_writer_approved(world: World) -> None:
     knob(world, "permission", user="wendy", permission="write")
     approved = branch_with(world, "stranger")
     number = int(str(knob(world, "fork_pull", title="From a stranger", head_sha_branch="stranger")["number"]))
@@ -173,7 +173,7 @@ def test_a_strangers_code_runs_only_as_the_one_commit_that_a_writer_approved(wor
     world.author.close_pull(number)
 
 
-def test_a_push_right_after_the_approval_runs_as_little_as_one_before_it(world: World) -> None:
+def test_t_p12_a_push_right_after_the_approval_runs_as_little_as_one_before_it(world: World) -> None:
     """What is approved runs, or nothing does; never what was pushed later."""
     approved = branch_with(world, "toctou")
     number = int(str(knob(world, "fork_pull", title="Quick hands", head_sha_branch="toctou")["number"]))
@@ -197,7 +197,7 @@ def test_a_push_right_after_the_approval_runs_as_little_as_one_before_it(world: 
     world.author.close_pull(number)
 
 
-def test_a_fork_that_is_gone_is_a_stranger_and_harms_nobody(world: World) -> None:
+def test_t_g18_a_fork_that_is_gone_is_a_stranger_and_harms_nobody(world: World) -> None:
     sha = branch_with(world, "gone")
     made = knob(world, "fork_pull", title="From nowhere", head_sha_branch="gone", null_repo=True)
     number = int(str(made["number"]))

@@ -22,7 +22,7 @@ from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, Outcome
 from controller.doors.stacks import find_stack
 from controller.effects.publish import Damage, Problem
 from controller.effects.store import migrate
-from controller.model.config import Edge, Policy, Previews, Production
+from controller.model.config import Edge, Permissions, Policy, Previews, Production
 from controller.model.names import CONTRACT, MAIN, Topology, preview_slot
 from tests.doors.stack import Small
 
@@ -362,6 +362,22 @@ def test_a_policy_that_is_in_effect_waits_for_nothing() -> None:
 
     assert doctor.waiting_for_install(policy, TOPOLOGY) == ()
     assert doctor.waiting_for_install(Policy(previews=Previews(enabled=False, slots=9)), TOPOLOGY) == ()
+
+
+@pytest.mark.parametrize("permissions", [Permissions(), Permissions(forks="never", accept_fork_risk=True)])
+def test_t_p13_nothing_is_warned_of_where_no_fork_runs(permissions: Permissions) -> None:
+    assert doctor.warn_of_forks(Policy(permissions=permissions)) == ""
+
+
+def test_t_p13_the_second_switch_for_forks_tells_what_remains_to_be_feared() -> None:
+    policy = Policy(permissions=Permissions(accept_fork_risk=True), production=Production(host="app.localhost"))
+    policy = dataclasses.replace(policy, previews=Previews(host="preview{n}.localhost"))
+
+    told = [one for one in doctor.check_policy(policy, (), TOPOLOGY) if one.name == "forks"]
+
+    assert [one.outcome for one in told] == [Outcome.NOTE]
+    assert "same kernel" in told[0].found
+    assert "accept_fork_risk" in told[0].remedy
 
 
 def test_production_on_the_apis_own_port_waits_for_nothing_once_it_is_installed() -> None:

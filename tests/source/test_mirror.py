@@ -106,7 +106,9 @@ def test_fetches_production_and_the_named_pull_requests_and_forgets_others(
     assert mirror.default_branch() == "main"
 
 
-def test_of_a_fork_the_approved_commit_comes_or_nothing_does(remote: Remote, mirror: Mirror, tmp_path: Path) -> None:
+def test_t_p12_of_a_fork_the_approved_commit_comes_or_nothing_does(
+    remote: Remote, mirror: Mirror, tmp_path: Path
+) -> None:
     production = remote.head()
     approved = remote.commit("stranger", "approved\n")
     remote.push("refs/pull/7/head")
@@ -191,7 +193,9 @@ def test_names_that_look_like_ids_options_or_commands_are_only_names(
                 mirror.fetch(branch=name, pulls=[])
 
 
-def test_commit_of_a_fork_that_the_mirror_happens_to_hold_is_not_on_production(remote: Remote, mirror: Mirror) -> None:
+def test_t_p15_a_commit_of_a_fork_that_the_mirror_happens_to_hold_is_not_on_production(
+    remote: Remote, mirror: Mirror
+) -> None:
     impostor = remote.commit("impostor")
     remote.push("refs/pull/7/head")
     mirror.fetch(branch="main", pulls=[7])

@@ -127,7 +127,7 @@ def test_a_label_moves_the_lease_without_an_event_and_the_status_says_why() -> N
 
 
 class TestForks:
-    def test_nothing_of_a_fork_runs_or_is_fetched_by_default_even_when_it_is_approved(self) -> None:
+    def test_t_p13_nothing_of_a_fork_runs_or_is_fetched_by_default_even_when_it_is_approved(self) -> None:
         found = judged(FORK, approval(FORK))
         assert found == Admission(admits=False, rule="permissions.accept_fork_risk", why=NEEDS_APPROVAL)
         assert forks_to_fetch((FORK,), Policy(), (approval(FORK),)) == ()
