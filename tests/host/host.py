@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -275,9 +276,7 @@ class Host:
 @contextmanager
 def session_folder(image: Path) -> Iterator[Path]:
     """A folder for the hosts of one run. It is held by a lock, so that the next run knows whether this one is alive."""
-    # Not mkdtemp: hosts are named after it, and no host has an underscore in its name.
-    folder = FOLDERS / f"{PREFIX}{secrets.token_hex(4)}"
-    folder.mkdir(mode=0o700)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=FOLDERS))
     with locked(folder / "alive"), locked(image.parent / "in-use", shared=True):
         try:
             yield folder
