@@ -132,7 +132,6 @@ def enabled_units(topology: Topology) -> tuple[str, ...]:
     surfaces = [f"ouroboros-web@{unit_instance(slot)}.service" for slot in topology.slots]
     instances = [systemd_unit(instance_unit(slot, colour)) for slot in topology.slots for colour in COLOURS]
     return (
-        *(name for slot in topology.preview_slots for name in _forward_sockets(topology, slot)),
         *surfaces,
         "ouroboros-caddy.service",
         "ouroboros-api.socket",
@@ -545,9 +544,11 @@ def _data(slot: SlotName) -> str:
 def _instance_drop_in(topology: Topology, slot: SlotName, colour: Colour) -> HostFile:
     unit = instance_unit(slot, colour)
     is_main = slot == MAIN
+    is_isolated = topology.isolated_previews and not is_main
     sockets = Layout(HOST_ROOT, HOST_RUN).instance_socket(slot, colour).parent
     text = (
-        "[Service]\n"
+        (f"[Unit]\nWants={_forward_name(slot, colour)}.socket\n\n" if is_isolated else "")
+        + "[Service]\n"
         + _who(slot, _profile(topology, unit), "ouroboros-production.slice" if is_main else "ouroboros-previews.slice")
         + f"LoadCredential=app.env:{HOST_CONFIG}/app-{slot}.env\n"
         + f"ReadWritePaths={_data(slot)}\n"
@@ -556,7 +557,7 @@ def _instance_drop_in(topology: Topology, slot: SlotName, colour: Colour) -> Hos
     if is_main:
         # It comes back by itself, also while the worker is away.
         text += "Restart=on-failure\nRestartSec=500ms\n"
-    elif topology.isolated_previews:
+    elif is_isolated:
         text += "PrivateNetwork=yes\n"
     return _drop_in(unit, text)
 
@@ -576,14 +577,12 @@ def _forward_name(slot: SlotName, colour: Colour) -> str:
     return f"ouroboros-forward@{unit_instance(slot)}-{colour}"
 
 
-def _forward_sockets(topology: Topology, slot: SlotName) -> list[str]:
-    return [f"{_forward_name(slot, colour)}.socket" for colour in COLOURS] if topology.isolated_previews else []
-
-
 def _forward(topology: Topology, slot: SlotName, colour: Colour) -> tuple[HostFile, ...]:
     """Return the way into a preview instance's own network: a socket outside, and who forwards from it inside.
 
-    See the example of a namespace in systemd-socket-proxyd(8)."""
+    See the example of a namespace in systemd-socket-proxyd(8). The socket is there as long as the instance is, no
+    longer: who was started by a request to a stopped instance would be in a network of his own, and never in the next
+    instance's."""
     name, instance = _forward_name(slot, colour), systemd_unit(instance_unit(slot, colour))
     layout = Layout(HOST_ROOT, HOST_RUN)
     return (
@@ -591,13 +590,14 @@ def _forward(topology: Topology, slot: SlotName, colour: Colour) -> tuple[HostFi
             f"{name}.socket",
             "[Unit]\n"
             f"Description=Oroboros: the way to instance {unit_instance(slot)}-{colour}\n"
+            f"BindsTo={instance}\nAfter={instance}\n"
+            # By default it would come before everything that is started at boot, the instance too.
+            "DefaultDependencies=no\nConflicts=shutdown.target\nBefore=shutdown.target\n"
             "\n"
             "[Socket]\n"
             f"ListenStream={layout.forwarding_socket(slot, colour)}\n"
             f"SocketUser={WORKER_USER}\nSocketGroup={SERVING_USER}\nSocketMode=0660\n"
-            "Backlog=1024\n"
-            "\n"
-            "[Install]\nWantedBy=sockets.target\n",
+            "Backlog=1024\n",
         ),
         _unit(
             f"{name}.service",

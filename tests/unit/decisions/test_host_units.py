@@ -78,6 +78,15 @@ def test_a_preview_has_a_network_of_its_own_and_production_has_not() -> None:
     assert "127.0.0.1:8302" in forward
 
 
+def test_the_way_into_a_preview_is_there_as_long_as_its_instance() -> None:
+    texts = {str(path.relative_to(FOLDER)): file.text for path, file in FILES.items()}
+
+    way, instance = "ouroboros-forward@preview2-b.socket", "ouroboros-instance@preview2-b.service"
+    assert f"\nBindsTo={instance}\nAfter={instance}\n" in texts[way]
+    assert f"\nWants={way}\n" in texts[f"{instance}.d/slot.conf"]
+    assert way not in enabled_units(CONTRACT)
+
+
 def test_previews_share_the_host_network_only_when_it_was_installed_so() -> None:
     shared = render_units(replace(CONTRACT, isolated_previews=False))
 

@@ -313,7 +313,7 @@ def test_fewer_slots_end_what_they_no_longer_have_and_tell_the_control_plane() -
 
     (ended,) = (change for change in changes if isinstance(change, Systemctl) and change.verb == "disable --now")
     assert "ouroboros-web@preview3.service" in ended.units
-    assert "ouroboros-forward@preview3-a.socket" in ended.units
+    assert "ouroboros-instance@preview3-a.service" in ended.units
     assert not [unit for unit in ended.units if "preview3" not in unit]
     removed = [change for change in changes if isinstance(change, RemoveFile)]
     assert changes.index(ended) < changes.index(removed[0]), "systemd must still know what they are"
