@@ -67,6 +67,7 @@ PURE = frozenset(
 PURE_IN = {
     "controller.model.deploy_toml": frozenset({"pydantic", "zoneinfo"}),
     "controller.decisions.holds": frozenset({"zoneinfo"}),
+    "controller.decisions.notifications": frozenset({"hmac"}),
 }
 #: `hash` and `id` differ from one process to the next.
 IMPURE_CALLS = frozenset({"open", "print", "input", "eval", "exec", "__import__", "breakpoint", "hash", "id"})

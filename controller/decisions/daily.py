@@ -63,6 +63,7 @@ class DayFacts:
     stalled_runs: int = 0
     dead_deliveries: int = 0
     stalled_reports: int = 0
+    stalled_notifications: int = 0
     missed: int = 0
     disk: DiskFact | None = None
     #: The control plane's database did not answer.
@@ -140,6 +141,8 @@ def _sentences(facts: DayFacts) -> Iterator[str]:
     yield from (f"deploy.toml of the production branch is wrong: {problem}" for problem in facts.policy_problems)
     if facts.stalled_reports:
         yield f"{facts.stalled_reports} reports to the forge were given up"
+    if facts.stalled_notifications:
+        yield f"{facts.stalled_notifications} notifications were given up"
     if facts.dead_deliveries:
         yield f"{facts.dead_deliveries} deliveries were given up"
     if facts.missed:

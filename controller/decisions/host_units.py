@@ -112,6 +112,11 @@ LoadCredential=forge-token:{HOST_CONFIG}/forge-token
 LoadCredential=github-app-key:{HOST_CONFIG}/github-app-key
 Environment=OROBOROS_FORGE_TOKEN_FILE=%d/forge-token OROBOROS_GITHUB_APP_KEY_FILE=%d/github-app-key
 """
+#: Signs notifications, where there are any.
+_NOTIFY_CREDENTIAL = f"""\
+LoadCredential=notify-secret:{HOST_CONFIG}/notify-secret
+Environment=OROBOROS_NOTIFY_SECRET_FILE=%d/notify-secret
+"""
 
 
 def render_units(topology: Topology) -> tuple[HostFile, ...]:
@@ -243,7 +248,7 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
             "Slice=ouroboros-control.slice\n"
             f"EnvironmentFile={HOST_CONFIG}/worker.env\n"
             f"EnvironmentFile={HOST_CONFIG}/repository.env\n"
-            f"{_FORGE_CREDENTIALS}"
+            f"{_FORGE_CREDENTIALS}{_NOTIFY_CREDENTIAL}"
             f"ExecStart={CONTROL} worker\n"
             "Restart=always\nRestartSec=1s\n"
             "TimeoutStopSec=30s\n"

@@ -378,6 +378,7 @@ def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
         kept("webhook-secrets", f"{wanted.webhook_secret}\n"),
         kept("forge-token", ""),
         kept("github-app-key", ""),
+        kept("notify-secret", ""),
         *(kept(f"app-{slot}.env", "") for slot in topology.slots),
         *(
             HostFile(
@@ -716,7 +717,7 @@ def _of_configuration(name: str, surfaces: Mapping[str, SlotName]) -> set[str]:
         return {"ouroboros-caddy.service"}
     if name in ("api.env", "webhook-secrets"):
         return {"ouroboros-api.service"}
-    if name in ("worker.env", "forge-token", "github-app-key"):
+    if name in ("worker.env", "forge-token", "github-app-key", "notify-secret"):
         return {"ouroboros-worker.service"}
     return {unit for unit, slot in surfaces.items() if name == f"web-{unit_instance(slot)}.env"}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
+from controller.decisions.notifications import project_notifications
 from controller.decisions.report import say
 from controller.decisions.report_comments import project_comments
 from controller.decisions.report_deployments import project_deployments
@@ -36,4 +37,6 @@ def project_all(
         found += project_deployments(observed, topology, now=now)
     if "comment" in surfaces:
         found += project_comments(observed, said, topology)
+    if "notification" in surfaces:
+        found += project_notifications(observed, topology, now=now)
     return tuple(found)

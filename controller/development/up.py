@@ -65,7 +65,10 @@ WATCH_EVERY_S = 0.05
 OFFSETS = range(10_000, 22_000, 10)
 
 #: Handed on to api and worker, where they are set for `oroboros up` itself.
-APP_VALUES = ("OROBOROS_GITHUB_APP_ID", "OROBOROS_GITHUB_APP_KEY_FILE")
+HANDED_ON = (
+    *("OROBOROS_GITHUB_APP_ID", "OROBOROS_GITHUB_APP_KEY_FILE"),
+    *("OROBOROS_NOTIFY_URL", "OROBOROS_NOTIFY_SECRET_FILE"),
+)
 
 log = logging.getLogger(__name__)
 
@@ -238,8 +241,8 @@ def _bring_up(
         "WORKER_POLL_INTERVAL_SECONDS": f"{options.poll_interval_s:g}",
         "WORKER_HEALTH_PORT": str(ports.worker_health),
         "WORKER_ARTIFACT_ROOT": str(layout.artifacts),
-        # An App that `oroboros github setup` made at our own forge.
-        **{key: os.environ[key] for key in APP_VALUES if key in os.environ},
+        # An App that `oroboros github setup` made at our own forge; where notifications go.
+        **{key: os.environ[key] for key in HANDED_ON if key in os.environ},
     }
     write_private(root / "environment.json", json.dumps(environment, indent=2) + "\n")
     say("starting api and worker")

@@ -134,6 +134,7 @@ class Record:
     #: Of the day.
     force_pushes: tuple[views.ForcePushView, ...]
     reports: ReportsNow
+    notifications: ReportsNow
     drifts: tuple[DriftView, ...]
     policy_problems: tuple[str, ...]
     forgotten: Forgotten
@@ -277,6 +278,11 @@ def read_record(store: Store, status: StatusView, topology: Topology, forgotten:
         refused_head=status.refused_head,
         force_pushes=status.force_pushes,
         reports=ReportsNow(unsent=status.reports_unsent, stalled=status.reports_stalled, error=status.report_error),
+        notifications=ReportsNow(
+            unsent=status.notifications_unsent,
+            stalled=status.notifications_stalled,
+            error=status.notification_error,
+        ),
         drifts=status.drifts,
         policy_problems=status.policy_problems,
         forgotten=forgotten,
@@ -406,6 +412,7 @@ def _facts(
         stalled_runs=record.stalled_runs,
         dead_deliveries=record.deliveries.dead,
         stalled_reports=record.reports.stalled,
+        stalled_notifications=record.notifications.stalled,
         missed=len(record.missed),
         disk=disk,
     )

@@ -69,8 +69,13 @@ def _identity(settings: Settings, client: Client) -> Identity:
 
 
 def secret_files(settings: Settings) -> tuple[Path, ...]:
-    """Return the files of this stack that hold secrets for and of the forge."""
-    files = (settings.webhook_secrets_file, settings.forge_token_file, settings.github_app_key_file)
+    """Return the files of this stack that hold secrets: for and of the forge, and for notifications."""
+    files = (
+        settings.webhook_secrets_file,
+        settings.forge_token_file,
+        settings.github_app_key_file,
+        settings.notify_secret_file,
+    )
     return tuple(file for file in files if file is not None)
 
 

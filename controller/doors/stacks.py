@@ -111,6 +111,7 @@ def _read_host_environment() -> tuple[dict[str, str], str]:
         "OROBOROS_WEBHOOK_SECRETS_FILE": str(HOST_CONFIG / "webhook-secrets"),
         "OROBOROS_FORGE_TOKEN_FILE": str(HOST_CONFIG / "forge-token"),
         "OROBOROS_GITHUB_APP_KEY_FILE": str(HOST_CONFIG / "github-app-key"),
+        "OROBOROS_NOTIFY_SECRET_FILE": str(HOST_CONFIG / "notify-secret"),
     }
     for name in ("worker.env", "repository.env"):
         try:

@@ -241,6 +241,11 @@ def print_status(console: Console, status: StatusView, *, now: datetime) -> None
         lines.append(("reports", f"{status.reports_unsent} not sent to the forge yet{why}"))
     if status.reports_stalled:
         lines.append(("reports", f"{status.reports_stalled} given up: {status.report_error}"))
+    if status.notifications_unsent:
+        why = f": {status.notification_error}" if status.notification_error else ""
+        lines.append(("notifications", f"{status.notifications_unsent} not sent yet{why}"))
+    if status.notifications_stalled:
+        lines.append(("notifications", f"{status.notifications_stalled} given up: {status.notification_error}"))
     if not lines:
         return
     console.print()

@@ -293,6 +293,9 @@ class StatusView:
     reports_unsent: int
     reports_stalled: int
     report_error: str
+    notifications_unsent: int
+    notifications_stalled: int
+    notification_error: str
     missed: tuple[MissedView, ...]
     refused_head: RefusedHeadView | None
     #: Those of the last day.
@@ -381,7 +384,15 @@ def read_status(
         rows.load_rows(
             "SELECT count(*) FILTER (WHERE NOT stalled) AS unsent, count(*) FILTER (WHERE stalled) AS stalled,"
             " coalesce((array_agg(error ORDER BY updated_at DESC) FILTER (WHERE error <> ''))[1], '') AS error"
-            " FROM reports WHERE repository_id = %s AND sent_generation < generation",
+            " FROM reports WHERE repository_id = %s AND sent_generation < generation AND surface <> 'notification'",
+            [rows.repository_id],
+        )
+    )
+    notifications = _first(
+        rows.load_rows(
+            "SELECT count(*) FILTER (WHERE NOT stalled) AS unsent, count(*) FILTER (WHERE stalled) AS stalled,"
+            " coalesce((array_agg(error ORDER BY updated_at DESC) FILTER (WHERE error <> ''))[1], '') AS error"
+            " FROM reports WHERE repository_id = %s AND sent_generation < generation AND surface = 'notification'",
             [rows.repository_id],
         )
     )
@@ -418,6 +429,9 @@ def read_status(
         reports_unsent=_number(reports.get("unsent")),
         reports_stalled=_number(reports.get("stalled")),
         report_error=_text(reports.get("error")),
+        notifications_unsent=_number(notifications.get("unsent")),
+        notifications_stalled=_number(notifications.get("stalled")),
+        notification_error=_text(notifications.get("error")),
         missed=tuple(
             MissedView(ref=_text(row["ref"]), sha=_text(row["sha"]), seen_at=_must(_instant(row["seen_at"])))
             for row in missed

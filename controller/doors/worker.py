@@ -22,7 +22,7 @@ from types import FrameType
 
 from controller.doors.forges import open_forges
 from controller.doors.stacks import open_databases
-from controller.effects.github_identity import AppIdentity
+from controller.effects.github_identity import AppIdentity, read_secret_file
 from controller.effects.runtime import Runtime
 from controller.effects.signatures import Signatures
 from controller.effects.stack_files import read_topology, write_private
@@ -33,6 +33,7 @@ from controller.loop.background import Background
 from controller.loop.execute import Hands
 from controller.loop.forge_senders import Archive, forge_senders
 from controller.loop.gate_threads import GateThreads
+from controller.loop.notifying import notification_sender
 from controller.loop.observe import Sight
 from controller.loop.reconcile import Health, Reconciler
 from controller.loop.reporter import Reporter
@@ -40,6 +41,7 @@ from controller.loop.sweeper import Sweeper
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, Unavailable
 from controller.model.nouns import Verdict
+from controller.model.reports import Surface
 from controller.service_manager import notify
 
 START_PATIENCE_S = 30.0
@@ -48,6 +50,8 @@ LOCK_PATIENCE_S = 10.0
 FIT_TICKS = 5
 FIT_AGE_S = 15.0
 STOP_TIMEOUT_S = 5.0
+NOTIFICATIONS: tuple[Surface, ...] = ("notification",)
+NOTIFY_SECRET_BYTES_MAX = 4_096
 #: Reasons of a tick that was not finished, by the part that is away.
 DATABASE_TROUBLES = frozenset({"DatabaseAway", "AppDatabaseAway"})
 RUNTIME_TROUBLES = frozenset({"SystemdAway", "SystemdRefused", "RuntimeAway", "RuntimeRefused"})
@@ -90,7 +94,13 @@ class Worker:
             # An App that became a person writes no check runs any more: none is left unsent for ever.
             store.forget_surfaces(but=tuple(senders))
             reports = Reporter(outbox, senders, clock=self.clock)
+            notifications = self._notifications(store)
             background = Background(bell.set)
+
+            def wake() -> None:
+                reports.wake()
+                if notifications is not None:
+                    notifications.wake()
 
             mirror = forges.open_mirror()
             mirror.ensure()
@@ -147,8 +157,8 @@ class Worker:
                 production_branch=settings.production_branch,
                 poll_interval_s=settings.poll_interval_s,
                 resync_s=settings.resync_s,
-                surfaces=tuple(senders),
-                wake_reports=reports.wake,
+                surfaces=(*senders, *(() if notifications is None else NOTIFICATIONS)),
+                wake_reports=wake,
                 tell_alive=lambda: notify("WATCHDOG=1"),
                 clock=self.clock,
                 health=health,
@@ -164,6 +174,8 @@ class Worker:
             Bell(settings.redis_url).listen(bell.set)
             self.runtime.watch(bell.set)
             reports.start()
+            if notifications is not None:
+                notifications.start()
             sweeper = None
             if isinstance(forges.identity, AppIdentity):
                 sweeper = Sweeper(store.shared(), forges.identity, every_s=settings.resync_s, clock=self.clock)
@@ -182,11 +194,29 @@ class Worker:
                 notify("STOPPING=1")
                 server.shutdown()
                 reports.stop(timeout_s=STOP_TIMEOUT_S)
+                if notifications is not None:
+                    notifications.stop(timeout_s=STOP_TIMEOUT_S)
                 if sweeper is not None:
                     sweeper.stop(timeout_s=STOP_TIMEOUT_S)
                 background.wait(timeout_s=STOP_TIMEOUT_S)
                 store.close()
             return 0
+
+    def _notifications(self, store: Store) -> Reporter | None:
+        """Return the sender of notifications: a thread of its own, so that its receiver holds nobody else up."""
+        url, secret_file = self.settings.notify_url, self.settings.notify_secret_file
+        if url is None or secret_file is None:
+            return None
+        sender = notification_sender(
+            url,
+            repository=self.settings.repository,
+            host=self.settings.host,
+            read_secret=lambda: read_secret_file(
+                secret_file, reason="NotifySecretUnreadable", bytes_max=NOTIFY_SECRET_BYTES_MAX
+            ).strip(),
+            clock=self.clock,
+        )
+        return Reporter(store.shared(), {"notification": sender}, clock=self.clock, name="notifier")
 
     def _stop_on_signals(self, bell: threading.Event) -> None:
         def on_signal(_number: int, _frame: FrameType | None) -> None:

@@ -233,6 +233,11 @@ class Policy:
 _APP_ID = re.compile(r"[1-9][0-9]{0,17}\Z")
 #: Without user and password: the address is in error messages and in git's argv.
 _FORGE_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[A-Za-z0-9._~/-]*)?\Z")
+#: Without user and password. In plain text only to where nobody listens in between.
+_NOTIFY_URL = re.compile(
+    r"(?:https://[A-Za-z0-9.:\[\]-]+|http://(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?)"
+    r"(?:/[A-Za-z0-9._~%/-]*)?(?:\?[A-Za-z0-9._~%/&=+-]*)?\Z"
+)
 
 REDIS_URL_DEFAULT = "redis://127.0.0.1:6379/0"
 #: Every hint is repeated this often, whether or not a delivery came.
@@ -254,6 +259,9 @@ class Settings:
     github_app_id: int | None
     github_app_key_file: Path | None
     webhook_secrets_file: Path | None
+    #: Where notifications go, and the file with the secret that signs them; None: nowhere.
+    notify_url: str | None
+    notify_secret_file: Path | None
     #: NULL: the forge's default branch.
     production_branch: str | None
     poll_interval_s: float
@@ -331,6 +339,14 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     if app_id is not None and app_key_file is None:
         problems.append("OROBOROS_GITHUB_APP_KEY_FILE: is not set, and the App is nobody without its key")
 
+    notify_url = environ.get("OROBOROS_NOTIFY_URL", "").strip()
+    notify_secret_file = optional_path("OROBOROS_NOTIFY_SECRET_FILE")
+    if notify_url and not _NOTIFY_URL.match(notify_url):
+        # It may hold a secret, so it is not repeated here.
+        problems.append("OROBOROS_NOTIFY_URL: is not https://…, nor http:// to this machine's loopback")
+    if notify_url and notify_secret_file is None:
+        problems.append("OROBOROS_NOTIFY_SECRET_FILE: is not set, and nobody could believe an unsigned notification")
+
     admin = environ.get("OROBOROS_APP_DATABASE_ADMIN_URL", "").strip()
     settings = Settings(
         database_url=libpq_url(need("DATABASE_URL")),
@@ -344,6 +360,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         # On a host the key's place is always named, whether there is an App or not.
         github_app_key_file=app_key_file if app_id is not None else None,
         webhook_secrets_file=optional_path("OROBOROS_WEBHOOK_SECRETS_FILE"),
+        notify_url=notify_url or None,
+        # On a host the secret's place is always named, whether anybody is notified or not.
+        notify_secret_file=notify_secret_file if notify_url else None,
         production_branch=environ.get("OROBOROS_BRANCH", "").strip() or None,
         poll_interval_s=seconds("WORKER_POLL_INTERVAL_SECONDS", 5.0),
         resync_s=seconds("OROBOROS_RESYNC_SECONDS", RESYNC_DEFAULT_S),

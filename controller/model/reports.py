@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, get_args
 
 from controller.model.names import PRODUCTION, Sha
 from controller.model.states import CheckState, DeploymentState, StatusState
 
-Surface = Literal["status", "check", "deployment", "comment", "reaction"]
+Surface = Literal["status", "check", "deployment", "comment", "reaction", "notification"]
+NotificationEvent = Literal["deployed", "failed", "rolled_back", "stalled", "held"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +136,35 @@ class WantedReaction:
         return False
 
 
-WantedReport = WantedStatus | WantedCheck | WantedDeployment | WantedComment | WantedReaction
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedNotification:
+    """What is told to an address of one's own, once."""
+
+    surface: ClassVar[Surface] = "notification"
+    is_open: ClassVar[bool] = False
+
+    event: NotificationEvent
+    #: The run that it is about.
+    generation: int
+    slot: str
+    pull_request: int | None
+    url: str
+    sha: Sha
+    title: str
+    release: Sha
+    cause: str
+    reason: str
+    message: str
+    #: When it happened, as ISO 8601.
+    at: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.generation} {self.event}"
+
+
+WantedReport = WantedStatus | WantedCheck | WantedDeployment | WantedComment | WantedReaction | WantedNotification
+_EVENTS: Final[dict[str, NotificationEvent]] = {event: event for event in get_args(NotificationEvent)}
 #: Those that the forge shows.
 FORGE_SURFACES: Final[tuple[Surface, ...]] = ("status", "reaction", "check", "deployment", "comment")
 
@@ -189,6 +218,22 @@ def report_from_json(surface: str, value: dict[str, object]) -> WantedReport:
                 comment_id=_number(value["comment_id"]),
                 pull_request=_number(value["pull_request"]),
                 content="+1" if value["content"] == "+1" else "-1",
+            )
+        case "notification":
+            pull_request = value["pull_request"]
+            return WantedNotification(
+                event=_EVENTS[str(value["event"])],
+                generation=_number(value["generation"]),
+                slot=str(value["slot"]),
+                pull_request=None if pull_request is None else _number(pull_request),
+                url=str(value["url"]),
+                sha=Sha(str(value["sha"])),
+                title=str(value["title"]),
+                release=Sha(str(value["release"])),
+                cause=str(value["cause"]),
+                reason=str(value["reason"]),
+                message=str(value["message"]),
+                at=str(value["at"]),
             )
         case _:
             raise ValueError(f"no report has the surface {surface!r}")

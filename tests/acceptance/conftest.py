@@ -134,10 +134,10 @@ def bring_down(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def open_world(*, resync_s: float = 4) -> Iterator[World]:
+def open_world(*, resync_s: float = 4, environment: Mapping[str, str] | None = None) -> Iterator[World]:
     """Bring a stack up, yield it with its author, and leave nothing of it."""
     root = Path(tempfile.mkdtemp(prefix="oro-acc-"))
-    process = bring_up(root, resync_s=resync_s)
+    process = bring_up(root, resync_s=resync_s, environment=environment)
     author = None
     try:
         stack = read_stack(root)
