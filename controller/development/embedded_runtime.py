@@ -148,6 +148,10 @@ class EmbeddedRuntime:
         """Refuse, as `start_judge` does."""
         self.start_judge()
 
+    def control_plane_restarts(self) -> int:
+        """Return 0: nobody asks without a judge."""
+        return 0
+
     def limitations(self) -> tuple[str, ...]:
         """Return what plain processes of one user cannot be kept from."""
         said = self._ask({"op": "limitations"})["limitations"]

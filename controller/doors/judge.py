@@ -29,6 +29,8 @@ from controller.model.states import Outcome
 #: From the restart to a finished tick of the new release: its start, its migrations, its first look at the host.
 UP_WITHIN_S = 60.0
 LOOK_EVERY_S = 0.25
+#: Parts that end so often right after their start will not come up by waiting.
+RESTARTS_MAX = 3
 HEALTH_TIMEOUT_S = 2.0
 ANSWER_BYTES_MAX = 64 << 10
 
@@ -57,6 +59,13 @@ def judge_parts(api: Seen, worker: Seen, *, release: str) -> str:
     if not worker.is_well:
         return "the worker says that it is not fit"
     return "" if api.is_well else "the api says that it is not fit"
+
+
+def gives_up(problem: str, restarts: int) -> str:
+    """Return why there is no point in waiting longer; "" while there is. Pure."""
+    if not problem or restarts < RESTARTS_MAX:
+        return ""
+    return f"{problem}, and systemd had to start api or worker anew {restarts} times"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +97,7 @@ class Judge:
         log.error("judge: %s goes back: %s", order.release[:12], problem, extra={"action": "judge.back"})
         # The result first: the worker that comes up must not take the switch for its own to watch.
         self._serve(order.back)
-        message = (
-            f"{problem} {self.up_within_s:g} s after the switch; went back to {(order.back.release or 'none')[:7]}"
-        )
+        message = f"{problem}; went back to {(order.back.release or 'none')[:7]}"
         self._end(order, Outcome.FAIL, "ControlPlaneNotUp", message, blames_release=True)
         self.runtime.restart_control_plane()
         return 0
@@ -115,12 +122,20 @@ class Judge:
 
     def _wait(self, release: str) -> str:
         deadline = self.clock() + self.up_within_s
+        before = self.runtime.control_plane_restarts()
         while True:
             api = ask(self.topology.ports.api)
             worker = ask(self.topology.ports.worker_health)
             problem = judge_parts(api, worker, release=release)
-            if not problem or self.clock() >= deadline:
-                return problem
+            if not problem:
+                return ""
+            if self.clock() >= deadline:
+                return f"{problem} {self.up_within_s:g} s after the switch"
+            restarts = self.runtime.control_plane_restarts()
+            before = min(before, restarts)  # an order begins the count again
+            hopeless = gives_up(problem, restarts - before)
+            if hopeless:
+                return hopeless
             time.sleep(LOOK_EVERY_S)
 
     def _end(self, order: JudgeOrder, outcome: Outcome, reason: str, message: str, *, blames_release: bool) -> None:

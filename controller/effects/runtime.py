@@ -87,6 +87,9 @@ class Runtime(Protocol):
     def restart_control_plane(self) -> None:
         """Have api and worker started anew: they run what production serves. Returns at once."""
 
+    def control_plane_restarts(self) -> int:
+        """Return how often api and worker were started anew since they were last ordered to, because they ended."""
+
     def limitations(self) -> tuple[str, ...]:
         """Return, a sentence each, the walls of the profiles that this runtime cannot enforce."""
 

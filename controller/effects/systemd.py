@@ -305,6 +305,15 @@ class SystemdRuntime:
         """Restart api and worker; the api's socket stays open meanwhile."""
         self._call("restart", "--no-block", *CONTROL_PLANE)
 
+    def control_plane_restarts(self) -> int:
+        """Return how often systemd started api and worker anew by itself: NRestarts of systemd.service(5)."""
+        told = _run(
+            ("systemctl", "show", "--no-pager", "--property=NRestarts", "--value", "--", *CONTROL_PLANE),
+            timeout_s=CALL_TIMEOUT_S,
+            reason="SystemdAway",
+        )
+        return sum(int(word) for word in told.split() if word.isdigit())
+
     def limitations(self) -> tuple[str, ...]:
         """Return what this host's installation leaves open."""
         if self._topology.isolated_previews:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from controller.decisions.plan import desired, plan_slot
-from controller.doors.judge import Seen, judge_parts
+from controller.doors.judge import RESTARTS_MAX, Seen, gives_up, judge_parts
 from controller.model.config import Recipe, Web
 from controller.model.nouns import Verdict
 from controller.model.states import Outcome, RunState
@@ -91,3 +91,9 @@ def test_both_parts_must_answer_from_the_new_release_and_the_worker_must_have_ti
     api: Seen, worker: Seen, said: str
 ) -> None:
     assert judge_parts(api, worker, release=sha(2)) == said
+
+
+def test_parts_that_end_again_and_again_are_not_waited_for() -> None:
+    assert gives_up("the worker does not answer", RESTARTS_MAX - 1) == ""
+    assert gives_up("the worker does not answer", RESTARTS_MAX).startswith("the worker does not answer, and systemd")
+    assert gives_up("", RESTARTS_MAX) == ""
