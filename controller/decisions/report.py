@@ -52,6 +52,7 @@ TAIL_CHARS_MAX = 70
 PRODUCTION_CONTEXT = status_context(MAIN)
 FOUND_BY_RESYNC = " (found by resync: no webhook came)"
 ACCEPTED = "accepted"
+UNDER_WAY = "under way"
 DEPLOY_TOML_INVALID = "DeployTomlInvalid"
 #: Unless something else is said. A check that is neutral lets a pull request be merged; one that is queued may not.
 CHECK_OF = {
@@ -80,7 +81,8 @@ class Said:
             sha=self.status.sha,
             context=self.status.context,
             state=self.check,
-            title=self.status.description,
+            # What passes by in seconds is not worth a write each; the status says it.
+            title=UNDER_WAY if self.check is CheckState.IN_PROGRESS else self.status.description,
             details_url=self.status.target_url,
             generation=self.status.generation,
             blames_deploy_toml=self.blames_deploy_toml,

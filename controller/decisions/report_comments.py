@@ -65,8 +65,8 @@ def _body(observed: Observed, pull: PullRequest, said: Sequence[Said], topology:
     rows = [("Commit", code(pull.head_sha[:7]))]
     if now is not None and (found.admits or found.why == NEEDS_APPROVAL):
         # What passes by in seconds is not worth an edit each.
-        passing = now.check is CheckState.IN_PROGRESS
-        rows.append(("State", "under way" if passing else cell(now.status.description)))
+        if now.check not in (CheckState.IN_PROGRESS, CheckState.SUCCESS):
+            rows.append(("State", cell(now.status.description)))
     elif found.why:
         rows.append(("State", cell(f"no preview: {found.why} ({found.rule})")))
     rows += _rows_of_slot(pull, slot, topology) if slot is not None else []

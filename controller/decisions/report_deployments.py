@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from datetime import datetime
 
-from controller.decisions.report import runs_to_report, say_of_run
+from controller.decisions.report import UNDER_WAY, runs_to_report, say_of_run
 from controller.model.names import MAIN, Topology, environment
 from controller.model.nouns import Run
 from controller.model.reports import WantedDeployment
 from controller.model.states import RUN_TERMINAL, DeploymentState, RunState
 from controller.model.world import Observed, SlotObserved
 
-UNDER_WAY = "under way"
 LIVE = "live"
 NO_LONGER = "no longer serves"
 _FAILED = {

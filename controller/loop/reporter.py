@@ -2,8 +2,8 @@
 
 A destination has some surfaces, and each surface its sender. What is sent next is read again each time, so that only
 the newest that is wanted is sent. A report that cannot be sent is tried again with a growing pause; one that is refused
-for good is stalled alone and said loudly. Pauses between writes are the client's business; while the destination asks
-us to wait, nothing is tried.
+for good is stalled alone and said loudly. Pauses between writes are the client's business. A surface that the
+destination asks to wait, or refuses us, is not tried before it is time.
 
 A report that may have been sent before (by a worker that died before it wrote so, or in a request that was not
 answered) is looked up before it is sent again: `Outgoing.is_doubtful`. So each death repeats a write at most once.
@@ -56,10 +56,9 @@ class Reporter:
     ) -> None:
         self._store = store
         self._senders = senders
-        #: The destination asks us to wait: what is unsent stays so, and is no attempt.
-        self._quiet_until: datetime | None = None
-        #: Surfaces that we lack a permission for, and when it is tried again: not for each of their reports.
-        self._refused_until: dict[Surface, datetime] = {}
+        #: When a surface is tried again that must wait, since the destination asks for it or refuses us there: not for
+        #: each of its reports.
+        self._waits_until: dict[Surface, datetime] = {}
         self._clock = clock
         self._started_at = clock()
         self._woken = threading.Event()
@@ -92,17 +91,14 @@ class Reporter:
 
     def send_next(self) -> bool:
         """Send what comes first; False when there is nothing to send now."""
-        if self._quiet_until is not None and self._clock() < self._quiet_until:
-            return False
         now = self._clock()
-        allowed = [one for one in self._senders if self._refused_until.get(one, now) <= now]
+        allowed = [one for one in self._senders if self._waits_until.get(one, now) <= now]
         unsent = self._store.load_unsent_reports(surfaces=allowed, now=now, at_most=1)
         for report in unsent:
             self._send(report)
-        return bool(unsent) and self._quiet_until is None
+        return bool(unsent)
 
     def _send(self, report: UnsentReport) -> None:
-        self._quiet_until = None
         outgoing = Outgoing(
             wanted=report.wanted,
             made_id=report.forge_id,
@@ -122,12 +118,10 @@ class Reporter:
             self._store.record_unsent(report, error=str(error), retry_at=None, stalled=True)
         except OroborosError as error:
             retry_at = error.retry_at if isinstance(error, Unavailable) else None
-            if error.reason == "ForgeLimited":
-                self._quiet_until = retry_at
             pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** min(report.attempts, 16))
             retry_at = retry_at or self._clock() + timedelta(seconds=pause_s)
-            if error.reason == "ForgeRefused":
-                self._refused_until[report.wanted.surface] = retry_at
+            if error.reason in ("ForgeLimited", "ForgeRefused"):
+                self._waits_until[report.wanted.surface] = retry_at
             self._store.record_unsent(
                 report,
                 error=str(error),

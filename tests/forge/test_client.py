@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from controller.decisions.github.exchange import REDIRECTS_MAX, Asked, Read, Send, after
-from controller.decisions.github.limits import LIMITS_IN_A_ROW_MAX, WRITES_PER_HOUR_MAX
+from controller.decisions.github.limits import LIMITS_IN_A_ROW_MAX, WRITES_KEPT_FOR_URGENT, WRITES_PER_HOUR_MAX
 from controller.decisions.github.repository import get_repository
 from controller.decisions.github.wire import Reply, tell
 from controller.effects.github_http import Client, Forge
@@ -137,6 +137,19 @@ def test_t_g11_no_more_is_written_in_an_hour_than_github_takes(clock: Clock) -> 
         assert len(script.seen) == WRITES_PER_HOUR_MAX
         clock.now = caught.value.retry_at
         forge.post_status(report())
+
+
+def test_t_g11_some_of_the_hour_is_kept_for_statuses(clock: Clock) -> None:
+    script = Script(clock, lambda request: httpx.Response(201 if request.method == "POST" else 200, json={"id": 1}))
+    with Forge(script.client(), "acme/shop", Tokens(["t"])) as forge:
+        for _ in range(WRITES_PER_HOUR_MAX - WRITES_KEPT_FOR_URGENT):
+            forge.write_comment(1, "x", number=None)
+        with pytest.raises(Unavailable) as caught:
+            forge.write_comment(1, "x", number=None)
+        assert caught.value.reason == "ForgeLimited"
+        for _ in range(WRITES_KEPT_FOR_URGENT):
+            forge.post_status(report())
+        assert len(script.seen) == WRITES_PER_HOUR_MAX
 
 
 def test_t_g11_threads_wait_for_each_other() -> None:

@@ -171,7 +171,7 @@ def mint_to_look(installation: Installation) -> Request:
 
 
 def _mint(installation: Installation, content: Object) -> Request:
-    return tell("POST", f"/app/installations/{installation.id}/access_tokens", content)
+    return tell("POST", f"/app/installations/{installation.id}/access_tokens", content, is_urgent=True)
 
 
 def read_minted(reply: Reply, *, now: datetime) -> Minted:

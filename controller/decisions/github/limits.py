@@ -3,7 +3,8 @@
 - Told to wait, we wait: `retry-after`; else, with nothing remaining, until `x-ratelimit-reset`; else a minute, and
   twice as long each time in a row. After `LIMITS_IN_A_ROW_MAX` of those a person must look: whoever pushes on while
   limited may be banned.
-- One write at a time, a second after the one before it, and no more in a minute and an hour than GitHub takes.
+- One write at a time, a second after the one before it, and no more in a minute and an hour than GitHub takes. Some of
+  the hour is kept for what is urgent.
 https://docs.github.com/rest/using-the-rest-api/best-practices-for-using-the-rest-api
 https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
 """
@@ -26,6 +27,8 @@ WRITE_PAUSE_S: Final = 1.0
 #: Requests that create content, of any kind.
 WRITES_PER_MINUTE_MAX: Final = 80
 WRITES_PER_HOUR_MAX: Final = 500
+#: Of those, what only commit statuses and tokens may use: a busy hour of comments must not hide how a commit fares.
+WRITES_KEPT_FOR_URGENT: Final = 150
 
 _SECONDS = re.compile(r"[0-9]{1,9}\Z")
 _EPOCH = re.compile(r"[0-9]{1,11}\Z")
@@ -54,7 +57,8 @@ def may_ask_at(pace: Pace, request: Request, *, now: datetime) -> datetime:
         instants.append(pace.quiet_until)
     if request.is_write and pace.writes_at and pace.write_pause_s > 0:
         instants.append(pace.writes_at[-1] + timedelta(seconds=pace.write_pause_s))
-        for allowed, span in ((WRITES_PER_MINUTE_MAX, _MINUTE), (WRITES_PER_HOUR_MAX, _HOUR)):
+        hourly = WRITES_PER_HOUR_MAX - (0 if request.is_urgent else WRITES_KEPT_FOR_URGENT)
+        for allowed, span in ((WRITES_PER_MINUTE_MAX, _MINUTE), (hourly, _HOUR)):
             if len(pace.writes_at) >= allowed:
                 instants.append(pace.writes_at[-allowed] + span)
     return max(instants)

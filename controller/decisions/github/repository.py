@@ -92,7 +92,7 @@ def create_status(repository: str, report: WantedStatus) -> Request:
     content: Object = {"state": str(report.state), "context": report.context, "description": report.description}
     if report.target_url is not None:
         content["target_url"] = report.target_url
-    return tell("POST", f"/repos/{repository}/statuses/{quote(report.sha, safe='')}", content)
+    return tell("POST", f"/repos/{repository}/statuses/{quote(report.sha, safe='')}", content, is_urgent=True)
 
 
 def list_statuses(repository: str, sha: Sha) -> Request:

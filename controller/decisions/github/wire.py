@@ -33,6 +33,8 @@ class Request:
     #: May hold a token, so it is not in the repr.
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = b""
+    #: A write that others must not use the hour's allowance up before.
+    is_urgent: bool = False
 
     @property
     def is_write(self) -> bool:
@@ -64,12 +66,13 @@ def ask(path: str) -> Request:
     return Request(method="GET", path=path, headers=_HEADERS)
 
 
-def tell(method: str, path: str, content: Object | None = None) -> Request:
+def tell(method: str, path: str, content: Object | None = None, *, is_urgent: bool = False) -> Request:
     """Return a request that writes, with a JSON object as its body."""
     if content is None:
-        return Request(method=method, path=path, headers=_HEADERS)
+        return Request(method=method, path=path, headers=_HEADERS, is_urgent=is_urgent)
     headers = {**_HEADERS, "Content-Type": "application/json"}
-    return Request(method=method, path=path, headers=headers, body=json.dumps(content).encode())
+    body = json.dumps(content).encode()
+    return Request(method=method, path=path, headers=headers, body=body, is_urgent=is_urgent)
 
 
 def with_token(request: Request, token: str | None) -> Request:
