@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Literal, assert_never
 
 from controller.decisions.holds import held_run
+from controller.decisions.order import HeadFacts, judge_head
 from controller.decisions.plan import desired, plan_slot
 from controller.decisions.projection import project_all
 from controller.decisions.retention import select_prunable
@@ -74,7 +75,7 @@ from controller.model.steps import (
     SwitchBack,
     WipeSlot,
 )
-from controller.model.world import RECENT_RUNS_MAX, Activity, DeliveryHint, Observed, SlotObserved
+from controller.model.world import RECENT_RUNS_MAX, Activity, DeliveryHint, HeadRefused, Observed, SlotObserved
 from tests.builders import APP, START_AT, head, sha
 
 #: One `elapse`, unless said otherwise: longer than a drain, so that ticks do not only wait.
@@ -164,6 +165,9 @@ class FakeHost:
         self.open_pulls: dict[int, PullRequest] = {}
         self.fetched_production: Sha | None = None
         self.listed: dict[int, PullRequest] | None = None
+        #: What becomes of a branch that is moved by force. None: commits have no order; else each lies behind the next.
+        self.force_push: Literal["hold", "follow"] | None = None
+        self.accepted: Sha | None = None
         self.hints: list[DeliveryHint] = []
         #: Shas that production went through, in order: reachable from its head.
         self.history: list[Sha] = []
@@ -334,6 +338,8 @@ class FakeHost:
 
         With `crash_after`, the worker dies after that many steps, and nothing is reported."""
         observed = self.observe()
+        if observed.production_head is not None and observed.head_refused is None:
+            self.accepted = observed.production_head.sha
         slot_plan = assign_slots(observed, now=self.now)
         steps: list[Step] = list(slot_plan.steps)
         for slot in observed.slots:
@@ -397,6 +403,7 @@ class FakeHost:
         fetched = self.commits.get(self.fetched_production) if self.fetched_production is not None else None
         return Observed(
             production_head=None if fetched is None else fetched.head,
+            head_refused=self._judge_head(fetched),
             pulls=tuple(
                 replace(pull, head=self.commits[pull.head_sha].head if pull.same_repository else None)
                 for pull in (self.listed or {}).values()
@@ -414,6 +421,23 @@ class FakeHost:
             open_reports=tuple(report for report in self.outbox.values() if report.is_open),
             policy=self.policy,
         )
+
+    def _judge_head(self, fetched: Commit | None) -> HeadRefused | None:
+        if fetched is None or self.force_push is None:
+            return None
+        main = self.slots[MAIN]
+        live = main.live if main.live is not None and main.live.state == "live" else None
+        served = self.commits[main.runs[live.generation].head.sha] if live is not None else None
+        accepted = None if self.accepted is None else self.commits[self.accepted].number
+        facts = HeadFacts(
+            head=fetched.head,
+            accepted=self.accepted,
+            serves=None if served is None else served.head,
+            follows_accepted=accepted is not None and accepted <= fetched.number,
+            follows_served=served is not None and served.number <= fetched.number,
+            is_behind=accepted is not None and fetched.number < accepted,
+        )
+        return judge_head(facts, force_push=self.force_push).refused
 
     def _proven(self) -> tuple[Proven, ...]:
         newest: dict[tuple[Domain, Sha], Proven] = {}

@@ -18,6 +18,7 @@ from controller.decisions.report import DESCRIPTION_CHARS_MAX
 from controller.decisions.slots import may_preview
 from controller.model.config import Recipe
 from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, environment, pull_request_domain
+from controller.model.nouns import Run
 from controller.model.reports import WantedCheck, WantedComment, WantedDeployment
 from controller.model.states import Cause, CheckState, DeploymentState, RunState, StatusState
 from controller.model.steps import BeginRun, ClaimSlot, EndLease, StartInstance, steps_from_json, steps_to_json
@@ -329,6 +330,46 @@ def test_stops_by_hand_break_no_promise_and_come_to_an_end(commits: tuple[Commit
     settled(host)
     assert [stop for stop in host.stops if stop.kind == "restart" or not host.is_stopped(stop.slot)] == []
     assert [slot for slot in host.slots if host.is_stopped(slot) and host.slots[slot].processes] == []
+
+
+@given(commits=commit_sets(), story=stories(*OUTSIDE, "kill", "reboot", "crash", "outage", at_most=16))
+def test_production_never_moves_back_by_a_branch_that_was_moved_by_force(
+    commits: tuple[Commit, ...], story: list[Event]
+) -> None:
+    host = FakeHost(commits=commits)
+    host.force_push = "hold"
+    for event in [FIRST_PUSH, *story]:
+        before = served_run(host)
+        happen(host, event)
+        host.tick()
+        host.elapse()
+        after = served_run(host)
+        if before is None or after is None or after.cause in (Cause.REPAIR, Cause.ROLLBACK):
+            continue
+        went_back = after.generation < before.generation  # its window failed
+        is_newer = host.commits[after.head.sha].number >= host.commits[before.head.sha].number
+        assert went_back or is_newer or after.head.tree == before.head.tree
+    settled(host)
+    assert host.production is not None
+    assert host.reports[host.production, "oroboros/production"].state is not StatusState.PENDING
+
+
+def served_run(host: FakeHost) -> Run | None:
+    main = host.slots[MAIN]
+    return main.runs.get(main.live.generation) if main.live is not None else None
+
+
+@given(commits=commit_sets(good=True), story=stories(*OUTSIDE), told=st.booleans())
+def test_a_policy_that_follows_ends_where_the_branch_is(
+    commits: tuple[Commit, ...], story: list[Event], told: bool
+) -> None:
+    host = FakeHost(commits=commits)
+    host.force_push = "follow"
+    play(host, [FIRST_PUSH, *(Event(e.kind, commit=e.commit, pull=e.pull, told=told) for e in story)])
+    settled(host)
+    assume(not refused(host))
+    assert host.production is not None
+    assert live_content(host) == host.commits[host.production].head.tree
 
 
 @given(commits=commit_sets(), before=stories(), after=stories(*OUTSIDE, "kill", "reboot", "crash", "outage"))
