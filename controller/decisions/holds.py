@@ -14,7 +14,7 @@ the freeze is the longer one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -127,6 +127,26 @@ def goes_despite(observed: Observed, run: Run) -> bool:
         order.despite_hold and (order.slot, order.head.tree) == (run.slot, run.head.tree)
         for order in observed.overrides
     )
+
+
+def freeze_to_json(freeze: Freeze) -> dict[str, object]:
+    """Return a freeze as the store keeps it."""
+    told: dict[str, object] = {"timezone": freeze.timezone, "reason": freeze.reason}
+    match freeze:
+        case WeeklyFreeze():
+            return {**told, "from_minute": freeze.from_minute, "until_minute": freeze.until_minute}
+        case DatedFreeze():
+            return {**told, "from": freeze.from_local.isoformat(), "until": freeze.until_local.isoformat()}
+
+
+def freeze_from_json(value: Mapping[str, object]) -> Freeze:
+    """Return the freeze that the store keeps."""
+    timezone, reason = str(value["timezone"]), str(value["reason"])
+    if "from_minute" in value:
+        begins, ends = int(str(value["from_minute"])), int(str(value["until_minute"]))
+        return WeeklyFreeze(from_minute=begins, until_minute=ends, timezone=timezone, reason=reason)
+    from_local, until_local = (datetime.fromisoformat(str(value[key])) for key in ("from", "until"))
+    return DatedFreeze(from_local=from_local, until_local=until_local, timezone=timezone, reason=reason)
 
 
 def describe_held(held: Held) -> str:

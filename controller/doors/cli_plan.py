@@ -29,7 +29,7 @@ from controller.model.world import Hold, Observed, Wanted
 class OnlookersStore(Store):
     """A store for looking: what observation would write down for later is not written."""
 
-    def record_policy(self, sha: Sha, *, problems: object) -> None:
+    def record_policy(self, sha: Sha, *, problems: object, freezes: object = ()) -> None:
         """Remember nothing: who only looks changes nothing."""
 
 

@@ -26,8 +26,9 @@ def read_policy(settings: Settings, repository: RepositoryRow) -> Policy:
 
 
 def read_freezes(settings: Settings, store: Store) -> tuple[Freeze, ...]:
-    """Return the freezes of the policy in force, none while no policy is known."""
+    """Return the freezes of the policy in force, as the worker last saw them where the mirror is not ours to read."""
+    repository = store.load_repository()
     try:
-        return read_policy(settings, store.load_repository()).production.freeze
+        return read_policy(settings, repository).production.freeze
     except OroborosError:
-        return ()
+        return repository.freezes

@@ -25,7 +25,9 @@ from psycopg.types.json import Jsonb
 from controller.decisions.forget import EndedRun
 from controller.decisions.github.repository import Repository
 from controller.decisions.github.sweep import LOG_KEPT, Missed
+from controller.decisions.holds import freeze_from_json, freeze_to_json
 from controller.decisions.report_checks import STEPS_MAX, JournalStep, Story
+from controller.model.config import Freeze
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
 from controller.model.nouns import (
@@ -107,6 +109,8 @@ class RepositoryRow:
     accepted_sha: Sha | None
     refused_sha: Sha | None
     refused_reason: str
+    #: Of the last valid policy.
+    freezes: tuple[Freeze, ...]
     listed_at: datetime | None
     fetched_at: datetime | None
     #: When the last complete reading of comments began.
@@ -872,8 +876,8 @@ class Store:
                 }
                 self._audit(connection, "force_push", sha, moved)
 
-    def record_policy(self, sha: Sha, *, problems: Sequence[str]) -> None:
-        """Remember the commit of the last valid policy, or what is wrong with the newest one."""
+    def record_policy(self, sha: Sha, *, problems: Sequence[str], freezes: Sequence[Freeze] = ()) -> None:
+        """Remember the commit of the last valid policy and its freezes, or what is wrong with the newest one."""
         with self._transaction(fenced=True) as connection:
             if problems:
                 connection.execute(
@@ -881,7 +885,8 @@ class Store:
                 )
             else:
                 connection.execute(
-                    "UPDATE repositories SET policy_sha = %s, policy_problems = NULL WHERE id = %s", [sha, self._id()]
+                    "UPDATE repositories SET policy_sha = %s, policy_problems = NULL, freezes = %s WHERE id = %s",
+                    [sha, Jsonb([freeze_to_json(freeze) for freeze in freezes]), self._id()],
                 )
 
     # -- leases -----------------------------------------------------------------------------------------------------
@@ -1763,6 +1768,7 @@ def _repository(row: DictRow) -> RepositoryRow:
         accepted_sha=Sha(row["accepted_sha"]) if row["accepted_sha"] else None,
         refused_sha=Sha(row["refused_sha"]) if row["refused_sha"] else None,
         refused_reason=row["refused_reason"],
+        freezes=tuple(map(freeze_from_json, row["freezes"])),
         listed_at=row["listed_at"],
         fetched_at=row["fetched_at"],
         comments_read_at=row["comments_read_at"],

@@ -265,7 +265,7 @@ def observe_policy(sight: Sight, history: History, production: Head | None) -> t
     newest = _policy_at(sight, production.sha)
     if isinstance(newest, Policy):
         if history.repository.policy_sha != production.sha:
-            sight.store.record_policy(production.sha, problems=())
+            sight.store.record_policy(production.sha, problems=(), freezes=newest.production.freeze)
         return newest, ()
     last_sha = history.repository.policy_sha
     last = _policy_at(sight, last_sha) if last_sha is not None else Policy()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from controller.doors.cli_holds import parse_end
+from controller.model.config import DatedFreeze
 from controller.model.names import MAIN, SlotName
 from tests.doors.stack import Small, utc_now
 
@@ -66,6 +68,19 @@ def test_orders_are_refused_in_a_freeze_and_status_tells_of_it(small: Small) -> 
     status = small.json("status")
     assert [hold["kind"] for hold in list(status["holds"])] == ["freeze"]
     assert "holidays" in str(small.json("unhold")["still"])
+
+
+def test_a_freeze_is_told_where_the_mirror_cannot_be_read(small: Small) -> None:
+    freeze = DatedFreeze(
+        from_local=datetime.fromisoformat("2020-01-01"),
+        until_local=datetime.fromisoformat("2199-01-01"),
+        timezone="UTC",
+        reason="for long",
+    )
+    small.store.record_policy(small.commits[0].sha, problems=(), freezes=(freeze,))
+    shutil.rmtree(small.layout.mirror)
+
+    assert "for long" in str(small.json("status")["holds"])
 
 
 def test_a_preview_is_held_for_its_lease(small: Small) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.decisions.explain import why
-from controller.decisions.holds import describe_held, frozen_until, goes_despite, held_run, judge_held
+from controller.decisions.holds import (
+    describe_held,
+    freeze_from_json,
+    freeze_to_json,
+    frozen_until,
+    goes_despite,
+    held_run,
+    judge_held,
+)
 from controller.decisions.plan import HELD, desired, plan_slot
 from controller.decisions.report import project
 from controller.model.config import DatedFreeze, Freeze, Policy, Production, WeeklyFreeze
@@ -100,6 +109,13 @@ class TestWindows:
         )
 
         assert frozen(night, datetime(2026, 3, 29, 1, 5, tzinfo=UTC)) == "Sun 2026-03-29 04:00"
+
+    def test_a_window_is_kept_as_it_is(self) -> None:
+        once = DatedFreeze(
+            from_local=wall("2026-12-24 12:00"), until_local=wall("2026-12-27"), timezone="UTC", reason="x"
+        )
+        for freeze in (WEEKEND, once):
+            assert freeze_from_json(json.loads(json.dumps(freeze_to_json(freeze)))) == freeze
 
     def test_a_dated_window_comes_once(self) -> None:
         feast = DatedFreeze(
