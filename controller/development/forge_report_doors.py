@@ -1,9 +1,9 @@
 """What do the addresses of check runs, deployments and comments answer at the development forge?
 
 As strict as GitHub where its schema is silent: only an App writes check runs, and changes its own; `completed` needs a
-conclusion; texts have 65,535 characters at most and a request 50 annotations, which add to those that are there; a
-deployment waits for the commit's statuses and merges the default branch into it unless it is told not to; a success
-makes earlier deployments of the environment inactive, but never those of a production or transient one.
+conclusion and is for good; texts have 65,535 characters at most and a request 50 annotations, which add to those that
+are there; a deployment waits for the commit's statuses and merges the default branch into it unless it is told not to;
+a success makes earlier deployments of the environment inactive, but never those of a production or transient one.
 https://docs.github.com/rest/checks/runs · https://docs.github.com/rest/deployments · https://docs.github.com/rest/issues/comments
 """
 
@@ -84,6 +84,9 @@ class ReportDoors:
     def _check_answer(self, number: int, sha: str, content: Object, *, status: int) -> Response:
         kept = self.records.read_made(number)
         state, conclusion = content.get("status", kept.get("status")), content.get("conclusion")
+        # What is completed stays so; it may get another conclusion.
+        if conclusion is None and kept.get("status") == "completed":
+            conclusion = kept["conclusion"]
         if conclusion is not None:
             state = "completed"
         if state not in ("queued", "in_progress", "completed"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from controller.decisions.github.checks import ShownCheck
 from controller.decisions.github.comments import Author
 from controller.decisions.report_checks import LOG_LINES_MAX, Story, units_to_read, wants_log, write_check
 from controller.effects.github_http import Forge
@@ -107,7 +108,10 @@ def send_status(forge: Forge, outgoing: Outgoing) -> None:
 
 
 def send_check(forge: Forge, archive: Archive, outgoing: Outgoing, *, app_id: int) -> None:
-    """Make the check run of a commit and context, or change it. Annotations are sent once, since they add up."""
+    """Change the newest check run of a commit and context, or make one. Of one name the newest counts.
+
+    One that is completed stays so at GitHub, whatever is said: what begins again is a new one. Annotations are sent
+    once, since they add up."""
     wanted = outgoing.wanted
     assert isinstance(wanted, WantedCheck)
     body: bytes = b""
@@ -116,25 +120,27 @@ def send_check(forge: Forge, archive: Archive, outgoing: Outgoing, *, app_id: in
         # The policy counts at the production branch alone.
         body, problems = archive.deploy_toml(wanted.sha, with_policy=wanted.context == status_context(MAIN))
     check = write_check(wanted, archive.story(wanted.generation), problems=problems, deploy_toml=body)
-    number, shown = outgoing.made_id, None
-    if number is not None and (outgoing.is_doubtful or check.annotations):
-        shown = forge.check(number)
-        number = None if shown is None else number
-    if number is None:
-        found = forge.checks(wanted.sha, name=wanted.context, app_id=app_id)
-        # Of two, the one of this run; a check run that a run before it left is taken over.
-        shown = next((one for one in found if one.external_id == check.external_id), found[0] if found else None)
+    shown = _newest_check(forge, wanted, outgoing.made_id, app_id=app_id)
     if shown is not None:
-        number = shown.id
-        outgoing.remember(number)
+        outgoing.remember(shown.id)
         said = (shown.external_id, shown.state, shown.title, shown.summary)
         if said == (check.external_id, check.state, check.title, check.summary):
             return
         if shown.annotations:
             check = replace(check, annotations=())
-    made = forge.write_check(check, number=number)
-    if number is None:
-        outgoing.remember(made)
+        if shown.state is not None and shown.state.is_completed and not check.state.is_completed:
+            shown = None
+    made = forge.write_check(check, number=None if shown is None else shown.id)
+    outgoing.remember(made)
+
+
+def _newest_check(forge: Forge, wanted: WantedCheck, made_id: int | None, *, app_id: int) -> ShownCheck | None:
+    """Return the newest check run: a worker that died may have made one without writing its id; a list may lag."""
+    found = forge.checks(wanted.sha, name=wanted.context, app_id=app_id)
+    newest = found[0] if found else None
+    if made_id is not None and (newest is None or newest.id < made_id):
+        return forge.check(made_id) or newest
+    return newest
 
 
 def send_deployment(forge: Forge, outgoing: Outgoing) -> None:

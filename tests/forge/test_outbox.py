@@ -262,6 +262,26 @@ def test_a_surface_that_we_may_not_write_waits_alone_and_is_not_asked_for_each_r
     assert world.counts() == (1, 1, 2, 2, 1)
 
 
+def test_what_begins_again_is_a_new_check_run_which_a_death_does_not_double(world: World) -> None:
+    _, begun, _, _ = world.all_four()
+    _, over, _, _ = world.all_four(is_over=True)
+    reporter = world.restart()
+    world.want(over)
+    drain(reporter)
+    world.want(begun)
+    for _ in range(3):
+        kill_while_sending(world)
+    drain(world.restart())
+    newest, first = sorted(
+        world.get(f"/commits/{world.sha}/check-runs?filter=all")["check_runs"], key=lambda one: -int(one["id"])
+    )
+    assert (first["conclusion"], newest["status"]) == ("success", "in_progress")
+    world.want(over)
+    drain(world.restart())
+    (shown,) = world.get(f"/commits/{world.sha}/check-runs")["check_runs"]
+    assert (shown["id"], shown["conclusion"]) == (newest["id"], "success")
+
+
 def test_a_deployment_that_somebody_removed_is_made_anew(world: World) -> None:
     reporter = world.restart()
     world.want(world.all_four()[2])

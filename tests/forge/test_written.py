@@ -87,6 +87,15 @@ def test_annotations_of_a_check_run_add_up(ours: Ours, sha: str) -> None:
         assert client.patch("/check-runs/999", json={}).status_code == 404
 
 
+def test_a_completed_check_run_stays_completed_and_may_get_another_conclusion(ours: Ours, sha: str) -> None:
+    with as_app(ours) as client:
+        made = client.post("/check-runs", json={**CHECK, "head_sha": sha, "conclusion": "neutral"}).json()
+        again = client.patch(f"/check-runs/{made['id']}", json={"status": "in_progress"}).json()
+        assert (again["status"], again["conclusion"]) == ("completed", "neutral")
+        ended = client.patch(f"/check-runs/{made['id']}", json={"conclusion": "success"}).json()
+        assert (ended["status"], ended["conclusion"]) == ("completed", "success")
+
+
 def test_what_the_app_was_not_granted_is_403_and_named(ours: Ours, sha: str) -> None:
     with as_app(ours) as client:
         assert client.post("/issues/1/comments", json={"body": "x"}).status_code == 201

@@ -1,6 +1,7 @@
 """What do we ask and tell about check runs? Only a GitHub App may write them, and each App its own.
 
-Annotations are added to those that a check run has, whenever it is changed: so whoever changes one looks first.
+Annotations are added to those that a check run has, whenever it is changed: so whoever changes one looks first. A check
+run that is completed may get another conclusion, and never goes back to be in progress.
 https://docs.github.com/rest/checks/runs
 """
 
