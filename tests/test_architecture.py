@@ -210,6 +210,7 @@ SECRETS_OF_HOOKS = re.compile(r"(?:signature|digest|hmac|secret)(?!\w*_header$)"
 
 
 def compares_signatures_in_constant_time(module: Module) -> Iterator[str]:
+    """T-G6: how long a comparison with == takes tells how much of a forged signature is right."""
     if not module.is_production:
         return
     secret = SECRETS_OF_HOOKS if is_below(module.name, ("hooks",)) else SECRETS

@@ -93,7 +93,7 @@ def test_the_policy_of_a_commit_that_came_by_force_does_not_let_it_in(world: Wor
     serving(world, "Goes on")
 
 
-def test_what_no_webhook_told_of_goes_live_all_the_same_and_raises_an_alarm(world: World) -> None:
+def test_t_g8_what_no_webhook_told_of_goes_live_all_the_same_and_raises_an_alarm(world: World) -> None:
     serving(world, "Told of")
     world.author.forge_development.post("/_development/drop", json={"count": 100}).raise_for_status()
     missed = world.release("ok", "Told by nobody")

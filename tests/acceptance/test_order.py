@@ -29,7 +29,7 @@ def hint(world: World, sha: str, *, before: str = "0" * 40) -> int:
     return httpx.post(str(world.stack["receiver"]), content=body, headers=headers, trust_env=False).status_code
 
 
-def test_a_child_told_before_its_parent_goes_live_and_the_parent_is_superseded(world: World) -> None:
+def test_t_g9_a_child_told_before_its_parent_goes_live_and_the_parent_is_superseded(world: World) -> None:
     first = world.release("ok", "Before both")
     world.author.push()
     world.await_serving(first)

@@ -234,7 +234,7 @@ def test_the_edge_leads_each_host_to_its_port_and_no_other(main: Host) -> None:
     assert main.through_edge("worker.localhost", "/").status == 502
 
 
-def test_the_app_sees_who_asked_and_a_visitor_cannot_say_otherwise(main: Host) -> None:
+def test_t_g10_the_app_sees_who_asked_and_a_visitor_cannot_say_otherwise(main: Host) -> None:
     main.edge()
     _, address = main.instance(MAIN, "a", name="app")
     main.serve(MAIN, address=address)
