@@ -12,6 +12,8 @@ SLOTS = "controller/decisions/slots.py"
 QUARANTINE = "controller/decisions/quarantine.py"
 ADMISSION = "controller/decisions/admission.py"
 COMMANDS = "controller/decisions/commands.py"
+HOLDS = "controller/decisions/holds.py"
+SIGNATURES = "controller/decisions/signatures.py"
 RETENTION = "controller/decisions/retention.py"
 DEPLOYMENTS = "controller/decisions/report_deployments.py"
 COMMENTS = "controller/decisions/report_comments.py"
@@ -22,6 +24,8 @@ COMMAND_RULES = "tests/unit/decisions/test_commands.py"
 ADMISSION_RULES = "tests/unit/decisions/test_admission.py"
 PLAN_RULES = "tests/unit/decisions/test_plan.py"
 SLOT_RULES = "tests/unit/decisions/test_slots.py"
+HOLD_RULES = "tests/unit/decisions/test_holds.py"
+SIGNATURE_RULES = "tests/unit/decisions/test_signatures.py"
 RETENTION_RULES = "tests/unit/decisions/test_retention.py"
 
 
@@ -152,8 +156,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="an incomplete listing ends leases",
         file=SLOTS,
-        original="        if observed.pulls_listed and lease.pull_request not in eligible:",
-        replacement="        if lease.pull_request not in eligible:",
+        original="        if observed.pulls_listed and lease.pull_request not in eligible | undecided:",
+        replacement="        if lease.pull_request not in eligible | undecided:",
         caught_by=f"{SLOT_RULES}::test_an_incomplete_listing_ends_nothing",
     ),
     Mutant(
@@ -172,9 +176,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="forks get previews",
-        file=SLOTS,
-        original="    return observed.policy.previews.enabled and pull.same_repository",
-        replacement="    return observed.policy.previews.enabled",
+        file=ADMISSION,
+        original="    if not pull.same_repository:",
+        replacement="    if pull.number < 0:",
         caught_by=f"{SLOT_RULES}::test_a_fork_gets_no_slot_and_no_place_in_the_queue",
     ),
     Mutant(
@@ -267,5 +271,19 @@ MUTANTS: tuple[Mutant, ...] = (
         original="(pull.number, pull.head_sha, pull.base_branch)",
         replacement="(pull.number, order.sha, pull.base_branch)",
         caught_by=f"{ADMISSION_RULES}::TestForks::test_an_approval_is_of_one_commit_to_one_branch_of_one_pull_request",
+    ),
+    Mutant(
+        name="a hold of a lease that ended holds the next one",
+        file=HOLDS,
+        original="    mine = [order for order in orders if (order.slot, order.fence) == (slot, fence)]",
+        replacement="    mine = [order for order in orders if order.slot == slot]",
+        caught_by=f"{HOLD_RULES}::TestJudging::test_an_order_holds_its_own_slot_and_lease_until_its_time",
+    ),
+    Mutant(
+        name="a signature counts although git says that it does not",
+        file=SIGNATURES,
+        original="    if exit_code == 0 and good is not None:",
+        replacement="    if good is not None:",
+        caught_by=f"{SIGNATURE_RULES}::test_only_what_is_plainly_good_is_good",
     ),
 )

@@ -77,6 +77,8 @@ OUTSIDE = ("push", "push", "open", "open", "close", "wait", "wait")
 STOPS = ("stop", "start", "restart")
 #: Orders by hand to hold a slot.
 HOLDS = ("hold", "unhold")
+#: A hold with an end lasts a share of this, in seconds.
+HOLD_MAX_S = 60.0 * COMMITS
 EVERYTHING = (*OUTSIDE, "wait", "kill", "reboot", "crash", "outage", "order")
 
 
@@ -120,7 +122,7 @@ def happen(host: FakeHost, event: Event) -> None:
         case "start":
             host.start(_slot(event))
         case "hold":
-            host.hold(_slot(event), seconds=None if event.told else 60.0 * event.commit)
+            host.hold(_slot(event), seconds=None if event.told else HOLD_MAX_S * event.commit / COMMITS)
         case "unhold":
             host.unhold(_slot(event))
         case "expire":
