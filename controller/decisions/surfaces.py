@@ -4,7 +4,8 @@ One Caddy per slot. Its configuration never changes in a deploy and it has no ad
 each request, and the switch is the rename of that link. `live_files` says what it finds there.
 
 Its environment says where it listens: `WEB_PORT`; `WEB_API_PROXY_TARGET`, the stable address of the slot's backend,
-without which somebody else is the backend; `WEB_ROOT`, the folder with the page that a free slot shows.
+without which somebody else is the backend; `WEB_ROOT`, the folder of production's release with the page that a free
+slot shows. Where that has none, the one that comes with us is shown.
 This is JSON and not a Caddyfile because the Caddyfile's adapter appends `:80` to a dial that is only a placeholder.
 """
 
@@ -26,13 +27,15 @@ from controller.decisions.live_files import (
     check_value,
 )
 from controller.model.errors import ConfigInvalid
-from controller.model.names import HOST_APP, Layout, SlotName, Topology, unit_instance
+from controller.model.names import Layout, SlotName, Topology, unit_instance
 
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | bool | None"
 JsonObject: TypeAlias = Mapping[str, Json]
 
 #: How long a surface looks for an instance that accepts: longer than any switch, shorter than a visitor's patience.
 TRY_DURATION = "5s"
+#: Where a checkout of ours, or a release, has its pages.
+WEB_PAGES = Path("infra", "web")
 #: The page of a free slot, in `WEB_ROOT`.
 FREE_PAGE = "free.html"
 
@@ -62,9 +65,7 @@ def surface_environment(topology: Topology, slot: SlotName, *, web_root: Path) -
 
 def render_surface_environment(layout: Layout, topology: Topology, slot: SlotName) -> str:
     """Return the content of `/etc/oroboros/web-<instance>.env`."""
-    # Where api and worker run what was installed, what production serves is somebody else's, and so are its pages.
-    ours = layout.current if topology.control_plane == "current" else HOST_APP
-    values = surface_environment(topology, slot, web_root=ours / "infra" / "web")
+    values = surface_environment(topology, slot, web_root=layout.current / WEB_PAGES)
     return "".join(f"{name}={value}\n" for name, value in values.items())
 
 
@@ -107,8 +108,12 @@ def surface_listens(layout: Layout, slot: SlotName, told: Told) -> tuple[tuple[s
     return (*(("127.0.0.1", port) for port in ports), layout.surface_socket(slot))
 
 
-def render_surface(layout: Layout, slot: SlotName, told: Told, *, log_dir: Path) -> dict[str, Json]:
-    """Return the configuration of one slot's surface: its web port, its backend port, its responder."""
+def render_surface(
+    layout: Layout, slot: SlotName, told: Told, *, log_dir: Path, our_pages: Path | None = None
+) -> dict[str, Json]:
+    """Return the configuration of one slot's surface: its web port, its backend port, its responder.
+
+    `our_pages` is the folder of the pages that come with us."""
     beside_files = _proxy(layout, slot, address_file=ADDRESS_BESIDE_FILES_FILE)
     web_routes = [
         _route(
@@ -124,7 +129,7 @@ def render_surface(layout: Layout, slot: SlotName, told: Told, *, log_dir: Path)
         _route(_file_server("static_root"), match=_is_set("static_root")),
     ]
     backend_routes = [_route(_proxy(layout, slot, address_file=ADDRESS_FILE), match=_is("instance", "yes"))]
-    free = _free(slot, told.web_root)
+    free = _free(slot, told.web_root, our_pages)
     web = _slot_routes(layout, slot, free=free, then=web_routes)
     loopback = ("127.0.0.0/8",)
     servers: dict[str, Json] = {
@@ -143,7 +148,7 @@ def render_surface(layout: Layout, slot: SlotName, told: Told, *, log_dir: Path)
     if told.backend_port is not None:
         servers["backend"] = _server(
             f"127.0.0.1:{told.backend_port}",
-            routes=_slot_routes(layout, slot, free=_free(slot, None), then=backend_routes),
+            routes=_slot_routes(layout, slot, free=_free(slot), then=backend_routes),
             errors=_surface_errors(slot),
             trusted_proxies=loopback,
         )
@@ -285,20 +290,21 @@ def _is_set(field: str) -> dict[str, Json]:
     return {"not": [_is(field, "")]}
 
 
-def _free(slot: SlotName, web_root: Path | None) -> list[Json]:
-    """Return the routes of a slot that serves nothing: our page where there is one, else a line of text."""
+def _free(slot: SlotName, *folders: Path | None) -> list[Json]:
+    """Return the routes of a slot that serves nothing: the page of the first folder that has one, else a line."""
     headers: JsonObject = {"X-Oroboros-Slot": ["free"], "Cache-Control": ["no-store"]}
     plain = _route(_answer(503, f"{slot} is free: nothing is deployed here.\n", headers=headers))
-    if web_root is None:
-        return [plain]
-    page = _route(
+    return [*(_page(folder, headers) for folder in folders if folder is not None), plain]
+
+
+def _page(folder: Path, headers: JsonObject) -> Json:
+    return _route(
         # Always the whole page: half of one, or "not modified", would be no answer with 503.
         {"handler": "headers", "request": {"delete": ["If-*", "Range"]}, "response": {"set": headers}},
         {"handler": "rewrite", "uri": f"/{FREE_PAGE}"},
-        {"handler": "file_server", "root": str(web_root), "status_code": "503", "canonical_uris": False},
-        match={"method": ["GET", "HEAD"], "file": {"root": str(web_root), "try_files": [f"/{FREE_PAGE}"]}},
+        {"handler": "file_server", "root": str(folder), "status_code": "503", "canonical_uris": False},
+        match={"method": ["GET", "HEAD"], "file": {"root": str(folder), "try_files": [f"/{FREE_PAGE}"]}},
     )
-    return [page, plain]
 
 
 def _state_of(slot: SlotName, state: str, *, release: str, healthy: bool) -> str:

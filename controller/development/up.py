@@ -34,6 +34,7 @@ from psycopg import sql
 
 from controller.decisions.edge import edge_listens, render_edge
 from controller.decisions.surfaces import (
+    WEB_PAGES,
     read_surface_environment,
     render_surface,
     surface_environment,
@@ -311,8 +312,10 @@ def _stack_file(
 def _surface(layout: Layout, topology: Topology, slot: SlotName, logs: Path) -> PartSpec:
     name = f"surface-{unit_instance(slot)}"
     config = layout.run / f"{name}.json"
-    told = read_surface_environment(surface_environment(topology, slot, web_root=CHECKOUT_ROOT / "infra" / "web"))
-    write_private(config, json.dumps(render_surface(layout, slot, told, log_dir=logs)))
+    told = read_surface_environment(surface_environment(topology, slot, web_root=layout.current / WEB_PAGES))
+    write_private(
+        config, json.dumps(render_surface(layout, slot, told, log_dir=logs, our_pages=CHECKOUT_ROOT / WEB_PAGES))
+    )
     listens = surface_listens(layout, slot, told)
     return prepare_caddy(
         name=name, config=config, home=_folder(layout.run / name), log_file=logs / f"{name}.log", listens=listens

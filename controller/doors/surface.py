@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.decisions.surfaces import read_surface_environment, render_surface
+from controller.decisions.surfaces import WEB_PAGES, read_surface_environment, render_surface
 from controller.effects.stack_files import write_private
 from controller.model.errors import ConfigInvalid, Unavailable
 from controller.model.names import Layout, SlotName
 
 CONFIG_FILE = "surface.json"
+_OUR_PAGES = Path(__file__).resolve().parents[2] / WEB_PAGES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ def prepare_surface(slot: SlotName, layout: Layout, environ: Mapping[str, str], 
     if not os.access(caddy, os.X_OK):
         raise Unavailable("PartMissing", f"{caddy} is no program; install again, or name a Caddy with --caddy")
     home = Path(folders["RUNTIME_DIRECTORY"])
-    config = render_surface(layout, slot, told, log_dir=Path(folders["LOGS_DIRECTORY"]))
+    config = render_surface(layout, slot, told, log_dir=Path(folders["LOGS_DIRECTORY"]), our_pages=_OUR_PAGES)
     try:
         write_private(home / CONFIG_FILE, json.dumps(config))
     except OSError as error:

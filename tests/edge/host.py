@@ -50,6 +50,11 @@ class Host:
         return self.folder / "web"
 
     @property
+    def our_pages(self) -> Path:
+        """Where the page lies that comes with us, if a test puts one there."""
+        return self.folder / "ours"
+
+    @property
     def credentials(self) -> Path:
         """Where the edge finds a certificate that came with the installation."""
         return self.folder / "credentials"
@@ -57,7 +62,8 @@ class Host:
     def surface(self, slot: SlotName) -> Part:
         told = read_surface_environment(surface_environment(self.topology, slot, web_root=self.web_root))
         config = self.folder / f"surface-{slot}.json"
-        config.write_text(json.dumps(render_surface(self.layout, slot, told, log_dir=self.folder / "logs")))
+        rendered = render_surface(self.layout, slot, told, log_dir=self.folder / "logs", our_pages=self.our_pages)
+        config.write_text(json.dumps(rendered))
         self.surface_parts[slot] = self._caddy(
             f"surface-{slot}", config, listens=surface_listens(self.layout, slot, told)
         )

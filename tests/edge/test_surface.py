@@ -61,6 +61,14 @@ def test_a_free_slot_is_healthy_and_says_that_it_is_free(main: Host) -> None:
         assert answer.body == "main is free: nothing is deployed here.\n"
 
 
+def test_a_page_of_what_production_serves_goes_before_ours(main: Host) -> None:
+    for folder, text in ((main.our_pages, "ours"), (main.web_root, "theirs")):
+        folder.mkdir()
+        (folder / "free.html").write_text(text)
+        answer = main.web(MAIN, "/")
+        assert (answer.status, answer.body) == (503, text)
+
+
 def test_a_free_slot_shows_its_page_once_there_is_one_and_never_half_of_it(main: Host) -> None:
     assert main.web(MAIN, "/").body == "main is free: nothing is deployed here.\n"
     main.web_root.mkdir()

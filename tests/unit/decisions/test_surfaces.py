@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -62,11 +63,10 @@ def test_production_has_a_backend_port_unless_the_api_has_it(topology: Topology,
     assert ("backend" in str(config["apps"])) is (target is not None)
 
 
-def test_the_page_of_a_free_slot_is_ours_whoever_is_deployed() -> None:
-    installed = dataclasses.replace(CONTRACT, control_plane="installed")
-
-    assert "WEB_ROOT=/srv/oroboros/current/infra/web\n" in render_surface_environment(HOST_LAYOUT, CONTRACT, MAIN)
-    assert "WEB_ROOT=/opt/oroboros/app/infra/web\n" in render_surface_environment(HOST_LAYOUT, installed, MAIN)
+@pytest.mark.parametrize("control_plane", ["installed", "current"])
+def test_the_web_root_is_the_contracts_whoever_is_deployed(control_plane: Literal["installed", "current"]) -> None:
+    topology = dataclasses.replace(CONTRACT, control_plane=control_plane)
+    assert "WEB_ROOT=/srv/oroboros/current/infra/web\n" in render_surface_environment(HOST_LAYOUT, topology, MAIN)
 
 
 def test_without_target_and_root_there_is_neither_backend_nor_page() -> None:
