@@ -5,8 +5,7 @@
     launcher.py NAME --may-start   whether `live` names it: after a reboot, only that may start without the worker
 
 It runs inside the unit's walls, as the slot's user, with the system's Python and nothing else. What to do is the order,
-a credential of the unit (systemd.exec(5), LoadCredential=), and so is the app's own environment. The generation is told
-to systemd (sd_notify(3), STATUS=) before anything of the app's runs; systemd shows it to the worker.
+a credential of the unit (systemd.exec(5), LoadCredential=), and so is the app's own environment.
 Exit codes of its own: 127 the command cannot be run · 198 the order makes no sense · 199 the time limit passed.
 """
 
@@ -32,7 +31,6 @@ from controller.effects.checkout import fill_for_build
 from controller.model.command import app_values, expand, process_environment
 from controller.model.errors import OroborosError
 from controller.model.names import HOST_ROOT, LAUNCHER_TIMED_OUT, Layout, SlotName, slot_of_unit, unit_of_systemd
-from controller.service_manager import notify
 
 EXIT_NOT_STARTED, EXIT_NO_ORDER = 127, 198
 #: Of a job that ran into its limit, from TERM to KILL.
@@ -78,7 +76,6 @@ def main(words: list[str]) -> NoReturn:
     except (OSError, ValueError, TypeError) as error:
         print(f"oroboros: {unit}: no order that could be read: {error}", file=sys.stderr)
         sys.exit(EXIT_NO_ORDER)
-    notify(f"STATUS=generation {order.generation}")
     write_to_journal(f"{unit}.{order.generation}")
     app_file = credentials / "app.env"
     own = app_values(app_file.read_text(errors="surrogateescape")) if app_file.exists() else {}

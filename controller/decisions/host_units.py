@@ -85,13 +85,14 @@ KeyringMode=private
 RemoveIPC=yes
 UMask=0077
 """
-#: Strangers' code sees nothing of /run but what it needs to say how it is and to reach its own database.
+#: Strangers' code sees nothing of /run but what takes its output and its own database. It may tell systemd nothing:
+#: a status, or a plea for more time (sd_notify(3)), would be the word of whoever is to be stopped.
 _SLOT_WALLS = f"""\
 {_WALLS}ProcSubset=pid
 PrivateUsers=yes
 PrivateIPC=yes
 TemporaryFileSystem=/run:ro /dev/shm:mode=1777
-BindReadOnlyPaths=/run/systemd/notify /run/systemd/journal/stdout -/run/postgresql -/run/systemd/resolve
+BindReadOnlyPaths=/run/systemd/journal/stdout -/run/postgresql -/run/systemd/resolve
 BindReadOnlyPaths={HOST_RUN}/worker/armed /run/credentials/%n
 InaccessiblePaths=-{HOST_CONFIG} -{HOST_ROOT}/repo.git -{HOST_ROOT}/orders -{HOST_ROOT}/artifacts -{HOST_ROOT}/judge
 InaccessiblePaths=-/var/log
@@ -463,7 +464,7 @@ def _slot_templates(topology: Topology) -> tuple[HostFile, ...]:
             "\n"
             "[Service]\n"
             "Type=exec\n"
-            "NotifyAccess=main\n"
+            "NotifyAccess=none\n"
             "RemainAfterExit=yes\n"
             f"{handed}"
             # After a reboot only what `live` names; else what the worker says.
@@ -482,7 +483,7 @@ def _slot_templates(topology: Topology) -> tuple[HostFile, ...]:
                 "\n"
                 "[Service]\n"
                 "Type=oneshot\n"
-                "NotifyAccess=main\n"
+                "NotifyAccess=none\n"
                 "RemainAfterExit=yes\n"
                 f"{handed}"
                 f"ExecStart={LAUNCHER} %n\n"
@@ -498,7 +499,7 @@ def _slot_templates(topology: Topology) -> tuple[HostFile, ...]:
             "\n"
             "[Service]\n"
             "Type=oneshot\n"
-            "NotifyAccess=main\n"
+            "NotifyAccess=none\n"
             f"{handed}"
             f"ExecStart={LAUNCHER} %n\n"
             "TimeoutStartSec=300s\n"

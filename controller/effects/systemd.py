@@ -4,8 +4,8 @@ What may run how is root's: templates with their walls, a drop-in for each slot 
 says what: an order, a file that systemd hands to the unit's launcher as a credential. polkit lets the worker start,
 stop, kill and reset these units and nothing else, so no call here names an option of a unit.
 
-- The generation of what runs is what the launcher told systemd before it became the app (`STATUS=`); until then, and
-  only then, it is that of the order on the disk.
+- The generation of what runs is that of its order on the disk, which only the worker writes, and only while systemd
+  knows nothing of the unit any more. The app is never asked: it has no way to tell systemd anything.
 - A unit that ended stays with systemd until it is stopped: `RemainAfterExit=` for one that ended well, "failed" for one
   that did not. So an end is never missed, and forgetting is a stop.
 - Whose a TCP listener is, the kernel says by its cgroup (sock_diag(7), INET_DIAG_CGROUP_ID): it may be asked without
@@ -21,7 +21,6 @@ import hashlib
 import json
 import os
 import pwd
-import re
 import secrets
 import socket
 import struct
@@ -83,7 +82,6 @@ PROPERTIES = (
     "SubState",
     "Job",
     "MainPID",
-    "StatusText",
     "Result",
     "ExecMainCode",
     "ExecMainStatus",
@@ -102,7 +100,6 @@ CONTROL_PLANE = ("ouroboros-api.service", "ouroboros-worker.service")
 CLD_EXITED = 1
 SIGKILL = 9
 
-_STATUS = re.compile(r"generation ([0-9]{1,19})\Z")
 #: From <linux/netlink.h>, <linux/sock_diag.h>, <linux/inet_diag.h>.
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_REQUEST_DUMP = 4, 20, 0x301
 _NLMSG_ERROR, _NLMSG_DONE, _INET_DIAG_CGROUP_ID, _TCP_LISTEN = 2, 3, 21, 10
@@ -125,9 +122,11 @@ class SystemdRuntime:
         if present is not None:
             if self._generation(present) == spec.generation:
                 return
-            if present["ActiveState"] != "failed":
+            if present["ActiveState"] != "failed" or present["Job"] != "0":
                 self._call("stop", "--no-block", name)
                 raise Waiting("UnitStops", f"{name} still runs what was ordered before")
+            # Before the order is replaced: an end that systemd still shows is the end of what was ordered.
+            self._call("reset-failed", name)
         slot = _slot(spec.unit)
         folder = spec.working_directory
         if spec.copy_of is not None:
@@ -147,8 +146,6 @@ class SystemdRuntime:
             },
         )
         self._arm(spec.unit)
-        if present is not None:
-            self._call("reset-failed", name)
         self._call("start", "--no-block", name)
 
     def stop(self, unit: str, generation: int, *, grace_s: float) -> None:
@@ -327,10 +324,14 @@ class SystemdRuntime:
     # -- orders -------------------------------------------------------------------------------------------------------
 
     def _order(self, unit: str) -> dict[str, object]:
+        """Return the unit's last order; {} when there is none, or it was damaged by somebody."""
+        path = self._layout.order_file(unit)
         try:
-            value = json.loads(self._layout.order_file(unit).read_text(errors="surrogateescape"))
-        except (OSError, ValueError):
+            value = json.loads(path.read_text(errors="surrogateescape"))
+        except (FileNotFoundError, ValueError):
             return {}
+        except OSError as error:
+            raise Unavailable("OrderUnreadable", f"{path} could not be read: {error.strerror}") from error
         return value if isinstance(value, dict) else {}
 
     def _write_order(self, unit: str, order: Mapping[str, object]) -> None:
@@ -399,9 +400,6 @@ class SystemdRuntime:
         return parse_shown(told)
 
     def _generation(self, shown: Mapping[str, str]) -> int:
-        told = _STATUS.match(shown["StatusText"])
-        if told is not None and not (shown["ActiveState"] in ("inactive", "failed") and shown["Job"] != "0"):
-            return int(told[1])
         unit = unit_of_systemd(shown["Id"])
         ordered = self._order(unit).get("generation") if unit is not None else None
         return ordered if isinstance(ordered, int) else 0

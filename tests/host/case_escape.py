@@ -91,8 +91,8 @@ def test_of_every_port_and_socket_of_the_host_it_reaches_its_own(team: Team, hos
     both_colours = [8200, 8201, 8202, 8300, 8301, 8302]
     told = json.loads(told_by(team, CONNECT.format(json.dumps([sorted({*ports, *both_colours}), sockets]))))
     assert told[0] == [told[2]]
-    # How it says how it is, where what it prints goes, and its database server.
-    allowed = {"/run/systemd/notify", "/run/systemd/journal/stdout", "/run/postgresql/.s.PGSQL.5432"}
+    # Where what it prints goes, and its database server.
+    allowed = {"/run/systemd/journal/stdout", "/run/postgresql/.s.PGSQL.5432"}
     assert set(told[1]) == allowed
 
 

@@ -68,6 +68,14 @@ def test_every_process_is_walled_and_none_is_root() -> None:
             assert re.search(r"^User=oroboros-(main|preview-\d)$", text, re.MULTILINE), name
 
 
+def test_strangers_code_may_tell_systemd_nothing() -> None:
+    for path, file in FILES.items():
+        if unit_of_systemd(path.name.replace("@.", "@main.").replace("instance@main", "instance@main-a")) is None:
+            continue
+        assert "\nNotifyAccess=none\n" in file.text, path
+        assert "systemd/notify" not in file.text, path
+
+
 def test_a_preview_has_a_network_of_its_own_and_production_has_not() -> None:
     texts = {str(path.relative_to(FOLDER)): file.text for path, file in FILES.items()}
 
