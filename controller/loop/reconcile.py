@@ -254,9 +254,13 @@ class Reconciler:
     def _look(
         self, *, listing: bool, branch: str | None, known: tuple[PullRequest, ...], policy: Policy, seqs: list[int]
     ) -> None:
-        """List (when asked) and fetch; runs in a thread of its own. A fork's commit is fetched if it is approved."""
+        """List (when asked) and fetch; runs in a thread of its own. A fork's commit is fetched if it is approved.
+
+        A list that cannot be had keeps nothing from being fetched: production goes by git alone. It fails the look, so
+        that it is tried again soon, and the list that we have stays."""
         side = self.hands.side
         look_began_at = self.clock()
+        not_listed: Unavailable | None = None
         try:
             if seqs:
                 side.record_looks(seqs)
@@ -265,22 +269,22 @@ class Reconciler:
                 side.record_repository(found)
                 branch = self.production_branch or found.default_branch
                 side.record_branch(branch)
-            pulls, listed_at = known, None
+            # What failed may fail slowly, and again.
+            fetch_first = not listing or self._failures > 0
+            if fetch_first:
+                self._fetch(branch, known, policy)
             if listing:
                 listed_at = self.clock()
-                pulls = self.forge.open_pulls()
-            began_at = self.clock()
-            approved = forks_to_fetch(pulls, policy, side.load_preview_orders())
-            own = [pull.number for pull in pulls if pull.same_repository]
-            mirror, refused = self._fetch(branch, own, approved)
-            if listed_at is not None:
-                side.record_listing(pulls, began_at=listed_at)
-            side.record_fetch(
-                production=mirror.production_head(),
-                ref=f"refs/heads/{branch}",
-                refused=[(pull.number, pull.reason, pull.message) for pull in refused],
-                began_at=began_at,
-            )
+                try:
+                    pulls = self.forge.open_pulls()
+                except Unavailable as error:
+                    not_listed = error
+                else:
+                    self._fetch(branch, pulls, policy, listed_at=listed_at)
+            if not_listed is not None:
+                if not fetch_first:
+                    self._fetch(branch, known, policy)
+                raise not_listed
         except LostEpoch:
             raise
         except OroborosError as error:
@@ -291,6 +295,24 @@ class Reconciler:
             self.health.note_error(str(error), now=self.clock())
             return
         self._failures, self._failed_at = 0, None
+
+    def _fetch(
+        self, branch: str, pulls: tuple[PullRequest, ...], policy: Policy, *, listed_at: datetime | None = None
+    ) -> None:
+        """Fetch the heads of production and of these pull requests, and remember both. `listed_at`: they are a new
+        list, which counts once its heads are here."""
+        side, began_at = self.hands.side, self.clock()
+        approved = forks_to_fetch(pulls, policy, side.load_preview_orders())
+        own = [pull.number for pull in pulls if pull.same_repository]
+        mirror, refused = self._ask_git(branch, own, approved)
+        if listed_at is not None:
+            side.record_listing(pulls, began_at=listed_at)
+        side.record_fetch(
+            production=mirror.production_head(),
+            ref=f"refs/heads/{branch}",
+            refused=[(pull.number, pull.reason, pull.message) for pull in refused],
+            began_at=began_at,
+        )
 
     def _note_head(self, observed: Observed, history: History, *, now: datetime) -> None:
         """Remember which head production may move to, and tell when its branch was moved by force, once."""
@@ -354,7 +376,7 @@ class Reconciler:
         if self.hands.background.start(("integrity", None), lambda: self.hands.verify_released(observed, edited)):
             self._verified_at, self._heals_begun = now, frozenset(ordered)
 
-    def _fetch(
+    def _ask_git(
         self, branch: str, pulls: list[int], approved: Sequence[tuple[int, Sha]]
     ) -> tuple[Mirror, tuple[PullNotFetched, ...]]:
         """Fetch; git follows no redirect, so a repository that was renamed is asked for its new address first."""
