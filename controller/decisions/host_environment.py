@@ -18,6 +18,8 @@ API_ROLE, WORKER_ROLE = "oroboros_api", "oroboros_worker"
 REDIS_USER = "oroboros"
 POSTGRES_PORT, REDIS_PORT = 5432, 6379
 POSTGRES_SOCKETS = "/run/postgresql"
+#: The control plane's database, as the worker's role: root and the worker are let in by who they are.
+CONTROL_SOCKET_URL = f"postgresql://{WORKER_ROLE}@/{CONTROL_DATABASE}?host={POSTGRES_SOCKETS}"
 POLL_INTERVAL_S = 5
 
 

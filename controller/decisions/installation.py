@@ -229,7 +229,18 @@ class RunSql:
 
     what: str
     statements: tuple[str, ...]
-    database: str = "postgres"
+
+    def __str__(self) -> str:
+        return self.what
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSqlAsWorker:
+    """Statements in the control plane's database, for the worker's role: all in there is its own, and could have an
+    administrator who enters run anything."""
+
+    what: str
+    statements: tuple[str, ...]
 
     def __str__(self) -> str:
         return self.what
@@ -282,6 +293,7 @@ Change = (
     | WriteFile
     | RemoveFile
     | RunSql
+    | RunSqlAsWorker
     | Migrate
     | SetBlock
     | Systemctl
@@ -521,7 +533,8 @@ def _postgres(facts: HostFacts, wanted: Wanted) -> list[Change]:
         changes.append(RunSql(what=f"create database {CONTROL_DATABASE}", statements=(statement,)))
     opened = sorted(found.open_to_all | ({CONTROL_DATABASE} - found.databases))
     if opened:
-        statements = tuple(f'REVOKE CONNECT, TEMPORARY ON DATABASE "{name}" FROM PUBLIC' for name in opened)
+        # The worker may make databases, whose names are then its words.
+        statements = tuple(f"REVOKE CONNECT, TEMPORARY ON DATABASE {_identifier(name)} FROM PUBLIC" for name in opened)
         allow = (
             f"GRANT CONNECT ON DATABASE postgres TO {WORKER_ROLE}",
             f"GRANT CONNECT ON DATABASE {CONTROL_DATABASE} TO {API_ROLE}",
@@ -541,8 +554,14 @@ def _postgres(facts: HostFacts, wanted: Wanted) -> list[Change]:
         changes.append(Migrate(files=found.migrations))
     if found.migrations or not found.api_is_bounded:
         what = f"let {API_ROLE} store deliveries and read the rest"
-        changes.append(RunSql(what=what, statements=API_RIGHTS, database=CONTROL_DATABASE))
+        changes.append(RunSqlAsWorker(what=what, statements=API_RIGHTS))
     return changes
+
+
+def _identifier(name: str) -> str:
+    """Return a name as SQL has it, whatever it holds."""
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
 
 
 #: What the receiver writes; the API reads, and later tables come with that right.

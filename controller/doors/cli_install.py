@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from controller.decisions.host_environment import CONTROL_DATABASE, POSTGRES_SOCKETS, WORKER_ROLE
+from controller.decisions.host_environment import CONTROL_SOCKET_URL
 from controller.decisions.installation import (
     Change,
     JoinGroup,
@@ -160,7 +160,7 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
         return 0
     if dry_run:
         for change in changes:
-            click.echo(str(change))
+            click.echo(tables.plain(str(change)))
         if needs_topology:
             click.echo(f"write {HOST_LAYOUT.topology}")
         click.echo(f"{len(changes) + needs_topology} changes; nothing was changed")
@@ -193,7 +193,7 @@ def _execute(host: Host, changes: Sequence[Change], *, write_topology_file: Call
         if not written and not isinstance(change, MakeUser | JoinGroup | MakeFolder):
             write_topology_file()
             written = True
-        click.echo(f"[{number}/{len(changes)}] {change}")
+        click.echo(tables.plain(f"[{number}/{len(changes)}] {change}"))
         host.execute(change)
     if not written:
         write_topology_file()
@@ -387,7 +387,7 @@ def _installed_policy() -> Policy | None:
 def _this_host() -> Host:
     def bring_up_to_date() -> None:
         # Root is let in as the worker's role, over the socket.
-        migrate(f"postgresql://{WORKER_ROLE}@/{CONTROL_DATABASE}?host={POSTGRES_SOCKETS}")
+        migrate(CONTROL_SOCKET_URL)
 
     return Host(source=CHECKOUT_ROOT, caddy_source=_caddy(), sql_folder=SQL_FOLDER, migrate=bring_up_to_date)
 

@@ -17,7 +17,7 @@ import secrets
 import socket
 import stat
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -31,6 +31,7 @@ from redis.retry import Retry
 from controller.decisions.host_environment import (
     API_ROLE,
     CONTROL_DATABASE,
+    CONTROL_SOCKET_URL,
     POSTGRES_PORT,
     REDIS_PORT,
     REDIS_USER,
@@ -60,6 +61,7 @@ from controller.decisions.installation import (
     RedisFact,
     RemoveFile,
     RunSql,
+    RunSqlAsWorker,
     SetBlock,
     Systemctl,
     WriteFile,
@@ -75,11 +77,14 @@ CALL_TIMEOUT_S = 120.0
 TEXT_BYTES_MAX = 1 << 20
 CONNECT_TIMEOUT_S = 5
 DIGEST_DIGITS = 12
-#: Postgres' administrator, let in by who it is. Terse: an error repeats no statement, since one may hold a password.
-AS_POSTGRES = (
-    *("runuser", "-u", "postgres", "--", "psql", "-X", "-A", "-t", "-q"),
-    *("-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse"),
-)
+#: Postgres' administrator, let in by who it is. Never in a database of somebody else's: a view or a setting of its
+#: owner's could have whoever looks run anything.
+AS_POSTGRES = ("runuser", "-u", "postgres", "--", "psql", "-d", "postgres")
+#: Rows end in a zero byte, which no name holds. Terse: an error repeats no statement, since one may hold a password.
+PSQL_SETTINGS = ("-X", "-A", "-t", "-q", "-0", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse")
+CONTROL_STATEMENT_TIMEOUT_MS = 30_000
+#: Far more than there are numbered SQL files.
+MIGRATIONS_MAX = 10_000
 #: A checkout may be its user's: it must not have root run anything.
 GIT_SETTINGS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 VERSION_COMMANDS: Mapping[str, tuple[str, ...]] = {
@@ -162,7 +167,9 @@ class Host:
             case RemoveFile():
                 remove(change.path)
             case RunSql():
-                run_sql(change.statements, database=change.database)
+                run_sql(change.statements)
+            case RunSqlAsWorker():
+                run_sql_as_worker(change.statements)
             case Migrate():
                 self.migrate()
             case SetBlock():
@@ -295,7 +302,7 @@ def observe_versions() -> dict[str, tuple[int, ...]]:
             if number is not None:
                 found[name] = tuple(map(int, number[1].split(".")))
     # Only root may ask the server itself; Debian's client is of the same version.
-    asking = ("psql", "--version") if os.geteuid() != 0 else AS_POSTGRES
+    asking = ("psql", "--version") if os.geteuid() != 0 else (*AS_POSTGRES, *PSQL_SETTINGS)
     with contextlib.suppress(Unavailable):
         number = re.search(r"\d+", run(asking, text="SHOW server_version;\n").replace("psql (PostgreSQL)", ""))
         if number is not None:
@@ -303,10 +310,16 @@ def observe_versions() -> dict[str, tuple[int, ...]]:
     return found
 
 
-def observe_postgres(passwords: Passwords, *, sql_folder: Path) -> PostgresFact | None:
+def observe_postgres(
+    passwords: Passwords,
+    *,
+    sql_folder: Path,
+    administrator: tuple[str, ...] = AS_POSTGRES,
+    control_url: str = CONTROL_SOCKET_URL,
+) -> PostgresFact | None:
     """Return what Postgres has; None when its administrator cannot be reached."""
     try:
-        files = _psql("SHOW hba_file", "SHOW ident_file").split("\n")
+        files = _psql("SHOW hba_file", "SHOW ident_file", administrator=administrator)
         rows = _psql(
             "SELECT 'role ' || rolname FROM pg_roles",
             "SELECT 'database ' || datname FROM pg_database",
@@ -314,29 +327,26 @@ def observe_postgres(passwords: Passwords, *, sql_folder: Path) -> PostgresFact 
             " OR has_database_privilege('public', oid, 'TEMPORARY')",
             "SELECT 'member ' || r.rolname FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid"
             " JOIN pg_roles w ON w.oid = m.member WHERE w.rolname = 'oroboros_worker'",
+            administrator=administrator,
         )
+        odd_roles = _psql(ODD_ROLES, administrator=administrator)
     except Unavailable:
         return None
 
     def named(kind: str) -> frozenset[str]:
-        return frozenset(row.partition(" ")[2] for row in rows.splitlines() if row.startswith(f"{kind} "))
+        return frozenset(row.partition(" ")[2] for row in rows if row.startswith(f"{kind} "))
 
     databases = named("database")
-    wanted = {file.name for file in sql_folder.glob("[0-9]*.sql")}
-    missing, bounded = wanted, False
-    if CONTROL_DATABASE in databases and API_ROLE in named("role"):
-        bounded = _psql(API_IS_BOUNDED, database=CONTROL_DATABASE).strip() == "t"
-        if (
-            _psql("SELECT to_regclass('public.schema_migrations') IS NOT NULL", database=CONTROL_DATABASE).strip()
-            == "t"
-        ):
-            missing = wanted - set(_psql("SELECT name FROM schema_migrations", database=CONTROL_DATABASE).split())
+    missing, bounded = {file.name for file in sql_folder.glob("[0-9]*.sql")}, False
+    if CONTROL_DATABASE in databases:
+        applied, bounded = _observe_control(control_url)
+        missing -= applied
     logins = {API_ROLE: passwords.api, WORKER_ROLE: passwords.worker}
     return PostgresFact(
         hba_file=Path(files[0]),
         ident_file=Path(files[1]),
         roles=named("role"),
-        odd_roles=frozenset(_psql(ODD_ROLES).split()),
+        odd_roles=frozenset(odd_roles),
         worker_is=named("member"),
         databases=databases,
         migrations=tuple(sorted(missing)),
@@ -344,6 +354,30 @@ def observe_postgres(passwords: Passwords, *, sql_folder: Path) -> PostgresFact 
         open_to_all=named("open"),
         passwords_work=frozenset(role for role, password in logins.items() if _may_enter(role, password)),
     )
+
+
+def _observe_control(url: str) -> tuple[frozenset[str], bool]:
+    """Return the numbered SQL files that the control plane's database has seen, and whether the api is bounded there.
+
+    Asked as the worker's role, since all in there is its own to replace. Nothing, while it is not let in."""
+    try:
+        with _as_worker(url) as connection:
+            row = connection.execute(API_IS_BOUNDED.encode()).fetchone()
+            rows = connection.execute("SELECT name FROM schema_migrations LIMIT %s", [MIGRATIONS_MAX]).fetchall()
+    except psycopg.Error:
+        return frozenset(), False
+    return frozenset(str(name) for (name,) in rows), row is not None and row[0] is True
+
+
+@contextlib.contextmanager
+def _as_worker(url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    with psycopg.connect(
+        url,
+        autocommit=True,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        options=f"-c statement_timeout={CONTROL_STATEMENT_TIMEOUT_MS}",
+    ) as connection:
+        yield connection
 
 
 def _may_enter(role: str, password: str) -> bool:
@@ -392,18 +426,31 @@ def _redis(port: int, password: str | None) -> redis.Redis:
     return client
 
 
-def _psql(*statements: str, database: str = "postgres") -> str:
-    return run((*AS_POSTGRES, "-d", database), text="".join(f"{statement};\n" for statement in statements))
+def _psql(*statements: str, administrator: tuple[str, ...] = AS_POSTGRES) -> list[str]:
+    """Return the rows that statements give to Postgres' administrator, who finds functions nowhere but in Postgres."""
+    text = "".join(f"{statement};\n" for statement in ("SET search_path = pg_catalog, pg_temp", *statements))
+    return [row for row in run((*administrator, *PSQL_SETTINGS), text=text).split("\0") if row]
 
 
-def run_sql(statements: tuple[str, ...], *, database: str) -> None:
+def run_sql(statements: tuple[str, ...], *, administrator: tuple[str, ...] = AS_POSTGRES) -> None:
     """Run statements as Postgres' administrator; the server logs none of them, since one may hold a password."""
     quiet = (
         "SET log_statement = 'none'",
         "SET log_min_error_statement = 'panic'",
         "SET log_min_duration_statement = -1",
     )
-    _psql(*quiet, *statements, database=database)
+    _psql(*quiet, *statements, administrator=administrator)
+
+
+def run_sql_as_worker(statements: tuple[str, ...], *, url: str = CONTROL_SOCKET_URL) -> None:
+    """Run statements in the control plane's database, as the role that owns it and all in it."""
+    try:
+        with _as_worker(url) as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
+    except psycopg.Error as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Unavailable("HostToolFailed", f"Postgres, as {WORKER_ROLE} in {CONTROL_DATABASE}: {said:.200}") from error
 
 
 def make_folder(folder: Folder, *, trusted: Path = HOST_ROOT) -> None:

@@ -6,17 +6,42 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from controller.decisions.installation import API_IS_BOUNDED, API_RIGHTS, ODD_ROLES, Folder, slot_role_statements
-from controller.development.parts import Postgres
-from controller.effects.host import digest_of, install_code, installed_code, make_folder
+from controller.decisions.host_environment import PLACEHOLDERS, Passwords
+from controller.decisions.installation import (
+    API_IS_BOUNDED,
+    API_RIGHTS,
+    ODD_ROLES,
+    Folder,
+    HostFacts,
+    PostgresFact,
+    RunSql,
+    Wanted,
+    plan_installation,
+    slot_role_statements,
+)
+from controller.development.parts import Postgres, postgres_binary
+from controller.effects.host import (
+    digest_of,
+    install_code,
+    installed_code,
+    make_folder,
+    observe_postgres,
+    run_sql,
+    run_sql_as_worker,
+)
+from controller.effects.store import SQL_FOLDER, migrate
 from controller.model.errors import Stalled
+from controller.model.names import Topology
 
+PASSWORDS = Passwords(api="api", worker="worker", redis="redis")
+WANTED = Wanted(topology=Topology(previews=1), passwords=PLACEHOLDERS, host="h", webhook_secret="s", app="a", caddy="c")
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
 
@@ -82,6 +107,91 @@ def test_the_api_writes_deliveries_and_nothing_else(bounded: str) -> None:
         admin.execute("RESET ROLE")
         admin.execute("GRANT INSERT ON overrides TO oroboros_api")
         assert is_bounded(admin) is False
+
+
+@dataclass(frozen=True)
+class HostPostgres:
+    """A server as an installation leaves it, and how its installer reaches it."""
+
+    server: Postgres
+    administrator: tuple[str, ...]
+    worker: str
+
+    def observe(self) -> PostgresFact:
+        found = observe_postgres(
+            PASSWORDS, sql_folder=SQL_FOLDER, administrator=self.administrator, control_url=self.worker
+        )
+        assert found is not None
+        return found
+
+    def superusers(self) -> list[object]:
+        with psycopg.connect(self.server.url(), autocommit=True) as admin:
+            return [name for (name,) in admin.execute("SELECT rolname FROM pg_roles WHERE rolsuper")]
+
+
+@pytest.fixture
+def host_postgres(postgres_server: Postgres) -> Iterator[HostPostgres]:
+    with psycopg.connect(postgres_server.url(), autocommit=True) as admin:
+        admin.execute("CREATE ROLE oroboros_worker LOGIN CREATEDB PASSWORD 'worker'")
+        admin.execute("CREATE ROLE oroboros_api LOGIN PASSWORD 'api'")
+        admin.execute("CREATE DATABASE builder_control OWNER oroboros_worker")
+        control = postgres_server.url("builder_control")
+        worker = f"postgresql://oroboros_worker:worker@{control.partition('@')[2]}"
+        migrate(worker)
+        yield HostPostgres(postgres_server, (str(postgres_binary("psql")), postgres_server.url()), worker)
+        owned = "SELECT datname FROM pg_database d JOIN pg_roles r ON r.oid = datdba WHERE rolname = 'oroboros_worker'"
+        for (name,) in admin.execute(owned).fetchall():
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        admin.execute("DROP OWNED BY oroboros_worker, oroboros_api")
+        admin.execute("DROP ROLE oroboros_worker, oroboros_api")
+
+
+def test_the_installer_sees_what_the_tables_lack(host_postgres: HostPostgres) -> None:
+    found = host_postgres.observe()
+    assert (found.migrations, found.api_is_bounded) == ((), False)
+    run_sql_as_worker(API_RIGHTS, url=host_postgres.worker)
+    assert host_postgres.observe().api_is_bounded
+
+    with psycopg.connect(host_postgres.worker) as worker:
+        worker.execute("DELETE FROM schema_migrations WHERE name = '0001_control_plane.sql'")
+    assert host_postgres.observe().migrations == ("0001_control_plane.sql",)
+
+
+def test_a_view_of_the_worker_is_not_read_with_powers_that_it_lacks(host_postgres: HostPostgres) -> None:
+    with psycopg.connect(host_postgres.worker, autocommit=True) as worker:
+        worker.execute("DROP TABLE schema_migrations CASCADE")
+        worker.execute(
+            "CREATE FUNCTION rise() RETURNS text LANGUAGE plpgsql AS"
+            " $$ BEGIN ALTER ROLE oroboros_worker SUPERUSER; RETURN 'risen'; END $$"
+        )
+        worker.execute("CREATE VIEW schema_migrations AS SELECT rise() AS name")
+        worker.execute("ALTER DATABASE builder_control SET search_path = public, pg_catalog")
+
+    found = host_postgres.observe()
+
+    assert host_postgres.superusers() == ["postgres"]
+    assert "0001_control_plane.sql" in found.migrations
+    with psycopg.connect(host_postgres.server.url("builder_control"), autocommit=True) as admin:
+        admin.execute("SELECT name FROM schema_migrations")
+    assert "oroboros_worker" in host_postgres.superusers(), "the view that was planted does harm whom it can"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ['x" FROM PUBLIC; ALTER ROLE oroboros_worker SUPERUSER; --', "x\nopen postgres\n\\! id", "x:y; $1 \\"],
+)
+def test_the_name_of_a_database_is_never_taken_for_words(host_postgres: HostPostgres, name: str) -> None:
+    with psycopg.connect(host_postgres.worker, autocommit=True) as worker:
+        worker.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    found = host_postgres.observe()
+    assert name in found.open_to_all
+
+    facts = HostFacts(postgres=replace(found, open_to_all=frozenset({name})))
+    (closing,) = [c for c in plan_installation(facts, WANTED) if isinstance(c, RunSql) and c.what.startswith("close")]
+    run_sql(closing.statements, administrator=host_postgres.administrator)
+
+    assert name not in host_postgres.observe().open_to_all
+    assert host_postgres.superusers() == ["postgres"]
 
 
 @pytest.fixture
