@@ -238,6 +238,20 @@ MUTANTS: tuple[Mutant, ...] = (
         caught_by=f"{COMMAND_RULES}::test_a_bare_preview_is_refused_when_the_head_may_be_newer_than_the_comment",
     ),
     Mutant(
+        name="whoever may not write is answered as often as they ask",
+        file=COMMANDS,
+        original="    return lately.of_author < ANSWERED_OF_ONE_MAX and lately.of_all < ANSWERED_OF_ALL_MAX",
+        replacement="    return True",
+        caught_by=f"{COMMAND_RULES}::test_what_those_who_may_not_write_have_us_say_is_bounded_for_each_and_for_all",
+    ),
+    Mutant(
+        name="what strangers order hides what others did",
+        file=COMMENTS,
+        original="(one.permission in WRITERS, *_when(one))",
+        replacement="_when(one)",
+        caught_by=f"{PAGES}::test_the_last_commands_are_shown_and_those_of_strangers_hide_nothing",
+    ),
+    Mutant(
         name="what served before stays a success",
         file=DEPLOYMENTS,
         original="return DeploymentState.SUCCESS if serves else DeploymentState.INACTIVE",
@@ -254,8 +268,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="the comment of a closed pull request is never over",
         file=COMMENTS,
-        original="is_open=False) for number",
-        replacement="is_open=True) for number",
+        original="is_open=False, is_answer=is_answer)",
+        replacement="is_open=True, is_answer=is_answer)",
         caught_by=f"{WORLDS}::test_all_surfaces_agree_in_the_end_and_nothing_stays_open_that_is_over",
     ),
     Mutant(

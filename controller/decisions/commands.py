@@ -21,13 +21,18 @@ from controller.decisions.holds import describe_held, judge_held
 from controller.decisions.orders import SHA_PREFIX, choose_rollback, leaving_of, order_of_proof, releases_of
 from controller.model.errors import Refused
 from controller.model.names import MAIN, Sha, parse_sha
-from controller.model.nouns import PERMISSIONS, Comment, Live, Permission, PreviewOrder, PullRequest
+from controller.model.nouns import PERMISSIONS, WRITERS, Comment, Live, Permission, PreviewOrder, PullRequest
 from controller.model.world import Observed
 
 Verb = Literal["preview", "stop", "rollback", "redeploy", "hold", "release"]
 #: An order about production that is found later than this was meant for another time.
 ORDER_AGE_MAX: Final = timedelta(hours=1)
 ARGUMENT_CHARS_MAX: Final = 200
+#: Of those who may not write, in `REFUSED_LATELY`: an answer is two writes at the forge, and those are counted.
+REFUSED_LATELY: Final = timedelta(hours=1)
+ANSWERED_OF_ONE_MAX: Final = 5
+#: An account costs nothing.
+ANSWERED_OF_ALL_MAX: Final = 20
 _VERBS: Final[dict[str, Verb]] = {
     "preview": "preview",
     "rollback": "rollback",
@@ -108,6 +113,14 @@ class PullNow:
     shown_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lately:
+    """How many commands of those who may not write came in `REFUSED_LATELY`."""
+
+    of_author: int
+    of_all: int
+
+
 def parse_command(text: str) -> Command | None:
     """Return what a comment orders, None when it is talk."""
     match = _COMMAND.match(text.partition("\n")[0].rstrip("\r"))
@@ -122,6 +135,17 @@ def parse_command(text: str) -> Command | None:
 def needs_pull(command: Command) -> bool:
     """Say whether the pull request must be looked at to judge this."""
     return command.verb in ("preview", "stop")
+
+
+def is_answered(comment: Comment, permission: Permission, lately: Lately) -> bool:
+    """Say whether the answer to a command is shown: by a reaction, and in our comment at the pull request.
+
+    At an issue it is not: an App that may write at pull requests may not write there."""
+    if not comment.is_on_pull:
+        return False
+    if permission in WRITERS:
+        return True
+    return lately.of_author < ANSWERED_OF_ONE_MAX and lately.of_all < ANSWERED_OF_ALL_MAX
 
 
 def judge_command(

@@ -1,23 +1,25 @@
 """What should our one comment at a pull request say? It is edited when something changes, and told of nothing else.
 
-Only a pull request that is to have a preview, or only lacks a person's word for it, gets a comment: whom the rules of
-the project filter out hears nothing. A comment that is there goes on telling the truth, to the end of the pull request.
+Only a pull request that is to have a preview, or only lacks a person's word for it, gets a comment, and one at which a
+command was given: whom the rules of the project filter out hears nothing unasked. A comment that is there goes on
+telling the truth, to the end of the pull request; a command is answered in it even after that.
 Every text that somebody else wrote is shown as code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 from controller.decisions.admission import APPROVAL, NEEDS_APPROVAL, admission
 from controller.decisions.github.comments import MARKER
 from controller.decisions.markdown import cell, code, table
 from controller.decisions.report import Said
 from controller.model.names import SlotName, Topology, pull_request_domain, status_context
-from controller.model.nouns import CommandAnswer, PullRequest, Run
+from controller.model.nouns import WRITERS, CommandAnswer, PullRequest, Run
 from controller.model.reports import WantedComment
 from controller.model.states import CheckState, RunState
-from controller.model.world import Observed, SlotObserved
+from controller.model.world import COMMANDS_SHOWN_MAX, Observed, SlotObserved
 
 #: Every preview slot has the same context.
 _CONTEXT = status_context(SlotName("preview-1"))
@@ -36,20 +38,22 @@ _HEADLINES = {
 def project_comments(observed: Observed, said: Sequence[Said], topology: Topology) -> tuple[WantedComment, ...]:
     """Return what each pull request's comment should say, ordered by number."""
     shown = {report.pull_request for report in observed.open_reports if isinstance(report, WantedComment)}
+    may_begin = observed.policy.previews.comment
+    answered = {said.pull_request for said in observed.commands} if may_begin else set()
     found = [
         WantedComment(pull_request=pull.number, body=_body(observed, pull, said, topology), is_open=True)
         for pull in observed.pulls
-        if observed.policy.previews.comment and _is_wanted(observed, pull, is_shown=pull.number in shown)
+        if may_begin and (pull.number in shown | answered or _is_wanted(observed, pull))
     ]
     if observed.pulls_listed:
-        closed = shown - {pull.number for pull in observed.pulls}
-        found += [WantedComment(pull_request=number, body=_ended(observed, number), is_open=False) for number in closed]
+        closed = (shown | answered) - {pull.number for pull in observed.pulls}
+        found += [_ended(observed, number, is_answer=number in answered) for number in closed]
     return tuple(sorted(found, key=lambda wanted: wanted.pull_request))
 
 
-def _is_wanted(observed: Observed, pull: PullRequest, *, is_shown: bool) -> bool:
+def _is_wanted(observed: Observed, pull: PullRequest) -> bool:
     found = admission(pull, observed)
-    return is_shown or found.admits or (found.why == NEEDS_APPROVAL and not found.is_open)
+    return found.admits or (found.why == NEEDS_APPROVAL and not found.is_open)
 
 
 def _body(observed: Observed, pull: PullRequest, said: Sequence[Said], topology: Topology) -> str:
@@ -111,7 +115,13 @@ def _last_failure(pull: PullRequest, slot: SlotObserved) -> Run | None:
 
 def _commands(observed: Observed, number: int) -> list[str]:
     said = [one for one in observed.commands if one.pull_request == number]
-    return ["\n".join(["Commands:", "", *map(_line, said)])] if said else []
+    # Those who may write first: what others say hides nothing of theirs.
+    chosen = sorted(said, key=lambda one: (one.permission in WRITERS, *_when(one)))[-COMMANDS_SHOWN_MAX:]
+    return ["\n".join(["Commands:", "", *map(_line, sorted(chosen, key=_when))])] if said else []
+
+
+def _when(said: CommandAnswer) -> tuple[datetime, int]:
+    return (said.decided_at, said.comment_id)
 
 
 def _line(said: CommandAnswer) -> str:
@@ -119,6 +129,6 @@ def _line(said: CommandAnswer) -> str:
     return f"- {code(said.said)} by {code(said.author)}: {said.state}" + (f", {code(why[:500])}" if why else "")
 
 
-def _ended(observed: Observed, number: int) -> str:
-    parts = [MARKER, "**The preview ended: the pull request is closed.**", *_commands(observed, number)]
-    return "\n\n".join(parts) + "\n"
+def _ended(observed: Observed, number: int, *, is_answer: bool) -> WantedComment:
+    parts = [MARKER, "**There is no preview: the pull request is closed.**", *_commands(observed, number)]
+    return WantedComment(pull_request=number, body="\n\n".join(parts) + "\n", is_open=False, is_answer=is_answer)

@@ -84,6 +84,7 @@ def shape_explanation(
     approved = approval_in_force(pull, observed.preview_orders)
     state = "not needed" if pull.same_repository else "void" if void else "needed"
     lease = next((s.lease for s in observed.slots if s.lease is not None and s.lease.pull_request == pull.number), None)
+    said = [one for one in observed.commands if one.pull_request == pull.number]
     runs_forks = observed.policy.permissions.accept_fork_risk and not pull.same_repository
     return ExplainView(
         pull_request=pull.number,
@@ -107,7 +108,7 @@ def shape_explanation(
         lease_ends_at=None if lease is None else lease.expires_at,
         url=None if lease is None else topology.url(lease.slot),
         last_run=last_run,
-        last_command=next((one for one in observed.commands if one.pull_request == pull.number), None),
+        last_command=max(said, key=lambda one: one.decided_at, default=None),
         warning=RESIDUAL_RISK if runs_forks else "",
     )
 

@@ -22,6 +22,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
+from controller.decisions.commands import Lately
 from controller.decisions.forget import EndedRun
 from controller.decisions.github.repository import Repository
 from controller.decisions.github.sweep import LOG_KEPT, Missed
@@ -31,6 +32,7 @@ from controller.model.config import Freeze
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
 from controller.model.nouns import (
+    WRITERS,
     CommandAnswer,
     Drift,
     Head,
@@ -51,7 +53,7 @@ from controller.model.nouns import (
 )
 from controller.model.reports import FORGE_SURFACES, WantedReport, report_from_json, report_to_json
 from controller.model.states import Cause, Outcome, RunState
-from controller.model.world import RECENT_RUNS_MAX, ForcePush, HeadRefused
+from controller.model.world import COMMANDS_SHOWN_MAX, RECENT_RUNS_MAX, ForcePush, HeadRefused
 
 CONNECT_TIMEOUT_S = 3
 STATEMENT_TIMEOUT_MS = 10_000
@@ -165,7 +167,7 @@ class History:
     quarantined: tuple[Quarantined, ...]
     overrides: tuple[Override, ...]
     stops: tuple[Stop, ...]
-    #: The newest command of each pull request that is open, or was lately.
+    #: See `Observed.commands`.
     commands: tuple[CommandAnswer, ...]
     preview_orders: tuple[PreviewOrder, ...]
     #: What verifying commits came to, the newest.
@@ -447,11 +449,16 @@ class Store:
                     [repository_id, host, SIGNATURES_KEPT],
                 )
                 commands = q(
-                    "SELECT DISTINCT ON (c.pull_request) c.* FROM comment_commands c JOIN pull_requests p"
+                    "SELECT * FROM (SELECT c.*, row_number() OVER (PARTITION BY c.pull_request,"
+                    " c.permission = ANY(%(writers)s) ORDER BY c.decided_at DESC, c.comment_id DESC) AS place"
+                    " FROM comment_commands c JOIN repositories r ON r.id = c.repository_id LEFT JOIN pull_requests p"
                     " ON p.repository_id = c.repository_id AND p.number = c.pull_request"
-                    " WHERE c.repository_id = %s AND (p.state = 'open' OR p.listed_at > now() - interval '1 day')"
-                    " ORDER BY c.pull_request, c.decided_at DESC, c.comment_id DESC",
-                    [repository_id],
+                    " WHERE r.id = %(r)s AND c.is_shown AND (p.state = 'open' OR (c.decided_at < r.listed_at"
+                    "  AND (p.listed_at > now() - interval '1 day' OR EXISTS (SELECT 1 FROM comment_commands d"
+                    "   WHERE d.repository_id = r.id AND d.pull_request = c.pull_request AND d.is_shown"
+                    "   AND d.decided_at > now() - interval '1 day'))))) one"
+                    " WHERE place <= %(at_most)s ORDER BY decided_at, comment_id",
+                    {"r": repository_id, "writers": list(WRITERS), "at_most": COMMANDS_SHOWN_MAX},
                 )
                 pending = q(
                     "SELECT seq, target, sha, received_at, armed_at, looks FROM deliveries"
@@ -622,13 +629,13 @@ class Store:
             [now, f"replaced by {actor}", self._id(), pull_request, list(kinds)],
         )
 
-    def record_command(self, answer: CommandAnswer, *, verb: str, argument: str) -> None:
+    def record_command(self, answer: CommandAnswer, *, verb: str, argument: str, is_shown: bool) -> None:
         """Write what became of a command, once, with its line in the audit."""
         with self._transaction(fenced=True) as connection:
             written = connection.execute(
                 "INSERT INTO comment_commands (repository_id, comment_id, pull_request, author, permission, verb,"
-                " argument, sha, state, reason, message, commented_at, decided_at)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                " argument, sha, state, reason, message, commented_at, decided_at, is_shown)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
                 [
                     self._id(),
                     answer.comment_id,
@@ -643,6 +650,7 @@ class Store:
                     answer.message,
                     answer.commented_at,
                     answer.decided_at,
+                    is_shown,
                 ],
             ).rowcount
             if written:
@@ -671,16 +679,16 @@ class Store:
             ).fetchall()
             return Story(run=_run(row), steps=tuple(JournalStep(**one) for one in steps), verdicts=_verdicts(row))
 
-    def count_refused(self, author: str, *, reason: str, since: datetime) -> int:
-        """Return how many commands of somebody were refused for that reason since then."""
+    def count_of_strangers(self, author: str, *, since: datetime) -> Lately:
+        """Return how many commands of those who may not write were judged since then."""
         with self._transaction() as connection:
             row = connection.execute(
-                "SELECT count(*) AS refused FROM comment_commands WHERE repository_id = %s AND author = %s"
-                " AND reason = %s AND decided_at >= %s",
-                [self._id(), author, reason, since],
+                "SELECT count(*) AS of_all, count(*) FILTER (WHERE author = %s) AS of_author FROM comment_commands"
+                " WHERE repository_id = %s AND decided_at >= %s AND permission <> ALL(%s)",
+                [author, self._id(), since, list(WRITERS)],
             ).fetchone()
             assert row is not None
-            return int(row["refused"])
+            return Lately(of_author=row["of_author"], of_all=row["of_all"])
 
     # -- refresh (fetch and listing) --------------------------------------------------------------------------------
 

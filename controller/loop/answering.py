@@ -10,14 +10,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import assert_never
 
 from controller.decisions.commands import (
+    REFUSED_LATELY,
     Approve,
     Command,
     Effect,
     HoldProduction,
+    Lately,
     PullNow,
     Redeploy,
     ReleaseProduction,
@@ -25,6 +27,7 @@ from controller.decisions.commands import (
     StopPreview,
     answer,
     bound_to,
+    is_answered,
     judge_command,
     needs_pull,
     orders_after,
@@ -37,15 +40,13 @@ from controller.failpoints import failpoint
 from controller.loop.orders import ProductionOrder, write_order
 from controller.model.errors import Refused
 from controller.model.names import MAIN, Sha, pull_request_domain
-from controller.model.nouns import PERMISSIONS, CommandAnswer, Comment, Head, Permission
+from controller.model.nouns import WRITERS, CommandAnswer, Comment, Head, Permission
 from controller.model.reports import WantedReaction
 from controller.model.world import Observed
 
 #: What is left is read by the next look.
 PAGES_MAX = 50
 MESSAGE_CHARS_MAX = 500
-#: In an hour, to one who may not: a reaction is a write, and those are counted.
-REFUSALS_ANSWERED_MAX = 5
 
 log = logging.getLogger(__name__)
 
@@ -98,13 +99,13 @@ class Answering:
         except Refused as error:
             said = self._said(comment, command, permission, state="refused", reason=error.reason, message=error.message)
             with self.store.together():
-                self._record(said, command)
+                self._record(said, command, comment, observed)
         else:
             said = self._said(comment, command, permission, state="done", message=answer(effect), sha=bound_to(effect))
             failpoint("answer.before_write")
             with self.store.together():
                 self._carry_out(effect, comment, observed, head)
-                self._record(said, command)
+                self._record(said, command, comment, observed)
             failpoint("answer.after_write")
         log.info(
             "answer: %s by %s at #%d: %s: %s", said.said, said.author, said.pull_request, said.state, said.message,
@@ -119,7 +120,7 @@ class Answering:
 
     def _pull_now(self, comment: Comment, permission: Permission) -> PullNow | None:
         """Look at the pull request, on behalf of somebody who may order at least something."""
-        if PERMISSIONS.index(permission) < PERMISSIONS.index("write"):
+        if permission not in WRITERS:
             return None
         found = self.forge.pull(comment.pull_request)
         if found is None:
@@ -222,12 +223,19 @@ class Answering:
             decided_at=self.clock(),
         )
 
-    def _record(self, said: CommandAnswer, command: Command) -> None:
-        self.store.record_command(said, verb=command.verb, argument=command.argument)
-        if said.reason == "NotPermitted":
-            since = said.decided_at - timedelta(hours=1)
-            if self.store.count_refused(said.author, reason=said.reason, since=since) > REFUSALS_ANSWERED_MAX:
-                return
+    def _record(self, said: CommandAnswer, command: Command, comment: Comment, observed: Observed) -> None:
+        if said.permission in WRITERS:
+            lately = Lately(of_author=0, of_all=0)
+        else:
+            since = said.decided_at - REFUSED_LATELY
+            lately = self.store.count_of_strangers(said.author, since=since)
+        is_shown = is_answered(comment, said.permission, lately)
+        self.store.record_command(said, verb=command.verb, argument=command.argument, is_shown=is_shown)
+        if not is_shown:
+            return
+        if said.pull_request not in {pull.number for pull in observed.pulls}:
+            # Only a listing from now on says that it is closed, which is what our comment there is to say.
+            self.store.ask_for_look(now=said.decided_at)
         reaction = WantedReaction(
             comment_id=said.comment_id,
             pull_request=said.pull_request,

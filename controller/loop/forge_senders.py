@@ -185,7 +185,7 @@ class CommentWriter:
         if shown is None or not shown.is_ours(self._us):
             shown = self._forge.find_comment(wanted.pull_request, self._us)
         if shown is None:
-            if wanted.is_open:
+            if wanted.is_open or wanted.is_answer:
                 outgoing.remember(self._forge.write_comment(wanted.pull_request, wanted.body, number=None))
             return
         outgoing.remember(shown.id)

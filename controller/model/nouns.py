@@ -69,6 +69,7 @@ class PreviewOrder:
 Permission = Literal["none", "read", "triage", "write", "maintain", "admin"]
 #: The least first.
 PERMISSIONS: tuple[Permission, ...] = ("none", "read", "triage", "write", "maintain", "admin")
+WRITERS: tuple[Permission, ...] = PERMISSIONS[PERMISSIONS.index("write") :]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,8 @@ class WantedComment:
     body: str
     #: The pull request may still change what it says.
     is_open: bool
+    #: It answers a command: it is written although the pull request is closed and has none yet.
+    is_answer: bool = False
 
     @property
     def key(self) -> str:
@@ -212,6 +214,7 @@ def report_from_json(surface: str, value: dict[str, object]) -> WantedReport:
                 pull_request=_number(value["pull_request"]),
                 body=str(value["body"]),
                 is_open=value["is_open"] is True,
+                is_answer=value.get("is_answer") is True,  # not in rows of earlier releases
             )
         case "reaction":
             return WantedReaction(

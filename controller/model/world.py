@@ -99,6 +99,8 @@ class SlotObserved:
 
 
 RECENT_RUNS_MAX = 10
+#: At one pull request.
+COMMANDS_SHOWN_MAX = 5
 #: The reason of a run that was not restored because the database's migrations are not its own.
 MIGRATIONS_DIFFER = "MigrationsDiffer"
 #: The reason of a hold, and of a run that ended, because a person wants nothing to run in the slot.
@@ -193,7 +195,8 @@ class Observed:
     preview_orders: tuple[PreviewOrder, ...] = ()
     #: Not ended by anybody; their time may be over.
     holds: tuple[HoldOrder, ...] = ()
-    #: The newest command of each pull request that is open, or was lately.
+    #: The last commands whose answer is shown, of each pull request that is open, or was lately, or that was given
+    #: one lately: `COMMANDS_SHOWN_MAX` of those who may write, and as many of others.
     commands: tuple[CommandAnswer, ...] = ()
     hints: tuple[DeliveryHint, ...] = ()
     #: Reports that were wanted last and are open: those that nothing speaks for any more must still end.

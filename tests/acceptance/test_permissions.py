@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from controller.decisions.commands import ANSWERED_OF_ONE_MAX
+from controller.decisions.github.comments import MARKER
 from tests.acceptance.conftest import World, open_world
 
 SECRET = "production-s3cret-of-this-test"
@@ -81,6 +83,19 @@ def await_reaction(world: World, comment: int, content: str) -> None:
         return [str(one["content"]) for one in answer.json()]
 
     world.author.wait(lambda: reactions() == [content], lambda: f"reactions are to be {content}, are {reactions()}")
+
+
+def await_comment(world: World, number: int, *texts: str) -> None:
+    """Wait until our one comment at a pull request says all of this."""
+
+    def bodies() -> list[str]:
+        found = world.author.forge.get(f"/issues/{number}/comments").json()
+        return [str(one["body"]) for one in found if MARKER in one["body"]]
+
+    world.author.wait(
+        lambda: len(bodies()) == 1 and all(text in bodies()[0] for text in texts),
+        lambda: f"one comment is to say {texts}, there are {bodies()}",
+    )
 
 
 def await_shown(world: World, number: int, sha: str) -> None:
@@ -268,6 +283,49 @@ def test_production_goes_back_by_a_comment_of_who_may_and_of_nobody_else(world: 
 def _one_more(world: World) -> tuple[str, str]:
     branch_with(world, "talk")
     return "talk", "A place to talk"
+
+
+def test_a_command_at_a_closed_or_a_filtered_pull_request_is_answered_with_its_reason(world: World) -> None:
+    branch_with(world, "over")
+    closed = world.author.open_pull("over", "Over")
+    world.author.close_pull(closed)
+    branch_with(world, "unwanted")
+    unwanted = world.author.open_pull("unwanted", "Unwanted")
+    knob(world, "pull", number=unwanted, labels=["no-preview"])
+    world.author.wait(lambda: not leased(world, unwanted), lambda: "there is to be no lease")
+
+    knob(world, "permission", user="wendy", permission="write")
+    await_reaction(world, say(world, closed, "developer", "/release"), "-1")
+    await_reaction(world, say(world, closed, "wendy", "/preview"), "-1")
+    await_comment(
+        world, closed, "the pull request is closed", "`/release` by `developer`: refused, `NotHeld", "PullClosed"
+    )
+    await_reaction(world, say(world, unwanted, "wendy", "/preview"), "-1")
+    await_comment(world, unwanted, "`/preview` by `wendy`: refused, `RuleObjects: previews.exclude_labels")
+    world.author.close_pull(unwanted)
+
+
+def test_a_reader_who_repeats_a_command_is_answered_a_few_times(world: World) -> None:
+    branch_with(world, "noise")
+    number = world.author.open_pull("noise", "Noise")
+    words = ["/rollback", "/preview", "/hold you", "/redeploy"] * 2
+    said = [say(world, number, "noisy", text) for text in words]
+    await_reaction(world, say(world, number, "developer", "/preview stop"), "+1")
+    world.author.wait(
+        lambda: len(world.rows("SELECT 1 FROM comment_commands WHERE author = 'noisy'")) == len(said),
+        lambda: "every command is to be judged",
+    )
+    shown = world.rows("SELECT comment_id FROM comment_commands WHERE author = 'noisy' AND is_shown ORDER BY 1")
+    assert [row[0] for row in shown] == said[:ANSWERED_OF_ONE_MAX]
+    assert world.rows("SELECT count(*) FROM reports WHERE surface = 'reaction' AND key = ANY(%s)", keys(said)) == [
+        (ANSWERED_OF_ONE_MAX,)
+    ]
+    await_comment(world, number, "`/preview stop` by `developer`: done")
+    world.author.close_pull(number)
+
+
+def keys(comments: list[int]) -> list[str]:
+    return [f"comment-{number}" for number in comments]
 
 
 def test_a_lost_delivery_loses_no_command(world: World) -> None:

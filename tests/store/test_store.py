@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from controller.decisions.commands import Lately
 from controller.decisions.github.repository import Repository
 from controller.effects.store import LostEpoch, Store, migrate
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
@@ -187,7 +188,7 @@ def said(comment_id: int, *, at: datetime = NOW) -> CommandAnswer:
 def test_a_comment_is_answered_once_with_all_that_it_does_or_not_at_all(store: Store) -> None:
     store.record_listing([forked(7, "a")], began_at=NOW)
     for _ in range(2):
-        store.record_command(said(5), verb="preview", argument="")
+        store.record_command(said(5), verb="preview", argument="", is_shown=True)
     assert store.load_answered([4, 5]) == {5}
     assert len(store.load_rows("SELECT 1 FROM audit WHERE action = 'comment.preview'")) == 1
     assert [(one.said, one.sha) for one in store.load_history().commands] == [("/preview", sha("a"))]
@@ -195,12 +196,38 @@ def test_a_comment_is_answered_once_with_all_that_it_does_or_not_at_all(store: S
     def is_cut_short() -> None:
         with store.together():
             approve(store, 7, "a", comment_id=6)
-            store.record_command(said(6), verb="preview", argument="")
+            store.record_command(said(6), verb="preview", argument="", is_shown=True)
             raise Waiting("Cut", "in the middle")
 
     with pytest.raises(Waiting):
         is_cut_short()
     assert (store.load_preview_orders(), store.load_answered([6])) == ((), frozenset())
+
+
+def test_the_last_commands_that_are_shown_are_loaded_of_writers_and_of_strangers(store: Store) -> None:
+    store.record_listing([pull(7)], began_at=NOW)
+    stranger = replace(said(1), permission="read", author="eve")
+    for number in range(1, 10):
+        at = NOW + timedelta(minutes=number)
+        writers, others = (
+            replace(said(number), decided_at=at),
+            replace(stranger, comment_id=100 + number, decided_at=at),
+        )
+        store.record_command(writers, verb="preview", argument="", is_shown=True)
+        store.record_command(others, verb="preview", argument="", is_shown=number % 2 == 1)
+    loaded = [one.comment_id for one in store.load_history().commands]
+    assert loaded == [101, 103, 5, 105, 6, 7, 107, 8, 9, 109]
+    since = NOW + timedelta(minutes=4)
+    assert store.count_of_strangers("eve", since=since) == Lately(of_author=6, of_all=6)
+    assert store.count_of_strangers("adam", since=since) == Lately(of_author=0, of_all=6)
+
+
+def test_a_command_at_a_pull_request_that_is_not_open_counts_once_a_later_listing_says_so(store: Store) -> None:
+    store.record_listing([], began_at=NOW)
+    store.record_command(said(1, at=NOW + timedelta(minutes=1)), verb="preview", argument="", is_shown=True)
+    assert store.load_history().commands == ()
+    store.record_listing([pull(8)], began_at=NOW + timedelta(minutes=2))
+    assert [one.comment_id for one in store.load_history().commands] == [1]
 
 
 def test_what_was_read_of_comments_only_moves_on(store: Store) -> None:
@@ -214,7 +241,7 @@ def test_what_was_read_of_comments_only_moves_on(store: Store) -> None:
 def test_answered_comments_that_are_read_again_are_not_forgotten(store: Store) -> None:
     long_after = NOW + timedelta(days=900)
     for comment_id, day in ((1, 0), (2, 10)):
-        store.record_command(said(comment_id, at=NOW + timedelta(days=day)), verb="preview", argument="")
+        store.record_command(said(comment_id, at=NOW + timedelta(days=day)), verb="preview", argument="", is_shown=True)
     store.record_comments_read(since=NOW + timedelta(days=10), began_at=NOW)
     store.forget_audit(before=long_after, at_most=100)
     assert store.load_answered([1, 2]) == {2}

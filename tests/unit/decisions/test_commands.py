@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 
 from controller.decisions.commands import (
+    ANSWERED_OF_ALL_MAX,
+    ANSWERED_OF_ONE_MAX,
     Approve,
     Command,
     Effect,
     HoldProduction,
+    Lately,
     PullNow,
     Redeploy,
     ReleaseProduction,
     RollBack,
     StopPreview,
+    is_answered,
     judge_command,
     orders_after,
     parse_command,
@@ -122,6 +126,21 @@ def test_who_may_not_write_is_refused(permission: Permission, text: str) -> None
 def test_a_comment_that_was_edited_or_stands_at_an_issue_does_not_count() -> None:
     assert reason(comment(updated_at=at(1))) == "CommentEdited"
     assert reason(comment(is_on_pull=False)) == "NoPullRequest"
+
+
+@pytest.mark.parametrize("text", ["/preview", "/rollback"])
+def test_what_those_who_may_not_write_have_us_say_is_bounded_for_each_and_for_all(text: str) -> None:
+    made, few = comment(text), Lately(of_author=ANSWERED_OF_ONE_MAX - 1, of_all=ANSWERED_OF_ALL_MAX - 1)
+    for permission in ("none", "read", "triage"):
+        assert is_answered(made, permission, few)
+        assert not is_answered(made, permission, replace(few, of_author=ANSWERED_OF_ONE_MAX))
+        assert not is_answered(made, permission, replace(few, of_all=ANSWERED_OF_ALL_MAX))
+    many = Lately(of_author=100, of_all=100)
+    assert all(is_answered(made, permission, many) for permission in ("write", "maintain", "admin"))
+
+
+def test_nothing_is_said_at_an_issue() -> None:
+    assert not is_answered(comment(is_on_pull=False), "admin", Lately(of_author=0, of_all=0))
 
 
 def test_a_closed_or_unknown_pull_request_has_no_preview() -> None:

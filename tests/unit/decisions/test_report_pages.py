@@ -29,7 +29,7 @@ from controller.model.reports import (
     report_to_json,
 )
 from controller.model.states import RUN_TERMINAL, CheckState, DeploymentState, Outcome, RunState
-from controller.model.world import Observed, SlotObserved
+from controller.model.world import COMMANDS_SHOWN_MAX, Observed, SlotObserved
 from tests.builders import (
     PREVIEW_1,
     at,
@@ -71,6 +71,22 @@ def deployments(seen: Observed) -> dict[int, tuple[str, str]]:
 
 def comments(seen: Observed, *queue: QueuePlace) -> dict[int, WantedComment]:
     return {one.pull_request: one for one in wanted(seen, *queue) if isinstance(one, WantedComment)}
+
+
+def answered(number: int) -> CommandAnswer:
+    return CommandAnswer(
+        pull_request=1,
+        comment_id=number,
+        author="ann",
+        permission="write",
+        said="/preview stop",
+        state="refused",
+        reason="NotHeld",
+        message="it holds @nothing",
+        sha=None,
+        commented_at=at(0),
+        decided_at=at(number),
+    )
 
 
 def shown(generation: int, number: int, environment: str, state: DeploymentState) -> WantedDeployment:
@@ -309,20 +325,7 @@ def test_nobody_who_is_filtered_out_gets_a_comment_nor_anybody_in_check_only_mod
 
 def test_a_comment_that_is_there_tells_that_the_preview_ended_and_of_commands() -> None:
     told = WantedComment(pull_request=1, body="x", is_open=True)
-    said = CommandAnswer(
-        pull_request=1,
-        comment_id=5,
-        author="ann",
-        permission="write",
-        said="/preview stop",
-        state="refused",
-        reason="NotHeld",
-        message="it holds @nothing",
-        sha=None,
-        commented_at=at(0),
-        decided_at=at(1),
-    )
-    seen = replace(observed(serving(R1)), open_reports=(told,), commands=(said,))
+    seen = replace(observed(serving(R1)), open_reports=(told,), commands=(answered(1),))
     ended = comments(seen)[1]
     assert not ended.is_open
     assert "the pull request is closed" in ended.body
@@ -330,6 +333,48 @@ def test_a_comment_that_is_there_tells_that_the_preview_ended_and_of_commands() 
     assert comments(replace(seen, pulls_listed=False)) == {}
     filtered = replace(seen, pulls=(pull(1),), policy=Policy(previews=Previews(exclude_authors=("ann",))))
     assert "no preview: author ann (previews.exclude_authors)" in comments(filtered)[1].body
+
+
+@pytest.mark.parametrize(
+    "rules", [Previews(enabled=False), Previews(drafts=False), Previews(exclude_authors=("ann",)), Previews()]
+)
+def test_a_command_is_answered_with_its_reason_whatever_the_rules_say_of_the_preview(rules: Previews) -> None:
+    seen = observed(SlotObserved(slot=PREVIEW_1, live=free(PREVIEW_1)), pulls=(replace(pull(1), is_draft=True),))
+    seen = replace(seen, policy=Policy(previews=rules), commands=(answered(1),))
+    assert "- `/preview stop` by `ann`: refused, `NotHeld: it holds @nothing`" in comments(seen)[1].body
+
+
+def test_a_command_at_a_closed_pull_request_is_answered_in_a_comment_of_its_own() -> None:
+    seen = replace(observed(serving(R1)), commands=(answered(1),))
+    found = comments(seen)[1]
+    assert (found.is_open, found.is_answer) == (False, True)
+    assert "There is no preview: the pull request is closed." in found.body
+    assert "`NotHeld: it holds @nothing`" in found.body
+    told = WantedComment(pull_request=1, body="x", is_open=True)
+    assert comments(replace(seen, open_reports=(told,))) == comments(seen)
+    assert not comments(replace(seen, open_reports=(told,), commands=()))[1].is_answer
+    assert comments(replace(seen, pulls_listed=False)) == {}
+
+
+def test_check_only_mode_answers_no_command_in_a_comment() -> None:
+    seen = replace(
+        observed(serving(R1), pulls=(pull(1),)), commands=(answered(1), replace(answered(2), pull_request=2))
+    )
+    seen = replace(seen, policy=Policy(previews=Previews(comment=False)))
+    assert comments(seen) == {}
+    told = WantedComment(pull_request=2, body="x", is_open=True)
+    assert not comments(replace(seen, open_reports=(told,)))[2].is_answer
+
+
+def test_the_last_commands_are_shown_and_those_of_strangers_hide_nothing() -> None:
+    ours = [replace(answered(n), said=f"/rollback {n}") for n in range(1, COMMANDS_SHOWN_MAX)]
+    strangers = [replace(answered(n), said=f"/redeploy {n}", permission="read") for n in range(10, 15)]
+    seen = replace(observed(serving(R1), pulls=(pull(1),)), commands=(*ours, *strangers))
+    shown = re.findall(r"^- `/([a-z]+ \d+)`", comments(seen)[1].body, re.MULTILINE)
+    assert shown == ["rollback 1", "rollback 2", "rollback 3", "rollback 4", "redeploy 14"]
+    more = replace(seen, commands=(*seen.commands, *(replace(answered(n), said=f"/hold {n}") for n in (20, 21))))
+    shown = re.findall(r"^- `/([a-z]+ \d+)`", comments(more)[1].body, re.MULTILINE)
+    assert shown == ["rollback 2", "rollback 3", "rollback 4", "hold 20", "hold 21"]
 
 
 def test_the_comment_changes_only_with_what_is_told() -> None:
