@@ -31,6 +31,8 @@ STARLETTE_MIN = (1, 5, 1)
 FREE_BYTES_MIN = 1 << 30
 FREE_INODES_MIN = 100_000
 CLOCK_SKEW_MAX_S = 2.0
+#: A limit of the forge may well take some minutes.
+REPORT_LATE_S = 900
 PROBLEMS_SHOWN_MAX = 3
 
 
@@ -294,6 +296,17 @@ def check_forge(url: str, *, problem: str, branch: str) -> Finding:
             " OROBOROS_FORGE_TOKEN_FILE may read contents and write commit statuses, deployments and pull requests",
         )
     return ok("forge", f"{url} takes our token; its default branch is {branch}")
+
+
+def check_reports(late: int, refused: int, *, error: str) -> Finding:
+    """Judge whether the forge shows what is so: how many reports are late, and how many it refused for good."""
+    if late or refused:
+        return failed(
+            "reports",
+            f"{late} not sent for over {REPORT_LATE_S / 60:g} minutes, {refused} refused for good; the newest: {error}",
+            "docs/reasons.md says what the reason means; deploys go on, and what is late is sent once it can be",
+        )
+    return ok("reports", "the forge shows what is so")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

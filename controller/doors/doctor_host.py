@@ -16,7 +16,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -257,6 +257,7 @@ def examine_parts(settings: Settings) -> list[Finding]:
         doctor.check_database(database),
         doctor.check_migrations(database),
         doctor.check_clock(database),
+        *_examine_reports(settings),
         doctor.check_redis(answers=Bell(settings.redis_url).is_there()),
         *_examine_runtime(settings),
     ]
@@ -280,6 +281,22 @@ def _examine_signatures(settings: Settings) -> tuple[Finding, ...]:
             return ()  # another check says what is wrong
     signatures = Signatures(settings.layout.mirror, settings.config_dir)
     return (doctor.check_signatures(signatures.problems()),) if required else ()
+
+
+def _examine_reports(settings: Settings) -> tuple[Finding, ...]:
+    store = Store(settings.database_url, repository=settings.repository, host=settings.host)
+    with contextlib.closing(store):
+        try:
+            (row,) = store.load_rows(
+                "SELECT count(*) FILTER (WHERE NOT stalled) AS late, count(*) FILTER (WHERE stalled) AS refused,"
+                " coalesce((array_agg(error ORDER BY updated_at DESC) FILTER (WHERE error <> ''))[1], '') AS error"
+                " FROM reports WHERE repository_id = %s AND sent_generation < generation"
+                " AND surface <> 'notification' AND (stalled OR updated_at < %s)",
+                [store.repository_id, utc_now() - timedelta(seconds=doctor.REPORT_LATE_S)],
+            )
+        except (OroborosError, psycopg.Error):
+            return ()  # another check says what is wrong
+    return (doctor.check_reports(int(row["late"]), int(row["refused"]), error=str(row["error"])),)
 
 
 def _examine_forge(settings: Settings) -> Finding:

@@ -52,6 +52,8 @@ FIT_AGE_S = 15.0
 STOP_TIMEOUT_S = 5.0
 NOTIFICATIONS: tuple[Surface, ...] = ("notification",)
 NOTIFY_SECRET_BYTES_MAX = 4_096
+#: News is given up once it is old: 40 tries take about three hours.
+NOTIFY_ATTEMPTS_MAX = 40
 #: Reasons of a tick that was not finished, by the part that is away.
 DATABASE_TROUBLES = frozenset({"DatabaseAway", "AppDatabaseAway"})
 RUNTIME_TROUBLES = frozenset({"SystemdAway", "SystemdRefused", "RuntimeAway", "RuntimeRefused"})
@@ -216,7 +218,13 @@ class Worker:
             ).strip(),
             clock=self.clock,
         )
-        return Reporter(store.shared(), {"notification": sender}, clock=self.clock, name="notifier")
+        return Reporter(
+            store.shared(),
+            {"notification": sender},
+            clock=self.clock,
+            name="notifier",
+            attempts_max=NOTIFY_ATTEMPTS_MAX,
+        )
 
     def _stop_on_signals(self, bell: threading.Event) -> None:
         def on_signal(_number: int, _frame: FrameType | None) -> None:

@@ -1612,13 +1612,14 @@ class Store:
     def load_unsent_reports(
         self, *, surfaces: Sequence[str] = FORGE_SURFACES, now: datetime, at_most: int = 50
     ) -> tuple[UnsentReport, ...]:
-        """Return reports to send on these surfaces, in the order of the surfaces, of each the oldest change first;
-        those that wait for a retry come when it is due."""
+        """Return reports to send on these surfaces, in the order of the surfaces, of each the oldest change first; what
+        failed before comes after those when its retry is due, so that it holds up nothing."""
         with self._transaction() as connection:
             rows = connection.execute(
                 "SELECT * FROM reports WHERE repository_id = %(r)s AND sent_generation < generation AND NOT stalled"
                 " AND surface = ANY(%(surfaces)s) AND (retry_at IS NULL OR retry_at <= %(now)s)"
-                " ORDER BY array_position(%(surfaces)s, surface), updated_at, key LIMIT %(at_most)s",
+                " ORDER BY array_position(%(surfaces)s, surface), retry_at NULLS FIRST, updated_at, key"
+                " LIMIT %(at_most)s",
                 {"r": self._id(), "surfaces": list(surfaces), "now": now, "at_most": at_most},
             ).fetchall()
             return tuple(

@@ -2,8 +2,9 @@
 
 A destination has some surfaces, and each surface its sender. What is sent next is read again each time, so that only
 the newest that is wanted is sent. A report that cannot be sent is tried again with a growing pause; one that is refused
-for good is stalled alone and said loudly. Pauses between writes are the client's business. A surface that the
-destination asks to wait, or refuses us, is not tried before it is time.
+for good is stalled alone and said loudly. Nothing else is ever given up, unless the destination is no forge: what
+passes, passes, and the last word is due then. Pauses between writes are the client's business. A surface whose
+destination is away, asks to wait, or refuses us, is tried with one report when it is time, not with each of them.
 
 A report that may have been sent before (by a worker that died before it wrote so, or in a request that was not
 answered) is looked up before it is sent again: `Outgoing.is_doubtful`. So each death repeats a write at most once.
@@ -24,7 +25,14 @@ from controller.model.reports import Surface, WantedReport
 
 RETRY_BASE_S = 1.0
 RETRY_CAP_S = 300.0
-ATTEMPTS_MAX = 40
+#: While the destination is away; whatever is wanted then is sent this soon after its return.
+AWAY_CAP_S = 60.0
+#: A report that was refused so often, but not for good, is tried at a slow pace.
+ATTEMPTS_AT_PACE = 40
+RETRY_SLOWLY_S = 3_600.0
+#: What is no fault of the one report: its surface is away, or told us when to come again.
+AWAY = frozenset({"ForgeUnreachable", "ForgeTimedOut", "ForgeDown"})
+TOLD_TO_WAIT = frozenset({"ForgeLimited", "ForgeLimitedForLong", "ForgeRefused"})
 #: Without a wake: retries become due, and the database may have come back.
 LOOK_EVERY_S = 1.0
 
@@ -52,13 +60,22 @@ class Reporter:
     """The sender of one worker to one destination."""
 
     def __init__(
-        self, store: Store, senders: Mapping[Surface, Sender], *, clock: Callable[[], datetime], name: str = "reporter"
+        self,
+        store: Store,
+        senders: Mapping[Surface, Sender],
+        *,
+        clock: Callable[[], datetime],
+        name: str = "reporter",
+        attempts_max: int | None = None,
     ) -> None:
         self._store = store
         self._senders = senders
-        #: When a surface is tried again that must wait, since the destination asks for it or refuses us there: not for
-        #: each of its reports.
+        #: None: no report is given up that was not refused for good.
+        self._attempts_max = attempts_max
+        #: When a surface is tried again that must wait: not for each of its reports.
         self._waits_until: dict[Surface, datetime] = {}
+        #: How often in a row it was away.
+        self._aways: dict[Surface, int] = {}
         self._clock = clock
         self._started_at = clock()
         self._woken = threading.Event()
@@ -117,17 +134,35 @@ class Reporter:
             )
             self._store.record_unsent(report, error=str(error), retry_at=None, stalled=True)
         except OroborosError as error:
-            retry_at = error.retry_at if isinstance(error, Unavailable) else None
-            pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** min(report.attempts, 16))
-            retry_at = retry_at or self._clock() + timedelta(seconds=pause_s)
-            if error.reason in ("ForgeLimited", "ForgeRefused"):
-                self._waits_until[report.wanted.surface] = retry_at
-            self._store.record_unsent(
-                report,
-                error=str(error),
-                retry_at=retry_at,
-                stalled=report.attempts + 1 >= ATTEMPTS_MAX,
+            retry_at = self._retry_at(report, error)
+            stalled = self._attempts_max is not None and report.attempts + 1 >= self._attempts_max
+            log.warning(
+                "report: %s %s, again at %s: %s",
+                report.surface,
+                report.key,
+                f"{retry_at:%H:%M:%S} UTC",
+                error,
+                extra={"action": "report.waits"},
             )
+            self._store.record_unsent(report, error=str(error), retry_at=retry_at, stalled=stalled)
         else:
+            self._aways.pop(report.wanted.surface, None)
             failpoint("report.before_ack")
             self._store.record_sent(report, now=self._clock())
+
+    def _retry_at(self, report: UnsentReport, error: OroborosError) -> datetime:
+        """Return when this report is tried again; its whole surface waits so long if it is no fault of the report."""
+        surface = report.wanted.surface
+        aways = self._aways.get(surface, 0)
+        if error.reason in AWAY:
+            self._aways[surface] = aways + 1
+            pause_s = min(AWAY_CAP_S, RETRY_BASE_S * 2 ** min(aways, 16))
+        elif report.attempts >= ATTEMPTS_AT_PACE:
+            pause_s = RETRY_SLOWLY_S
+        else:
+            pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** min(report.attempts, 16))
+        told = error.retry_at if isinstance(error, Unavailable) else None
+        retry_at = told or self._clock() + timedelta(seconds=pause_s)
+        if error.reason in AWAY | TOLD_TO_WAIT:
+            self._waits_until[surface] = retry_at
+        return retry_at

@@ -152,6 +152,13 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         "-42.0 s",
         "set-ntp",
     ),
+    (
+        "reports late",
+        lambda: doctor.check_reports(3, 0, error="ForgeUnreachable: no answer"),
+        "reports",
+        "3 not sent for over 15 minutes",
+        "deploys go on",
+    ),
     ("redis away", lambda: doctor.check_redis(answers=False), "redis", "next poll", "REDIS_URL"),
     (
         "runtime away",
@@ -309,6 +316,7 @@ def test_every_check_is_broken_by_some_test() -> None:
         doctor.check_database(DATABASE),
         doctor.check_migrations(DATABASE),
         doctor.check_clock(dataclasses.replace(DATABASE, clock_ahead_s=0.4)),
+        doctor.check_reports(0, 0, error=""),
         doctor.check_surface(MAIN, SURFACE),
         doctor.check_edge(MAIN, "app.localhost", dataclasses.replace(SURFACE, status=503)),
         doctor.check_part("api", PART),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ import pytest
 from controller import failpoints
 from controller.decisions.github.comments import MARKER
 from controller.development.embedded_runtime import EmbeddedRuntime
-from controller.effects.github_http import Forge
+from controller.effects.github_http import Client, Forge
+from controller.effects.github_identity import TokenFile
 from controller.effects.mirror import Mirror
 from controller.effects.store import Store, migrate
-from controller.loop.forge_senders import Archive, forge_senders
-from controller.loop.reporter import Outgoing, Reporter, Sender
+from controller.loop.forge_senders import Archive, forge_senders, send_status
+from controller.loop.reporter import ATTEMPTS_AT_PACE, RETRY_SLOWLY_S, Outgoing, Reporter, Sender
 from controller.model.names import MAIN, Layout, Sha, parse_sha
 from controller.model.reports import Surface, WantedCheck, WantedComment, WantedDeployment, WantedReport, WantedStatus
 from controller.model.states import CheckState, DeploymentState, StatusState
@@ -234,6 +235,73 @@ def test_t_g14_what_is_refused_for_good_is_not_tried_again_and_holds_up_nothing(
     )
     assert stalled
     assert "StatusRefused" in error or "does not take" in error
+
+
+@pytest.fixture
+def statuses(world: World) -> Iterator[Reporter]:
+    """A sender of statuses alone, whose client goes by the outbox's clock."""
+    with Client(world.ours.forge.url, clock=world.clock, write_pause_s=0) as client:
+        forge = Forge(client, REPOSITORY, TokenFile(world.ours.forge.token_file))
+        yield Reporter(world.store, {"status": lambda outgoing: send_status(forge, outgoing)}, clock=world.clock)
+
+
+def status_of(world: World, context: str, description: str) -> WantedStatus:
+    return WantedStatus(
+        sha=world.sha,
+        context=context,
+        state=StatusState.SUCCESS,
+        description=description,
+        target_url=None,
+        generation=1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("knob", "content"),
+    [("outage", {}), ("limit", {"shape": "secondary", "status": 429})],
+    ids=["outage", "limit"],
+)
+def test_t_g12_nothing_is_given_up_for_an_outage_or_a_limit_however_long(
+    world: World, statuses: Reporter, knob: str, content: dict[str, object]
+) -> None:
+    world.ours.forge.knob(knob, seconds=600, **content)
+    world.want(status_of(world, "kept", "only"), status_of(world, "one", "first"))
+    for _ in range(ATTEMPTS_AT_PACE + 5):
+        drain(statuses)
+        world.clock.now += timedelta(seconds=RETRY_SLOWLY_S + 1)
+    world.want(status_of(world, "one", "last"), status_of(world, "two", "last"))
+    drain(statuses)
+    assert world.unsent() == {"status"}
+    world.ours.forge.knob(knob, seconds=0, **content)
+    for _ in range(3):
+        world.clock.now += timedelta(seconds=RETRY_SLOWLY_S + 1)
+        drain(statuses)
+    assert world.unsent() == set()
+    shown = world.get(f"/commits/{world.sha}/statuses")
+    assert sorted((one["context"], one["description"]) for one in shown) == [
+        ("kept", "only"),
+        ("one", "last"),
+        ("two", "last"),
+    ]
+
+
+def test_while_the_forge_is_away_one_report_asks_for_all(world: World, statuses: Reporter) -> None:
+    world.ours.forge.knob("outage", seconds=600)
+    world.want(*(status_of(world, f"context-{number}", "live") for number in range(20)))
+    before = world.ours.forge.knobs.get("/_development/seen").json()["used"]
+    drain(statuses)
+    assert world.ours.forge.knobs.get("/_development/seen").json()["used"] - before <= 1
+
+
+def test_a_report_that_makes_the_forge_fail_holds_up_no_other(world: World, statuses: Reporter) -> None:
+    path = f"/repos/{REPOSITORY}/statuses/{'e' * 40}"
+    world.ours.forge.knob("fail", status=502, count=1000, path=path)
+    world.want(replace(status_of(world, "one", "live"), sha=Sha("e" * 40)))
+    world.want(*(status_of(world, f"context-{number}", "live") for number in range(5)))
+    drain(statuses)
+    world.clock.now += timedelta(seconds=2)
+    drain(statuses)
+    assert len(world.get(f"/commits/{world.sha}/statuses")) == 5
 
 
 def test_a_surface_that_we_may_not_write_waits_alone_and_is_not_asked_for_each_report(world: World) -> None:

@@ -1,8 +1,8 @@
 """When may we ask the forge again? Its limits in the shapes that GitHub documents, and our own manners.
 
 - Told to wait, we wait: `retry-after`; else, with nothing remaining, until `x-ratelimit-reset`; else a minute, and
-  twice as long each time in a row. After `LIMITS_IN_A_ROW_MAX` of those a person must look: whoever pushes on while
-  limited may be banned.
+  twice as long each time in a row, up to an hour: whoever pushes on while limited may be banned. After
+  `LIMITS_IN_A_ROW_MAX` of those a person must look, while we go on to ask at that pace.
 - One write at a time, a second after the one before it, and no more in a minute and an hour than GitHub takes. Some of
   the hour is kept for what is urgent.
 https://docs.github.com/rest/using-the-rest-api/best-practices-for-using-the-rest-api
@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from controller.decisions.github.wire import Reply, Request
-from controller.model.errors import Stalled, Unavailable
+from controller.model.errors import Unavailable
 
 #: What GitHub asks of whoever is limited and was not told for how long; doubled each time in a row.
 LIMIT_PAUSE_S: Final = 60
@@ -78,12 +78,13 @@ def paced(pace: Pace, request: Request, reply: Reply, *, now: datetime) -> Pace:
 
 
 def raise_if_quiet(pace: Pace, *, at: datetime, what: str) -> None:
-    """Raise that a request must wait until `at`; Stalled when we were limited again and again."""
+    """Raise that a request must wait until `at`, in words for a person when we were limited again and again."""
     if pace.limits_in_a_row >= LIMITS_IN_A_ROW_MAX:
-        raise Stalled(
+        raise Unavailable(
             "ForgeLimitedForLong",
             f"{what}: the forge has limited us {pace.limits_in_a_row} times in a row, now until {at:%H:%M:%S} UTC;"
             " look at what else uses this identity",
+            retry_at=at,
         )
     raise Unavailable("ForgeLimited", f"{what}: not asked before {at:%H:%M:%S} UTC", retry_at=at)
 
