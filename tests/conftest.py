@@ -30,6 +30,8 @@ from controller.model.names import Ports, Topology
 _BASE = "OROBOROS_TEST_BASE"
 #: Folder of another Postgres' programs than the wheel's.
 _POSTGRES = "OROBOROS_TEST_POSTGRES"
+#: Every development forge that a test starts is the one that looks at its exchanges, and writes here what it finds.
+_FORGE, _VIOLATIONS = "OROBOROS_TEST_FORGE", "OROBOROS_TEST_VIOLATIONS"
 _SQL = Path(__file__).resolve().parent.parent / "infra" / "sql"
 _TEMPLATE = "migrated_template"
 
@@ -39,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         # Not pytest's tmp_path: a Unix socket's path holds 107 bytes.
         os.environ[_BASE] = tempfile.mkdtemp(prefix="oro-", dir="/tmp" if os.access("/tmp", os.W_OK) else None)
+    os.environ[_FORGE] = "tests.published"
+    os.environ[_VIOLATIONS] = f"{os.environ[_BASE]}/violations-{os.getpid()}"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -50,6 +54,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     while base.exists() and time.monotonic() < deadline:
         shutil.rmtree(base, ignore_errors=True)
         time.sleep(0.02 if base.exists() else 0)
+
+
+@pytest.fixture(autouse=True)
+def _what_the_forge_was_asked_and_answered_is_as_published() -> Iterator[None]:
+    """Fail the test during which an exchange with a development forge was not what GitHub publishes."""
+    yield
+    found = Path(os.environ[_VIOLATIONS])
+    if found.exists():
+        told = found.read_text()
+        found.unlink()
+        pytest.fail(f"not as GitHub publishes it:\n{told[:4000]}", pytrace=False)
 
 
 def _new_folder() -> Path:

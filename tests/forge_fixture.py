@@ -26,6 +26,7 @@ from controller.development.forge_client import clone_for_author
 from controller.development.parts import Part, PartSpec
 from controller.effects.github_http import Client, Forge
 from controller.effects.github_identity import TokenFile
+from tests.published import VIOLATIONS
 
 REPOSITORY = "acme/shop"
 #: Nothing may ever show it: no log, no error, no clone.
@@ -108,14 +109,18 @@ def run_forge(
     spec = PartSpec(
         name="forge",
         argv=(
-            *("setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "controller.development.forge"),
+            *("setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "tests.published"),
             *("--root", str(folder / "forge"), "--port", str(port), "--repository", repository),
             *("--webhook-url", webhook_url, "--webhook-secret-file", str(secret_file)),
             *("--token-file", str(token_file)),
         ),
         log_file=log_file,
         is_ready=lambda: _answers(url + "/health"),
-        environment={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+        environment={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+            VIOLATIONS: os.environ[VIOLATIONS],
+        },
     )
     authorization = {"Authorization": f"Bearer {CANARY}"}
     with (

@@ -5,8 +5,8 @@
   by itself; it can be sent again by hand.
 - Whoever knows the token may do everything; who does not gets 401. /health and the page at / are open.
 - All state is under one folder, so a forge that was killed starts again where it was.
-- Under /_development there are knobs for what goes wrong at the real one: webhooks that come late or never, outages,
-  slow answers, limits, and pull requests from forks. `forge_doors` lists them.
+- Under /_development there are knobs for what goes wrong at the real one: webhooks that come late, twice, in another
+  order or never, outages, slow answers, limits, and pull requests from forks. `forge_doors` lists them.
 
 It listens on loopback only. It is for development and tests, and holds no secrets worth stealing.
 """
@@ -16,10 +16,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from controller.development.forge_doors import build_app
 from controller.development.forge_events import Forge, utc_text
@@ -59,8 +60,8 @@ def open_forge(
     return forge
 
 
-def main(words: Sequence[str]) -> int:
-    """Serve until TERM or Ctrl-C; return the exit code."""
+def main(words: Sequence[str], *, around: Callable[[ASGIApp], ASGIApp] = lambda app: app) -> int:
+    """Serve until TERM or Ctrl-C; return the exit code. Tests look at every exchange from `around` the application."""
     parser = argparse.ArgumentParser(prog="python -m controller.development.forge", description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="folder of the forge's state")
     parser.add_argument("--port", type=int, required=True)
@@ -82,7 +83,7 @@ def main(words: Sequence[str]) -> int:
         token_file=options.token_file,
     )
     config = uvicorn.Config(
-        build_app(forge),
+        around(build_app(forge)),
         host="127.0.0.1",
         port=options.port,
         loop="uvloop",

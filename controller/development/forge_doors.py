@@ -4,6 +4,8 @@ Whoever knows the token may do everything; who does not gets 401. /health and th
 
 Knobs for what goes wrong at the real one, each a POST with a JSON object to /_development/<name>:
 - drop {count}: the next webhooks are never made. pause {paused}: webhooks wait, and come in order once it is false.
+- double {count}: the next webhooks come twice. delay {seconds}: each webhook comes so much later, until set to 0.
+- reorder {count, seed}: the next webhooks wait for each other, and come in an order that the seed draws.
 - outage {seconds}: the API answers 503. slow {seconds}: each of its answers comes so much later, until set to 0.
 - limit {shape: "retry-after" | "reset" | "secondary", status: 403 | 429, seconds}: the API is limited.
 - fail {status, count, path}: the next answers of the API are this error. clock {ahead}: its clock differs by seconds.
@@ -38,7 +40,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller.development.forge_app import Apps
 from controller.development.forge_app_doors import AppDoors
-from controller.development.forge_events import Forge, Knobs, Limit, Problem, invalid, utc_text
+from controller.development.forge_events import REORDERED_MAX, Forge, Knobs, Limit, Problem, invalid, utc_text
 from controller.development.forge_git import BodyMalformed, BodyTooLarge, Service
 from controller.development.forge_guard import Guard, answer_problem
 from controller.development.forge_input import (
@@ -157,6 +159,9 @@ def build_app(forge: Forge) -> Starlette:
             route("/_development/strict", doors.strict, "POST"),
             route("/_development/seen", doors.seen),
             route("/_development/drop", doors.drop, "POST"),
+            route("/_development/double", doors.double, "POST"),
+            route("/_development/delay", doors.delay, "POST"),
+            route("/_development/reorder", doors.reorder, "POST"),
             route("/_development/pause", doors.pause, "POST"),
             route("/_development/fork_pull", doors.fork_pull, "POST"),
             route("/_development/fork_push", people_doors.push_to_fork, "POST"),
@@ -458,15 +463,9 @@ class Doors:
     async def redeliver(self, request: Request) -> Response:
         self._admit_log(request, "repository_hooks:write")
         delivery = self._read_delivery(request)
-        self.forge.records.add_delivery(
-            guid=delivery.guid,
-            event=delivery.event,
-            action=delivery.action,
-            body=delivery.body,
-            redelivery=True,
-            now=utc_text(),
+        self.forge.queue(
+            guid=delivery.guid, event=delivery.event, action=delivery.action, body=delivery.body, redelivery=True
         )
-        self.forge.has_unsent.set()
         return JSONResponse({}, status_code=202)
 
     def _read_delivery(self, request: Request) -> Delivery:
@@ -493,6 +492,32 @@ class Doors:
         count = (await read_object(request)).get("count", 1)
         self.forge.knobs.drop_count = int(knob(count, "count"))
         return JSONResponse({"drop": self.forge.knobs.drop_count})
+
+    async def double(self, request: Request) -> Response:
+        """Send the next `count` webhooks twice, under one id."""
+        self.guard.admit_developer(request)
+        count = (await read_object(request)).get("count", 1)
+        self.forge.knobs.double_count = int(knob(count, "count"))
+        return JSONResponse({"double": self.forge.knobs.double_count})
+
+    async def delay(self, request: Request) -> Response:
+        """Send each webhook `seconds` after it was queued."""
+        self.guard.admit_developer(request)
+        self.forge.knobs.delay_s = knob((await read_object(request)).get("seconds", 1), "seconds")
+        self.forge.has_unsent.set()
+        return JSONResponse({"delay": self.forge.knobs.delay_s})
+
+    async def reorder(self, request: Request) -> Response:
+        """Keep the next `count` webhooks back, and send them in an order of `seed` once they are all there; with a
+        count of 0 those that wait come at once, in order."""
+        self.guard.admit_developer(request)
+        content = await read_object(request)
+        count = int(knob(content.get("count", 2), "count"))
+        if count > REORDERED_MAX:
+            raise Problem(422, f"count is at most {REORDERED_MAX}")
+        self.forge.knobs.reorder_count, self.forge.knobs.reorder_seed = count, int(knob(content.get("seed", 0), "seed"))
+        self.forge.has_unsent.set()
+        return JSONResponse({"reorder": count})
 
     async def pause(self, request: Request) -> Response:
         """Keep webhooks back, or send those that were kept back."""

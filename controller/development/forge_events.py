@@ -1,16 +1,18 @@
 """What happens at the development forge? Refs move, pull requests change, and each change is told by one webhook.
 
 A delivery is queued when its change is recorded, and sent afterwards by one sender, in order. As at GitHub it has ten
-seconds, is recorded, and is never sent again by itself.
+seconds, is recorded, and is never sent again by itself. Knobs lose, double, delay and shuffle deliveries.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
 import logging
+import random
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,7 +24,7 @@ from typing import Final
 import httpx
 
 from controller.development.forge_git import GitRepository
-from controller.development.forge_records import Records, closed
+from controller.development.forge_records import DELIVERIES_KEPT, Records, closed
 from controller.development.forge_shapes import (
     HOOK_ID,
     NO_SHA,
@@ -37,6 +39,8 @@ from controller.development.forge_shapes import (
 
 DELIVERY_TIMEOUT_S: Final = 10.0
 ANSWER_BYTES_MAX: Final = 1 << 20
+#: So many deliveries are kept back at most until they are sent in another order.
+REORDERED_MAX: Final = 100
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +86,13 @@ class Knobs:
     """What a test or a demo asked to go wrong."""
 
     drop_count: int = 0
+    #: The next webhooks are sent twice, under one id.
+    double_count: int = 0
+    #: How much later each webhook is sent.
+    delay_s: float = 0.0
+    #: So many of the next webhooks are kept back, and then sent in an order that the seed draws.
+    reorder_count: int = 0
+    reorder_seed: int = 0
     #: Webhooks are queued and not sent.
     paused: bool = False
     outage_ends_at_s: float = 0.0
@@ -112,6 +123,8 @@ class Forge:
     #: Held while refs and pull requests change, so that each delivery tells of exactly one change.
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     has_unsent: asyncio.Event = field(default_factory=asyncio.Event)
+    #: When deliveries were queued, of those that this process queued: a delay counts from then.
+    queued_at_s: dict[int, float] = field(default_factory=dict)
 
     def rename(self, repository: str) -> None:
         """Give the repository another name; the old one leads to the new one."""
@@ -156,9 +169,20 @@ class Forge:
                 return
             payload = {**payload, "installation": {"id": hook.installation_id, "node_id": "I_77"}}
         body = json.dumps(payload, separators=(",", ":")).encode()
-        self.records.add_delivery(
-            guid=str(uuid.uuid4()), event=event, action=action, body=body, redelivery=False, now=utc_text()
+        guid = str(uuid.uuid4())
+        self.queue(guid=guid, event=event, action=action, body=body, redelivery=False)
+        if self.knobs.double_count > 0:
+            self.knobs.double_count -= 1
+            log.info("forge: %s is doubled, as asked", event)
+            self.queue(guid=guid, event=event, action=action, body=body, redelivery=False)
+
+    def queue(self, *, guid: str, event: str, action: str | None, body: bytes, redelivery: bool) -> None:
+        """Queue a delivery."""
+        number = self.records.add_delivery(
+            guid=guid, event=event, action=action, body=body, redelivery=redelivery, now=utc_text()
         )
+        self.queued_at_s[number] = time.monotonic()
+        self.queued_at_s.pop(number - DELIVERIES_KEPT, None)
         self.has_unsent.set()
 
     def deliver_pull(self, action: str, pull: Pull, **more: str) -> None:
@@ -247,13 +271,33 @@ class Forge:
     # -- sending ------------------------------------------------------------------------------------------------------
 
     async def send_forever(self) -> None:
-        """Send what is queued, one at a time, in order."""
+        """Send what is queued, one at a time, in order unless another was asked for."""
         async with httpx.AsyncClient(timeout=DELIVERY_TIMEOUT_S, trust_env=False, follow_redirects=False) as client:
             while True:
                 self.has_unsent.clear()
-                while not self.knobs.paused and (delivery := self.records.load_unsent()) is not None:
+                due, wait_s = self._due()
+                for delivery in due:
                     await self._send(client, delivery)
-                await self.has_unsent.wait()
+                    self.queued_at_s.pop(delivery.id, None)
+                if not due:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(wait_s):
+                            await self.has_unsent.wait()
+
+    def _due(self) -> tuple[list[Delivery], float | None]:
+        """Return what is sent next, and in how many seconds there may be something where it is nothing."""
+        knobs = self.knobs
+        found = [] if knobs.paused else self.records.load_unsent(at_most=max(1, knobs.reorder_count))
+        if not found or len(found) < knobs.reorder_count:
+            return [], None
+        if knobs.delay_s > 0:
+            wait_s = self.queued_at_s.get(found[-1].id, 0.0) + knobs.delay_s - time.monotonic()
+            if wait_s > 0:
+                return [], wait_s
+        if knobs.reorder_count > 0:
+            random.Random(knobs.reorder_seed).shuffle(found)  # noqa: S311 - the same each time
+            knobs.reorder_count = 0
+        return found, None
 
     async def _send(self, client: httpx.AsyncClient, delivery: Delivery) -> None:
         began_s = time.monotonic()

@@ -236,12 +236,13 @@ class Records:
         self._db.execute("DELETE FROM deliveries WHERE id <= ?", (cursor.lastrowid - DELIVERIES_KEPT,))
         return cursor.lastrowid
 
-    def load_unsent(self) -> Delivery | None:
-        """Return the oldest delivery that was not sent yet, or None."""
-        row = self._db.execute(
-            f"SELECT {_DELIVERY} FROM deliveries WHERE delivered_at IS NULL ORDER BY id LIMIT 1"  # noqa: S608
-        ).fetchone()
-        return None if row is None else _delivery(row)
+    def load_unsent(self, *, at_most: int) -> list[Delivery]:
+        """Return the oldest deliveries that were not sent yet, in order."""
+        rows = self._db.execute(
+            f"SELECT {_DELIVERY} FROM deliveries WHERE delivered_at IS NULL ORDER BY id LIMIT ?",  # noqa: S608
+            (at_most,),
+        )
+        return [_delivery(row) for row in rows]
 
     def load_delivery(self, number: int) -> Delivery | None:
         """Return a delivery, or None."""

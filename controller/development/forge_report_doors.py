@@ -148,9 +148,12 @@ class ReportDoors:
 
     async def annotations(self, request: Request) -> Response:
         self.guard.admit(request, "checks:read")
-        _, _, kept = self._read(request, "check")
+        _, sha, kept = self._read(request, "check")
         shown, headers = page(request, _list(kept.get("shown")))
-        return JSONResponse(list(shown), headers=headers)
+        unsaid = dict.fromkeys(("start_column", "end_column", "title", "raw_details"))
+        blob = f"{self.forge.shapes.base_url}/{self.forge.shapes.full_name}/blob/{sha}"
+        shapes = [{**unsaid, **one, "blob_href": f"{blob}/{one['path']}"} for one in shown if isinstance(one, dict)]
+        return JSONResponse(shapes, headers=headers)
 
     # -- deployments --------------------------------------------------------------------------------------------------
 

@@ -70,6 +70,9 @@ HANDED_ON = (
     *("OROBOROS_GITHUB_APP_ID", "OROBOROS_GITHUB_APP_KEY_FILE"),
     *("OROBOROS_NOTIFY_URL", "OROBOROS_NOTIFY_SECRET_FILE"),
 )
+#: Of tests: another module that is the forge, and where it writes what it finds.
+FORGE_MODULE = "OROBOROS_TEST_FORGE"
+HANDED_TO_FORGE = ("OROBOROS_TEST_VIOLATIONS",)
 
 log = logging.getLogger(__name__)
 
@@ -200,12 +203,13 @@ def _bring_up(
     launch(
         _python(
             "forge",
-            "controller.development.forge",
+            os.environ.get(FORGE_MODULE, "controller.development.forge"),
             *("--root", str(root / "forge"), "--port", str(ports.forge), "--repository", options.repository),
             *("--webhook-url", f"http://127.0.0.1:{ports.api}/webhooks/github"),
             *("--webhook-secret-file", str(secret_file), "--token-file", str(token_file)),
             log_file=logs / "forge.log",
             is_ready=lambda: _answers(f"{forge_url}/health"),
+            environment={key: os.environ[key] for key in HANDED_TO_FORGE if key in os.environ},
         )
     )
     runtime_socket = run / "runtime.sock"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import time
 import uuid
 from urllib.parse import quote
 
@@ -332,6 +333,59 @@ def test_paused_webhooks_come_later_and_in_order(forge: ForgeUnderTest, receiver
     forge.knob("pause", paused=False)
     receiver.await_count(3)
     assert receiver.whats() == [f"push refs/heads/{branch}" for branch in ("one", "two", "three")]
+
+
+def test_doubled_webhooks_come_twice_under_one_id(forge: ForgeUnderTest, receiver: Receiver) -> None:
+    clone = started(forge, receiver)
+    forge.knob("double", count=1)
+    clone.push("one")
+    clone.push("two")
+    received = receiver.await_count(3)
+    assert receiver.whats() == ["push refs/heads/one"] * 2 + ["push refs/heads/two"]
+    ids = [one.headers["x-github-delivery"] for one in received]
+    assert (ids[0] == ids[1], ids[1] == ids[2]) == (True, False)
+    assert received[0].body == received[1].body
+
+
+def test_delayed_webhooks_come_so_much_later(forge: ForgeUnderTest, receiver: Receiver) -> None:
+    clone = started(forge, receiver)
+    forge.knob("delay", seconds=600)
+    clone.push("one")
+    (one, _) = forge.api.get("/hooks/1/deliveries").json()
+    assert one["status"] == "pending"
+    delay_s = 0.2
+    forge.knob("delay", seconds=delay_s)
+    receiver.await_count(1)
+    before_s = time.monotonic()
+    clone.push("two")
+    receiver.await_count(2)
+    assert time.monotonic() - before_s >= delay_s
+    assert receiver.whats() == ["push refs/heads/one", "push refs/heads/two"]
+
+
+def test_reordered_webhooks_wait_for_each_other_and_come_in_the_order_of_a_seed(
+    forge: ForgeUnderTest, receiver: Receiver
+) -> None:
+    clone = started(forge, receiver)
+    orders = []
+    for seed in (1, 2):
+        receiver.received.clear()
+        forge.knob("reorder", count=5, seed=seed)
+        for number in range(4):
+            clone.push(f"{number}-{seed}")
+        assert receiver.whats() == []
+        clone.push(f"4-{seed}")
+        receiver.await_count(5)
+        orders.append([what.removeprefix("push refs/heads/").removesuffix(f"-{seed}") for what in receiver.whats()])
+    assert [sorted(order) for order in orders] == [["0", "1", "2", "3", "4"]] * 2
+    assert orders[0] != orders[1]
+    clone.push("alone")  # the knob was for so many, and no more
+    receiver.await_count(6)
+    forge.knob("reorder", count=2)
+    clone.push("held")
+    forge.knob("reorder", count=0)
+    receiver.await_count(7)
+    assert forge.knobs.post("/_development/reorder", json={"count": 101}).status_code == 422
 
 
 def test_t_g14_status_number_1001_of_a_commit_and_context_is_refused_for_good(

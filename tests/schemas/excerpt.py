@@ -35,10 +35,12 @@ OPERATIONS = (
     ("post", f"{REPOSITORY}/check-runs"),
     ("get", f"{REPOSITORY}/check-runs/{{check_run_id}}"),
     ("patch", f"{REPOSITORY}/check-runs/{{check_run_id}}"),
+    ("get", f"{REPOSITORY}/check-runs/{{check_run_id}}/annotations"),
     ("get", f"{REPOSITORY}/commits/{{ref}}/check-runs"),
     ("get", f"{REPOSITORY}/deployments"),
     ("post", f"{REPOSITORY}/deployments"),
     ("get", f"{REPOSITORY}/deployments/{{deployment_id}}"),
+    ("delete", f"{REPOSITORY}/deployments/{{deployment_id}}"),
     ("get", f"{REPOSITORY}/deployments/{{deployment_id}}/statuses"),
     ("post", f"{REPOSITORY}/deployments/{{deployment_id}}/statuses"),
     ("get", f"{REPOSITORY}/issues/comments"),
@@ -46,9 +48,9 @@ OPERATIONS = (
     ("post", f"{REPOSITORY}/issues/{{issue_number}}/comments"),
     ("get", f"{REPOSITORY}/issues/comments/{{comment_id}}"),
     ("patch", f"{REPOSITORY}/issues/comments/{{comment_id}}"),
+    ("delete", f"{REPOSITORY}/issues/comments/{{comment_id}}"),
     ("get", f"{REPOSITORY}/issues/comments/{{comment_id}}/reactions"),
     ("post", f"{REPOSITORY}/issues/comments/{{comment_id}}/reactions"),
-    ("get", f"{REPOSITORY}/pulls/{{pull_number}}/files"),
     ("post", "/app-manifests/{code}/conversions"),
     ("get", "/app"),
     ("get", "/app/hook/config"),
@@ -118,6 +120,22 @@ def gather(start: Json, source: dict[str, Json], prefix: str) -> dict[str, Json]
     return dict(sorted(found.items()))
 
 
+def reply_schema(reply: dict[str, Json], components: dict[str, Json]) -> Json:
+    """Return the schema of a reply's JSON, None when it has no body."""
+    if "$ref" in reply:
+        responses = components["responses"]
+        assert isinstance(responses, dict)
+        named = responses[str(reply["$ref"]).rpartition("/")[2]]
+        assert isinstance(named, dict)
+        reply = named
+    content = reply.get("content")
+    if not isinstance(content, dict):
+        return None
+    media = next(iter(content.values()))
+    assert isinstance(media, dict)
+    return trim(media["schema"])
+
+
 def rest(openapi: dict[str, Json]) -> dict[str, Json]:
     """Return the operations: what may be asked, what must be sent, what comes back."""
     paths, components = openapi["paths"], openapi["components"]
@@ -134,13 +152,12 @@ def rest(openapi: dict[str, Json]) -> dict[str, Json]:
             assert isinstance(named, dict)
             if named["in"] == "query":
                 query[str(named["name"])] = trim(named["schema"])
-        replies = {
-            status: trim(next(iter(reply["content"].values()))["schema"])
-            for status, reply in operation["responses"].items()
-            if status.startswith("2") and "content" in reply
-        }
+        replies = {status: reply_schema(reply, components) for status, reply in operation["responses"].items()}
         body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
-        operations[f"{method.upper()} {path}"] = {"query": query, "replies": replies, "request": trim(body)}
+        is_needed = operation.get("requestBody", {}).get("required", False)
+        operations[f"{method.upper()} {path}"] = {
+            "query": query, "replies": replies, "request": trim(body), "request_needed": is_needed,
+        }  # fmt: skip
     schemas = components["schemas"]
     assert isinstance(schemas, dict)
     prefix = "#/components/schemas/"
