@@ -9,7 +9,7 @@ Knobs for what goes wrong at the real one, each a POST with a JSON object to /_d
 - outage {seconds}: the API answers 503. slow {seconds}: each of its answers comes so much later, until set to 0.
 - limit {shape: "retry-after" | "reset" | "secondary", status: 403 | 429, seconds}: the API is limited.
 - fail {status, count, path}: the next answers of the API are this error. clock {ahead}: its clock differs by seconds.
-- rename {repository}: another name; the old one is redirected. strict {enforced, per_hour}: GitHub's limits.
+- rename {repository}: another name; the old one is redirected. strict {enforced, per_hour, speed}: its limits.
 - install {installed, suspended, permissions, revoke}: what the owner does at the App's page. seen (a GET): what came.
 - fork_pull {title, head_sha_branch, null_repo}: a pull request from a fork, or from one that was deleted.
 - comment, permission, pull, fork_push: what people say and do; `forge_people_doors` lists them.
@@ -54,6 +54,7 @@ from controller.development.forge_input import (
     read_object,
     text,
 )
+from controller.development.forge_limits import Limits
 from controller.development.forge_people_doors import PeopleDoors
 from controller.development.forge_records import closed
 from controller.development.forge_report_doors import ReportDoors
@@ -178,7 +179,7 @@ def build_app(forge: Forge) -> Starlette:
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
             Middleware(ById, forge=forge),
-            Middleware(SlowApi, knobs=forge.knobs),
+            Middleware(SlowApi, knobs=forge.knobs, limits=guard.limits),
         ],
         exception_handlers={Problem: _answer_problem, HTTPException: _answer_http_problem},
         lifespan=lifespan,
@@ -202,16 +203,23 @@ class ById:
 
 
 class SlowApi:
-    """Makes the API as slow as its knob says."""
+    """Counts what is in flight at the API, and makes it as slow as its knob says."""
 
-    def __init__(self, app: ASGIApp, *, knobs: Knobs) -> None:
+    def __init__(self, app: ASGIApp, *, knobs: Knobs, limits: Limits) -> None:
         self._app = app
         self._knobs = knobs
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/api/"):
+        if scope["type"] != "http" or not scope["path"].startswith("/api/"):
+            await self._app(scope, receive, send)
+            return
+        self._limits.enter(f"{scope['method']} {scope['path']}")
+        try:
             await asyncio.sleep(self._knobs.slow_s)
-        await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+        finally:
+            self._limits.leave()
 
 
 class Doors:
@@ -568,8 +576,7 @@ class Doors:
         self.forge.knobs.limit = Limit(
             shape=str(shape),
             status=403 if status == 403 else 429,
-            ends_at_s=time.monotonic() + seconds,
-            seconds=seconds,
+            ends_at_s=self.guard.limits.now_s() + seconds,
         )
         return JSONResponse({"limit": shape, "seconds": seconds})
 
@@ -602,12 +609,22 @@ class Doors:
         return JSONResponse(self.forge.repository_shape())
 
     async def strict(self, request: Request) -> Response:
-        """Enforce the secondary limits, or no longer; `per_hour` is the primary one."""
+        """Enforce the secondary limits, or no longer; `per_hour` is the primary one, and their clock runs `speed` times
+        as fast from now on. What was counted before is forgotten."""
         self.guard.admit_developer(request)
         content = await read_object(request)
-        self.guard.limits.is_strict = content.get("enforced", True) is True
-        self.guard.limits.per_hour = int(knob(content.get("per_hour", 5_000), "per_hour"))
-        return JSONResponse({"enforced": self.guard.limits.is_strict, "per_hour": self.guard.limits.per_hour})
+        speed = knob(content.get("speed", 1), "speed")
+        if speed < 1:
+            raise Problem(422, "speed is at least 1")
+        limits = self.guard.limits
+        limits.restart(
+            is_strict=content.get("enforced", True) is True,
+            per_hour=int(knob(content.get("per_hour", 5_000), "per_hour")),
+            speed=speed,
+        )
+        return JSONResponse(
+            {"enforced": limits.is_strict, "per_hour": limits.per_hour, "speed": speed, "began_at": limits.began_s}
+        )
 
     async def seen(self, request: Request) -> Response:
         """Tell how the API was asked."""
@@ -621,6 +638,7 @@ class Doors:
                 "in_flight_max": limits.in_flight_max,
                 "writes": len(limits.writes_at_s),
                 "write_gap_min_s": None if math.isinf(gap_s) else round(gap_s, 3),
+                "violations": list(limits.violations),
             }
         )
 

@@ -66,8 +66,8 @@ class Limit:
 
     shape: str
     status: int
+    #: By the clock of the limits.
     ends_at_s: float
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

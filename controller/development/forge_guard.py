@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 
 from controller.development.forge_app import INSTALLATION_ID, Apps, Caller, Unknown
 from controller.development.forge_events import AppHook, Forge, Limit, Problem, read_first_line
-from controller.development.forge_limits import SECONDARY, Limits
+from controller.development.forge_limits import SECONDARY, SECONDARY_PAUSE_S, Limits
 from controller.development.forge_shapes import REPOSITORY_ID
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -49,7 +49,7 @@ class Guard:
             is_write = request.method not in _READS
             try:
                 self._fail_as_asked(request)
-                self.limits.begin(is_write=is_write)
+                self.limits.begin(f"{request.method} {request.url.path}", is_write=is_write)
             except Problem as problem:
                 return self._told(problem)
             is_free = False
@@ -175,11 +175,11 @@ class Guard:
             raise Problem(status, "It fails, as asked", headers={"Retry-After": "1"} if status == 429 else {})
 
     def _refuse_while_limited(self) -> None:
-        knobs, now_s = self.forge.knobs, time.monotonic()
-        if now_s < knobs.outage_ends_at_s:
+        knobs, limits = self.forge.knobs, self.limits
+        if time.monotonic() < knobs.outage_ends_at_s:
             raise Problem(503, "Service Unavailable")
-        if knobs.limit is not None and now_s < knobs.limit.ends_at_s:
-            raise _limited(knobs.limit, left_s=knobs.limit.ends_at_s - now_s)
+        if knobs.limit is not None and limits.now_s() < knobs.limit.ends_at_s:
+            raise _limited(knobs.limit, limits)
 
     def _told(self, problem: Problem) -> Response:
         found = answer_problem(problem)
@@ -220,14 +220,20 @@ def _unless_known(request: Request, found: Response) -> Response:
     return found
 
 
-def _limited(limit: Limit, *, left_s: float) -> Problem:
-    told = SECONDARY
+def _limited(limit: Limit, limits: Limits) -> Problem:
+    told, now_s = SECONDARY, limits.now_s()
     # The headers of the primary limit say otherwise that there is room.
     headers = {"X-RateLimit-Remaining": "4000"}
-    if limit.shape == "retry-after":
-        headers["Retry-After"] = str(math.ceil(left_s))
-    elif limit.shape == "reset":
-        told = "API rate limit exceeded for user ID 2."
-        reset = math.ceil(time.time() + left_s)
-        headers = {"X-RateLimit-Limit": "5000", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(reset)}
+    match limit.shape:
+        case "retry-after":
+            pause_s = math.ceil(limit.ends_at_s - now_s)
+            headers["Retry-After"] = str(pause_s)
+            limits.tell(now_s + pause_s)
+        case "reset":
+            told = "API rate limit exceeded for user ID 2."
+            reset = math.ceil(limit.ends_at_s)
+            headers = {"X-RateLimit-Limit": "5000", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(reset)}
+            limits.tell(reset)
+        case _:
+            limits.tell(now_s + SECONDARY_PAUSE_S)
     return Problem(limit.status, told, headers=headers)

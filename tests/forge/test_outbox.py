@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from controller import failpoints
@@ -19,6 +22,7 @@ from controller.effects.mirror import Mirror
 from controller.effects.store import Store, migrate
 from controller.loop.forge_senders import Archive, forge_senders, send_status
 from controller.loop.reporter import ATTEMPTS_AT_PACE, RETRY_SLOWLY_S, Outgoing, Reporter, Sender
+from controller.model.errors import Unavailable
 from controller.model.names import MAIN, Layout, Sha, parse_sha
 from controller.model.reports import Surface, WantedCheck, WantedComment, WantedDeployment, WantedReport, WantedStatus
 from controller.model.states import CheckState, DeploymentState, StatusState
@@ -380,3 +384,124 @@ def test_a_comment_that_somebody_removed_is_written_anew_and_one_that_is_over_is
     drain(reporter)
     assert world.get("/issues/1/comments") == []
     assert world.unsent() == set()
+
+
+@dataclass(frozen=True)
+class Fast:
+    """The clock of a forge whose limits run faster than time."""
+
+    began_s: float
+    speed: float
+
+    def __call__(self) -> datetime:
+        return datetime.fromtimestamp(self.began_s + (time.time() - self.began_s) * self.speed, UTC)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds / self.speed)
+
+
+def strict(world: World, *, speed: float) -> Fast:
+    """Enforce all limits, and begin to count; answers take long enough for two of them to be at once."""
+    world.ours.forge.knob("slow", seconds=0.004)
+    told = world.ours.forge.knob("strict", speed=speed)
+    return Fast(began_s=told["began_at"], speed=speed)
+
+
+def seen(world: World) -> dict[str, Any]:
+    found: dict[str, Any] = world.ours.forge.knobs.get("/_development/seen").json()
+    return found
+
+
+#: After so many reports that were sent, the forge limits us so.
+LIMITED = {
+    20: {"shape": "retry-after", "status": 403, "seconds": 30},
+    40: {"shape": "reset", "status": 403, "seconds": 25},
+    60: {"shape": "secondary", "status": 403, "seconds": 50},
+    80: {"shape": "secondary", "status": 429, "seconds": 50},
+}
+#: A second between writes must be more than they take by themselves.
+SPEED = 25
+
+
+def test_t_g11_two_hundred_reports_arrive_at_a_strict_forge_without_one_violation(world: World) -> None:
+    """One request at a time, a second between writes, limits obeyed in each of their shapes, while others read."""
+    statuses = [
+        WantedStatus(
+            sha=world.sha,
+            context=f"oroboros/{number}",
+            state=StatusState.SUCCESS,
+            description="live",
+            target_url=None,
+            generation=number,
+        )
+        for number in range(200)
+    ]
+    world.want(*statuses, *world.all_four(is_over=True))
+    clock = strict(world, speed=SPEED)
+    talking = Client(world.ours.forge.url, clock=clock, sleep=clock.sleep)
+    forge = Forge(talking, REPOSITORY, world.ours.identity())
+    senders = forge_senders(forge, world.archive, app_id=world.ours.created.app_id)
+    reporter = Reporter(world.store, senders, clock=clock)
+    is_over = threading.Event()
+    limited: list[Unavailable] = []
+
+    def read() -> None:
+        while not is_over.wait(0.02):
+            try:
+                forge.open_pulls()
+            except Unavailable as error:
+                limited.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        deadline_s, sent = time.monotonic() + 120, 0
+        while world.unsent():
+            assert time.monotonic() < deadline_s, (world.unsent(), seen(world))
+            if not reporter.send_next():
+                time.sleep(0.01)
+                continue
+            sent += 1
+            if sent in LIMITED:
+                world.ours.forge.knob("limit", **LIMITED[sent])
+    finally:
+        is_over.set()
+        reader.join()
+        talking.close()
+    counted = seen(world)
+    world.ours.forge.knob("strict", enforced=False)
+    world.ours.forge.knob("limit", seconds=0)
+    assert (counted["violations"], counted["refused"], counted["in_flight_max"]) == ([], 0, 1)
+    assert counted["write_gap_min_s"] >= 0.99
+    assert {error.reason for error in limited} == {"ForgeLimited"}
+    shown = [
+        one["context"]
+        for page in (1, 2, 3)
+        for one in world.get(f"/commits/{world.sha}/statuses?per_page=100&page={page}")
+    ]
+    assert sorted(shown) == sorted(
+        one.context for one in (*statuses, world.all_four()[0]) if isinstance(one, WantedStatus)
+    )
+    assert world.counts()[1:] == (1, 1, 1, 1)
+
+
+def test_the_forge_counts_who_forgets_his_manners(world: World) -> None:
+    strict(world, speed=1)
+    forge = world.ours.forge
+    forge.client.post_status(world.all_four()[0])
+    forge.client.post_status(world.all_four(is_over=True)[0])
+    forge.knob("limit", shape="retry-after", seconds=30)
+    for _ in range(2):
+        assert forge.api.get("/pulls").status_code == 403
+    forge.knob("slow", seconds=0.2)
+    threads = [
+        threading.Thread(target=lambda: httpx.get(f"{forge.url}/api/v3/user", trust_env=False)) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    told = " | ".join(seen(world)["violations"])
+    assert "after the write before it" in told
+    assert "before the limit ended" in told
+    assert "2 requests at once" in told
