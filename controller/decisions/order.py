@@ -22,6 +22,8 @@ from controller.model.world import ForcePush, HeadRefused, Observed
 FORCE_PUSHED = "ForcePushed"
 #: A push that we were told of and that no fetch has brought yet defers the switch for so long at most.
 NEWS_AWAITED_S = 10.0
+#: The head is asked for once more before a switch, unless the last fetch began no longer ago than this.
+HEAD_FRESH_S = 1.0
 #: Their release is the head's own: a newer head takes their place.
 FOLLOWING = frozenset({Cause.PUSH, Cause.REVERT, Cause.RESYNC})
 
@@ -81,8 +83,21 @@ def describe_force_push(moved: ForcePush) -> str:
     return f"the branch was moved {how} by force, from {moved.old[:7]} to {moved.new[:7]}"
 
 
+def is_following(run: Run) -> bool:
+    """Say whether a newer head of the production branch would take the place of this run."""
+    return run.slot == MAIN and run.cause in FOLLOWING
+
+
+def is_head_to_be_asked(run: Run, *, fetched_at: datetime | None, now: datetime) -> bool:
+    """Say whether the forge is asked once more for the production branch before this run may switch.
+
+    `fetched_at` is when the last good fetch began: a push later than that may be told of by nobody."""
+    is_fresh = fetched_at is not None and now <= fetched_at + timedelta(seconds=HEAD_FRESH_S)
+    return is_following(run) and not is_fresh
+
+
 def is_news_awaited(observed: Observed, run: Run, *, now: datetime) -> bool:
-    """Say whether production waits a moment with its switch, for a push that we were told of and have not fetched."""
-    if run.slot != MAIN or run.cause not in FOLLOWING or observed.unfetched_push_at is None:
+    """Say whether production waits a moment with its switch, for a push that we know of and have not fetched."""
+    if not is_following(run) or observed.unfetched_push_at is None:
         return False
     return now < observed.unfetched_push_at + timedelta(seconds=NEWS_AWAITED_S)

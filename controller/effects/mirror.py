@@ -244,6 +244,18 @@ class Mirror:
             raise Unavailable("NoDefaultBranch", f"{self._url} does not say which branch is its default")
         return match[1].decode("utf-8", "surrogateescape")
 
+    def ask_head(self, branch: str, *, timeout_s: float) -> Sha | None:
+        """Ask the remote for the head of a branch, and fetch nothing; None when it has no such branch.
+
+        Unavailable when it does not say so in time. Safe to repeat: it changes nothing."""
+        ref = f"refs/heads/{branch}"
+        self.ensure()
+        arguments = ["ls-remote", "--quiet", "--refs", "--", self._url, ref]
+        output = self._ask(arguments, lock=None, deadline=time.monotonic() + timeout_s)
+        # A pattern of git's also finds longer names that end in it.
+        found = re.search(rb"^([0-9a-f]{40})\t" + re.escape(ref.encode()) + rb"$", output, re.MULTILINE)
+        return None if found is None else parse_sha(found[1].decode())
+
     def production_head(self) -> Head | None:
         """Return the head of the production branch as last fetched."""
         return self._head_of(PRODUCTION_REF)
@@ -522,6 +534,7 @@ class Mirror:
         room = self._disk_bytes_max - self._pack_bytes()
         if room <= 0:
             raise Unavailable("MirrorFull", f"{self._path} has reached its limit of {self._disk_bytes_max:,} bytes")
+        began = time.monotonic()
         config = dict(_PINNED)
         environment = _environment(self._scheme)
         argv = ["git", f"--git-dir={self._path}"]
@@ -553,7 +566,8 @@ class Mirror:
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (room, room))
         output, errors, in_time = _collect(process, deadline)
         if not in_time:
-            raise Unavailable("FetchTimedOut", f"{self._url} did not finish within {self._fetch_timeout_s:g} s")
+            waited_s = time.monotonic() - began
+            raise Unavailable("FetchTimedOut", f"{self._url} did not finish within {waited_s:.3g} s")
         if process.returncode != 0:
             raise _translate(errors, process.returncode, url=self._url)
         return output

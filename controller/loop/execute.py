@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from controller.decisions.drift import OF_ROOT, RELEASE_EDITED, HostDrift, ReleaseFact, judge_drift, release_subject
 from controller.decisions.holds import describe_held, held_run
-from controller.decisions.order import FOLLOWING
+from controller.decisions.order import is_following, is_head_to_be_asked
 from controller.decisions.surroundings import (
     app_environment_file,
     environment,
@@ -63,6 +63,8 @@ NONCE_BYTES = 16
 STATIC_SAMPLES_MAX = 3
 #: The least that a window looks, when it is begun again after its time.
 WINDOW_AGAIN_S = 3.0
+#: How long the forge may take to say what the production branch is before a switch: an outage never blocks one.
+HEAD_ASKED_S = 3.0
 STATIC_SAMPLE_BYTES_MAX = 64 << 10
 STOP_GRACE_S = 10.0
 JOB_STOP_GRACE_S = 2.0
@@ -607,22 +609,55 @@ class Hands:
                     release=step.release,
                     gate=recipe.gate,
                     instance=instance,
+                    before_pass=lambda: self._ask_for_head(run),
                 )
             )
             return
         # Static files only: nothing runs that could be asked before the switch. That they are git's bytes was made
         # sure when they were published, and is looked at once more here; the window asks for them by URL.
+        self.background.start(("gate", step.slot), lambda: self._judge_static(run, recipe))
+
+    def _judge_static(self, run: Run, recipe: Recipe) -> None:
         files = self._static_files(run, recipe)
+        if files:
+            self._ask_for_head(run)
         verdict = Verdict(
             kind="gate",
-            slot=step.slot,
-            generation=step.generation,
-            release=step.release,
+            slot=run.slot,
+            generation=run.generation,
+            release=run.release,
             outcome=Outcome.PASS if files else Outcome.FAIL,
             reason="" if files else "NoStaticFiles",
             message="" if files else f"[web] static: there is no file in {recipe.web.static if recipe.web else ''}",
         )
         self.record_verdict(verdict, "static")
+
+    def _ask_for_head(self, run: Run) -> None:
+        """Ask the forge what the production branch is now, if that was not asked just before: the last that is done
+        before a verdict lets a run switch, in its gate's thread.
+
+        Of a branch that moved a look begins, and the switch waits for it; what follows is decided as ever. A forge
+        that does not answer in time holds nothing up: what was fetched counts."""
+        try:
+            repository = self.side.load_repository()
+            branch = repository.production_branch
+            if branch is None or not is_head_to_be_asked(run, fetched_at=repository.fetched_at, now=self.clock()):
+                return
+            mirror = self.open_mirror()
+            found, known = mirror.ask_head(branch, timeout_s=HEAD_ASKED_S), mirror.production_head()
+            if found is None or known is None or found == known.sha:
+                return
+            self.side.ask_for_look(now=self.clock())
+        except OroborosError as error:
+            log.warning(
+                "head: not asked for before the switch of run %d: %s", run.generation, error,
+                extra={"action": "head.unknown"},
+            )  # fmt: skip
+            return
+        log.info(
+            "head: %s is %s by now, not %s: fetching before run %d may switch",
+            branch, found[:7], known.sha[:7], run.generation, extra={"action": "head.moved"},
+        )  # fmt: skip
 
     def _start_watch(self, step: s.StartWatch, slot: SlotObserved, now: datetime) -> None:
         run, recipe = _run_and_recipe(slot)
@@ -664,7 +699,7 @@ class Hands:
 
     def _check_head(self, run: Run, observed: Observed) -> None:
         """Raise if a fetch has moved the production branch since this tick looked: the next one decides anew."""
-        if run.slot != MAIN or run.cause not in FOLLOWING:
+        if not is_following(run):
             return
         newest = self.sight.mirror.production_head()
         if newest != observed.production_head:

@@ -41,6 +41,10 @@ def _nothing_away() -> str:
     return ""
 
 
+def _nothing_to_do() -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """A running instance, as a probe needs to know it."""
@@ -76,6 +80,8 @@ class GateOrder:
     release: Sha
     gate: Gate
     instance: Instance
+    #: Called when it passed, before anybody is told: what must be found out right before a switch.
+    before_pass: Callable[[], None] = _nothing_to_do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +159,12 @@ class GateThreads:
             del results[:-RESULTS_KEPT]
             judgement = judge_gate(results, order.gate, now_s=time.monotonic() - began)
             if judgement.outcome is not Outcome.PENDING:
-                proof = order.gate.proof if judgement.outcome is Outcome.PASS else ""
-                self._tell("gate", order, _explained(judgement, order.instance), proof)
+                has_passed = judgement.outcome is Outcome.PASS
+                if has_passed:
+                    order.before_pass()
+                if not cancelled.is_set():
+                    proof = order.gate.proof if has_passed else ""
+                    self._tell("gate", order, _explained(judgement, order.instance), proof)
                 return
             cancelled.wait(gate_pause_s(result))
 

@@ -209,12 +209,16 @@ def _accepted_policy(sight: Sight, history: History) -> Policy:
 def _unfetched_push_at(history: History) -> datetime | None:
     looks = Looks(fetched_at=history.repository.fetched_at, listed_at=history.repository.listed_at)
     target = f"ref:{production_ref(history)}"
-    told = (
+    told = [
         delivery.received_at
         for delivery in history.pending
         if delivery.target == target
         and not is_answered(Hint(target=delivery.target, armed_at=delivery.armed_at), looks)
-    )
+    ]
+    # Whoever saw that the branch had moved asked for a look.
+    asked_at = history.repository.look_asked_at
+    if asked_at is not None and looks.fetched_at is not None and looks.fetched_at < asked_at:
+        told.append(asked_at)
     return min(told, default=None)
 
 

@@ -175,7 +175,7 @@ class Observed:
     to_verify: tuple[Sha, ...] = ()
     #: That head came by force.
     force_push: ForcePush | None = None
-    #: When the oldest push to the production branch was told of that no fetch has brought yet.
+    #: When the oldest push to the production branch was told of, or a look asked for, that no fetch has answered yet.
     unfetched_push_at: datetime | None = None
     #: No webhook told of this head: resync found it.
     production_head_found_by_resync: bool = False

@@ -268,6 +268,29 @@ def test_production_branch_that_is_malformed_or_gone_changes_nothing(remote: Rem
     assert getattr(mirror.production_head(), "sha", None) == production
 
 
+def test_the_head_of_one_branch_is_asked_for_by_its_full_name_and_nothing_is_fetched(
+    remote: Remote, mirror: Mirror
+) -> None:
+    mirror.fetch(branch="main", pulls=[])
+    fetched = mirror.production_head()
+    newer = remote.commit("newer")
+    for impostor in ("refs/heads/x/refs/heads/main", "refs/heads/main2", "refs/tags/refs/heads/main"):
+        remote.push(impostor)
+    assert fetched is not None
+    assert mirror.ask_head("main", timeout_s=10) == fetched.sha
+    git("-C", remote.bare, "update-ref", "refs/heads/main", newer)
+    assert mirror.ask_head("main", timeout_s=10) == newer
+    assert (mirror.production_head(), mirror.head(newer)) == (fetched, None)
+    assert mirror.ask_head("gone", timeout_s=10) is None
+
+
+def test_a_remote_that_does_not_say_its_head_in_time_is_left(remote: Remote, mirror: Mirror, tmp_path: Path) -> None:
+    remote.server.mode = "drip"
+    with pytest.raises(Unavailable, match="FetchTimedOut"):
+        mirror.ask_head("main", timeout_s=0.7)
+    assert processes_of(str(tmp_path / "repo.git")) == []
+
+
 def test_token_reaches_the_remote_and_nothing_else(
     remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,8 +309,10 @@ def test_token_reaches_the_remote_and_nothing_else(
     mirror = Mirror(tmp_path / "repo.git", remote.server.url, identity=TokenFile(token_file))
     mirror.fetch(branch="main", pulls=[])
     assert mirror.production_head() is not None
+    assert mirror.ask_head("main", timeout_s=10) is not None
     seen = (tmp_path / "seen").read_text()
     assert "fetch" in seen
+    assert "ls-remote" in seen
     assert CANARY_TOKEN not in seen
     assert "s3cret" not in seen
     found = subprocess.run(["grep", "-rl", CANARY_TOKEN, tmp_path / "repo.git"], capture_output=True, text=True)

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.decisions.order import FORCE_PUSHED, HeadFacts, HeadVerdict, is_news_awaited, judge_head
+from controller.decisions.order import (
+    FORCE_PUSHED,
+    HeadFacts,
+    HeadVerdict,
+    is_head_to_be_asked,
+    is_news_awaited,
+    judge_head,
+)
 from controller.decisions.plan import desired, plan_slot
 from controller.decisions.report import project
 from controller.model.names import MAIN, Topology
@@ -17,7 +24,21 @@ from controller.model.nouns import Head, Override
 from controller.model.states import Cause, Outcome, RunState, StatusState
 from controller.model.steps import BeginRun, EndRun, Switch
 from controller.model.world import HeadRefused, Hold, Observed, Wanted
-from tests.builders import at, head, instance, live, observed, proven, quarantined, release, run, serving, sha, verdict
+from tests.builders import (
+    PREVIEW_1,
+    at,
+    head,
+    instance,
+    live,
+    observed,
+    proven,
+    quarantined,
+    release,
+    run,
+    serving,
+    sha,
+    verdict,
+)
 
 NOW = at(1000)
 R1 = run(1, 1, RunState.LIVE)
@@ -189,6 +210,14 @@ class TestNews:
         assert not self.switches(replace(self.gated(), unfetched_push_at=at(995)))
         assert not self.switches(replace(self.gated("switching"), unfetched_push_at=at(995)))
         assert self.switches(replace(self.gated("switching"), unfetched_push_at=at(980)))
+
+    def test_the_head_is_asked_for_once_more_unless_a_fetch_has_just_begun(self) -> None:
+        new = run(2, 2)
+        assert is_head_to_be_asked(new, fetched_at=None, now=NOW)
+        assert is_head_to_be_asked(new, fetched_at=at(998), now=NOW)
+        assert not is_head_to_be_asked(new, fetched_at=at(999.5), now=NOW)
+        assert not is_head_to_be_asked(replace(new, slot=PREVIEW_1), fetched_at=None, now=NOW)
+        assert not is_head_to_be_asked(run(2, 2, cause=Cause.ROLLBACK), fetched_at=None, now=NOW)
 
     @pytest.mark.parametrize("cause", [Cause.ROLLBACK, Cause.REPAIR, Cause.OVERRIDE])
     def test_nothing_else_waits_for_a_push(self, cause: Cause) -> None:
