@@ -95,9 +95,9 @@ class Worker:
             senders = forge_senders(forges.forge, archive, app_id=app_id)
             # An App that became a person writes no check runs any more: none is left unsent for ever.
             store.forget_surfaces(but=tuple(senders))
-            reports = Reporter(outbox, senders, clock=self.clock)
-            notifications = self._notifications(store)
             background = Background(bell.set)
+            reports = Reporter(outbox, senders, clock=self.clock, guard=background.guard)
+            notifications = self._notifications(store, guard=background.guard)
 
             def wake() -> None:
                 reports.wake()
@@ -180,7 +180,13 @@ class Worker:
                 notifications.start()
             sweeper = None
             if isinstance(forges.identity, AppIdentity):
-                sweeper = Sweeper(store.shared(), forges.identity, every_s=settings.resync_s, clock=self.clock)
+                sweeper = Sweeper(
+                    store.shared(),
+                    forges.identity,
+                    every_s=settings.resync_s,
+                    clock=self.clock,
+                    guard=background.guard,
+                )
                 sweeper.start()
             self._stop_on_signals(bell)
             if _machine_was_down(settings):
@@ -204,7 +210,7 @@ class Worker:
                 store.close()
             return 0
 
-    def _notifications(self, store: Store) -> Reporter | None:
+    def _notifications(self, store: Store, *, guard: Callable[[Callable[[], None]], None]) -> Reporter | None:
         """Return the sender of notifications: a thread of its own, so that its receiver holds nobody else up."""
         url, secret_file = self.settings.notify_url, self.settings.notify_secret_file
         if url is None or secret_file is None:
@@ -222,6 +228,7 @@ class Worker:
             store.shared(),
             {"notification": sender},
             clock=self.clock,
+            guard=guard,
             name="notifier",
             attempts_max=NOTIFY_ATTEMPTS_MAX,
         )

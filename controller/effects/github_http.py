@@ -132,8 +132,11 @@ class Client:
         try:
             self._keep_pace(request, where)
             known = self._known.get(request.path)
-            reply = self._receive(conditional(request, known), where)
-            self._pace = paced(self._pace, request, reply, now=self.clock())
+            reply = None
+            try:
+                reply = self._receive(conditional(request, known), where)
+            finally:
+                self._pace = paced(self._pace, request, reply, now=self.clock())
             self._remember(request, reply)
             return settled(reply, known)
         finally:

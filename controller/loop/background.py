@@ -55,6 +55,15 @@ class Background:
         if self._bug is not None:
             raise self._bug
 
+    def guard(self, work: Callable[[], None]) -> None:
+        """Run what another thread of the worker does for as long as it lives; the next tick raises what ended it."""
+        try:
+            work()
+        except BaseException as error:  # kept, and raised again by the next tick
+            log.exception("background: a thread ended by a bug", extra={"action": "background.bug"})
+            self._bug = error
+            self._ring()
+
     def wait(self, *, timeout_s: float) -> None:
         """Wait until every thread ended, at most `timeout_s` in all; for a clean stop and for tests."""
         with self._lock:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from controller.decisions.github.answers import AWAY, TOLD_TO_WAIT
 from controller.effects.store import Store, UnsentReport
 from controller.failpoints import failpoint
 from controller.model.errors import OroborosError, Stalled, Unavailable
@@ -30,9 +31,6 @@ AWAY_CAP_S = 60.0
 #: A report that was refused so often, but not for good, is tried at a slow pace.
 ATTEMPTS_AT_PACE = 40
 RETRY_SLOWLY_S = 3_600.0
-#: What is no fault of the one report: its surface is away, or told us when to come again.
-AWAY = frozenset({"ForgeUnreachable", "ForgeTimedOut", "ForgeDown"})
-TOLD_TO_WAIT = frozenset({"ForgeLimited", "ForgeLimitedForLong", "ForgeRefused"})
 #: Without a wake: retries become due, and the database may have come back.
 LOOK_EVERY_S = 1.0
 
@@ -65,6 +63,7 @@ class Reporter:
         senders: Mapping[Surface, Sender],
         *,
         clock: Callable[[], datetime],
+        guard: Callable[[Callable[[], None]], None],
         name: str = "reporter",
         attempts_max: int | None = None,
     ) -> None:
@@ -80,7 +79,7 @@ class Reporter:
         self._started_at = clock()
         self._woken = threading.Event()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=guard, args=(self._run,), name=name, daemon=True)
 
     def start(self) -> None:
         """Begin to send."""
@@ -103,8 +102,8 @@ class Reporter:
             try:
                 while not self._stopped.is_set() and self.send_next():
                     pass
-            except Unavailable as error:
-                log.info("report: %s", error, extra={"action": "report.waits"})
+            except OroborosError as error:
+                log.warning("report: %s", error, extra={"action": "report.waits"})
 
     def send_next(self) -> bool:
         """Send what comes first; False when there is nothing to send now."""
@@ -145,6 +144,11 @@ class Reporter:
                 extra={"action": "report.waits"},
             )
             self._store.record_unsent(report, error=str(error), retry_at=retry_at, stalled=stalled)
+        except Exception as error:
+            # A bug: the worker ends by it, and its successor does not meet it at once.
+            retry_at = self._clock() + timedelta(seconds=_pause_s(report.attempts))
+            self._store.record_unsent(report, error=f"bug: {error!r:.200}", retry_at=retry_at, stalled=False)
+            raise
         else:
             self._aways.pop(report.wanted.surface, None)
             failpoint("report.before_ack")
@@ -157,12 +161,15 @@ class Reporter:
         if error.reason in AWAY:
             self._aways[surface] = aways + 1
             pause_s = min(AWAY_CAP_S, RETRY_BASE_S * 2 ** min(aways, 16))
-        elif report.attempts >= ATTEMPTS_AT_PACE:
-            pause_s = RETRY_SLOWLY_S
         else:
-            pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** min(report.attempts, 16))
+            pause_s = _pause_s(report.attempts)
         told = error.retry_at if isinstance(error, Unavailable) else None
         retry_at = told or self._clock() + timedelta(seconds=pause_s)
         if error.reason in AWAY | TOLD_TO_WAIT:
             self._waits_until[surface] = retry_at
         return retry_at
+
+
+def _pause_s(attempts: int) -> float:
+    """Return how long a report waits that failed so often before."""
+    return RETRY_SLOWLY_S if attempts >= ATTEMPTS_AT_PACE else min(RETRY_CAP_S, RETRY_BASE_S * 2 ** min(attempts, 16))

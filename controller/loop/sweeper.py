@@ -1,7 +1,8 @@
 """What did the forge try to tell us in vain? One thread that reads its log of deliveries, and asks for what is missing.
 
 It begins with the worker, and goes on at the pace of the resync. What it finds is in the store, so that a restart goes
-on where it was. An error ends a sweep, never the thread; the next sweep reads the same again.
+on where it was. An error ends a sweep, never the thread; the next sweep reads the same again. A delivery that the forge
+will not send again counts as asked for, and holds up no other. A bug ends the worker.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from datetime import datetime
 from typing import Final
 
 from controller.decisions.github import app as protocol
+from controller.decisions.github.answers import AWAY, TOLD_TO_WAIT
 from controller.decisions.github.app import LoggedDelivery
 from controller.decisions.github.sweep import plan_sweep, sweep_since
 from controller.effects.github_identity import AppIdentity
 from controller.effects.store import LostEpoch, Store
-from controller.model.errors import OroborosError
+from controller.model.errors import OroborosError, Unavailable
 
 #: A log that is longer is read so far; the rest is older.
 PAGES_MAX: Final = 100
@@ -28,13 +30,21 @@ log = logging.getLogger(__name__)
 class Sweeper:
     """The sweeps of one worker."""
 
-    def __init__(self, store: Store, app: AppIdentity, *, every_s: float, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        app: AppIdentity,
+        *,
+        every_s: float,
+        clock: Callable[[], datetime],
+        guard: Callable[[Callable[[], None]], None],
+    ) -> None:
         self._store = store
         self._app = app
         self._every_s = every_s
         self._clock = clock
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+        self._thread = threading.Thread(target=guard, args=(self._run,), name="sweeper", daemon=True)
 
     def start(self) -> None:
         """Begin to sweep."""
@@ -68,13 +78,18 @@ class Sweeper:
         for one in plan.ask:
             if self._stopped.is_set():
                 return
+            said = "asked for it again"
             reply = self._app.ask(protocol.redeliver(one.attempt_id))
-            protocol.read_redelivered(reply, now=self._clock())
+            try:
+                protocol.read_redelivered(reply, now=self._clock())
+            except Unavailable as error:
+                if error.reason in AWAY | TOLD_TO_WAIT:
+                    raise
+                said = str(error)
             self._store.record_asked(one.guid, now=self._clock())
             log.warning(
-                "sweep: %s %s got %d; asked for it again", one.event, one.guid, one.status_code,
-                extra={"action": "sweep.asked"},
-            )  # fmt: skip
+                "sweep: %s %s got %d: %s", one.event, one.guid, one.status_code, said, extra={"action": "sweep.asked"}
+            )
 
     def _read_log(self, *, since: datetime) -> list[LoggedDelivery] | None:
         """Return the log since then; None when the worker ends meanwhile."""

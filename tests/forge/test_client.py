@@ -64,9 +64,10 @@ class Script:
         self.in_flight += 1
         assert self.in_flight == 1, "two requests at once"
         self.seen.append((self.clock.now, request))
-        answer = self.answers(request)
-        self.in_flight -= 1
-        return answer
+        try:
+            return self.answers(request)
+        finally:
+            self.in_flight -= 1
 
     def client(self, *, write_pause_s: float = 1.0) -> Client:
         return Client(
@@ -232,6 +233,21 @@ def test_t_g12_after_the_last_request_of_the_hour_none_is_sent_before_the_next(c
             forge.open_pulls()
         assert caught.value.retry_at == NOW + timedelta(seconds=900)
     assert len(script.seen) == 1
+
+
+def test_t_g11_a_write_that_was_cut_counts_too(clock: Clock) -> None:
+    """The forge may have seen it: a second lies between it and the next."""
+
+    def cut(_request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError("reset after the request was received")
+
+    seen = Script(clock=clock, answers=cut)
+    with Forge(seen.client(), "acme/shop", Tokens(["t"])) as forge:
+        for _ in range(4):
+            with pytest.raises(Unavailable, match="ForgeUnreachable"):
+                forge.post_status(report())
+    instants = [at for at, _ in seen.seen]
+    assert [(after - before).total_seconds() for before, after in itertools.pairwise(instants)] == [1.0] * 3
 
 
 # -- what did not change ----------------------------------------------------------------------------------------------

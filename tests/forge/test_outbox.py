@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from controller.effects.github_http import Client, Forge
 from controller.effects.github_identity import TokenFile
 from controller.effects.mirror import Mirror
 from controller.effects.store import Store, migrate
+from controller.loop.background import Background
 from controller.loop.forge_senders import Archive, forge_senders, send_status
 from controller.loop.reporter import ATTEMPTS_AT_PACE, RETRY_SLOWLY_S, Outgoing, Reporter, Sender
 from controller.model.errors import Unavailable
@@ -55,6 +56,11 @@ class World:
     sha: Sha
     archive: Archive
     clock: Clock = field(default_factory=Clock)
+    rung: threading.Event = field(default_factory=threading.Event)
+    background: Background = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.background = Background(self.rung.set)
 
     def senders(self) -> dict[Surface, Sender]:
         forge = Forge(self.ours.client, REPOSITORY, self.ours.identity())
@@ -63,7 +69,7 @@ class World:
     def restart(self) -> Reporter:
         """Begin to send with a new worker."""
         self.clock.now += timedelta(seconds=1)
-        return Reporter(self.store, self.senders(), clock=self.clock)
+        return Reporter(self.store, self.senders(), clock=self.clock, guard=self.background.guard)
 
     def want(self, *reports: WantedReport) -> None:
         self.clock.now += timedelta(seconds=1)
@@ -138,6 +144,10 @@ def world(ours: Ours, postgres_url: str, tmp_path: Path) -> Iterator[World]:
     store.close()
 
 
+def reporter_of(world: World, senders: Mapping[Surface, Sender]) -> Reporter:
+    return Reporter(world.store, senders, clock=world.clock, guard=world.background.guard)
+
+
 def drain(reporter: Reporter) -> None:
     while reporter.send_next():
         pass
@@ -175,7 +185,7 @@ def test_t_c13_a_worker_that_dies_before_it_wrote_that_it_told_repeats_nothing(w
     for _ in range(3):
         for surface in ("status", "check", "deployment", "comment"):
             with pytest.raises(Died):
-                Reporter(world.store, {surface: world.senders()[surface]}, clock=world.clock).send_next()
+                reporter_of(world, {surface: world.senders()[surface]}).send_next()
     failpoints.disarm()
     assert world.unsent() == {"status", "check", "deployment", "comment"}
     drain(world.restart())
@@ -246,7 +256,7 @@ def statuses(world: World) -> Iterator[Reporter]:
     """A sender of statuses alone, whose client goes by the outbox's clock."""
     with Client(world.ours.forge.url, clock=world.clock, write_pause_s=0) as client:
         forge = Forge(client, REPOSITORY, TokenFile(world.ours.forge.token_file))
-        yield Reporter(world.store, {"status": lambda outgoing: send_status(forge, outgoing)}, clock=world.clock)
+        yield reporter_of(world, {"status": lambda outgoing: send_status(forge, outgoing)})
 
 
 def status_of(world: World, context: str, description: str) -> WantedStatus:
@@ -441,7 +451,7 @@ def test_t_g11_two_hundred_reports_arrive_at_a_strict_forge_without_one_violatio
     talking = Client(world.ours.forge.url, clock=clock, sleep=clock.sleep)
     forge = Forge(talking, REPOSITORY, world.ours.identity())
     senders = forge_senders(forge, world.archive, app_id=world.ours.created.app_id)
-    reporter = Reporter(world.store, senders, clock=clock)
+    reporter = Reporter(world.store, senders, clock=clock, guard=world.background.guard)
     is_over = threading.Event()
     limited: list[Unavailable] = []
 
@@ -505,3 +515,24 @@ def test_the_forge_counts_who_forgets_his_manners(world: World) -> None:
     assert "after the write before it" in told
     assert "before the limit ended" in told
     assert "2 requests at once" in told
+
+
+def test_a_bug_in_a_sender_is_kept_for_the_worker_to_end_by_and_is_not_met_again_at_once(world: World) -> None:
+    met: list[Outgoing] = []
+
+    def stumble(outgoing: Outgoing) -> None:
+        met.append(outgoing)
+        raise KeyError("a bug")
+
+    world.want(status_of(world, "one", "live"))
+    reporter = reporter_of(world, {"status": stumble})
+    reporter.start()
+    assert world.rung.wait(5)
+    reporter.stop(timeout_s=5)
+    with pytest.raises(KeyError):
+        world.background.raise_bugs()
+    assert not reporter_of(world, {"status": stumble}).send_next()
+    assert len(met) == 1
+    world.clock.now += timedelta(seconds=2)
+    drain(world.restart())
+    assert world.unsent() == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -9,6 +10,7 @@ import pytest
 
 from controller.decisions.github import app as protocol
 from controller.effects.store import Store
+from controller.loop.background import Background
 from controller.loop.sweeper import Sweeper
 from controller.model.errors import Unavailable
 from controller.model.names import MAIN
@@ -25,7 +27,7 @@ def store(postgres_url: str) -> Iterator[Store]:
 
 
 def sweeper(store: Store, ours: Ours) -> Sweeper:
-    return Sweeper(store, ours.identity(), every_s=300, clock=ours.clock)
+    return Sweeper(store, ours.identity(), every_s=300, clock=ours.clock, guard=Background(lambda: None).guard)
 
 
 def push_in_vain(ours: Ours, receiver: Receiver, count: int) -> list[str]:
@@ -90,6 +92,32 @@ def test_t_g2_a_sweep_that_was_cut_off_goes_on(ours: Ours, receiver: Receiver, s
     assert len(store.load_sweep().missed) == 4
     sweeper(store, ours).sweep()
     assert len(receiver.await_count(8)) == 8
+
+
+def test_t_g2_one_that_the_forge_never_sends_again_holds_up_no_other(
+    ours: Ours, receiver: Receiver, store: Store
+) -> None:
+    push_in_vain(ours, receiver, 3)
+    (oldest, *_) = sorted(sweeper_log(ours))
+    ours.forge.knob("fail", status=404, count=100, path=f"/app/hook/deliveries/{oldest}/attempts")
+    sweeper(store, ours).sweep()
+    assert len(receiver.await_count(5)) == 5
+    assert {one.asked_count for one in store.load_sweep().missed} == {1}
+
+
+def test_a_bug_in_a_sweep_is_kept_for_the_worker_to_end_by(ours: Ours, store: Store) -> None:
+    rung = threading.Event()
+    background = Background(rung.set)
+    running = Sweeper(store, ours.identity(), every_s=300, clock=broken_clock, guard=background.guard)
+    running.start()
+    assert rung.wait(5)
+    running.stop(timeout_s=5)
+    with pytest.raises(ZeroDivisionError):
+        background.raise_bugs()
+
+
+def broken_clock() -> datetime:
+    raise ZeroDivisionError
 
 
 def test_the_log_is_read_over_many_pages(ours: Ours, receiver: Receiver, store: Store) -> None:

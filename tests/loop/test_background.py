@@ -34,3 +34,17 @@ def test_an_expected_error_is_over_when_its_thread_is() -> None:
 def test_a_bug_and_a_lost_epoch_end_the_worker(error: BaseException) -> None:
     with pytest.raises((OroborosError, KeyError)):
         run(error).raise_bugs()
+
+
+def test_a_bug_of_another_thread_ends_the_worker_too() -> None:
+    rung = threading.Event()
+    background = Background(rung.set)
+
+    def work() -> None:
+        raise KeyError("a bug")
+
+    background.guard(work)
+
+    assert rung.is_set()
+    with pytest.raises(KeyError):
+        background.raise_bugs()

@@ -1,17 +1,23 @@
 """What does a reply mean that is not the expected one? An error that says what follows.
 
 `Unavailable`: try again, at `retry_at` if the forge named a time. `Stalled`: the forge will never take this.
+Some reasons say nothing about the one request: the forge is away, or lets none of its kind through now.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import datetime
+from typing import Final
 
 from controller.decisions.github.limits import limited_until_at, retry_after
 from controller.decisions.github.wire import Reply, told
 from controller.model.errors import Unavailable
 
+#: It did not answer, or only that it cannot.
+AWAY: Final = frozenset({"ForgeUnreachable", "ForgeTimedOut", "ForgeDown"})
+#: It answered that we must wait, or may not.
+TOLD_TO_WAIT: Final = frozenset({"ForgeLimited", "ForgeLimitedForLong", "ForgeRefused"})
 _PERMISSIONS = re.compile(r"[a-z_=,; ]{1,200}\Z")
 
 

@@ -64,11 +64,13 @@ def may_ask_at(pace: Pace, request: Request, *, now: datetime) -> datetime:
     return max(instants)
 
 
-def paced(pace: Pace, request: Request, reply: Reply, *, now: datetime) -> Pace:
-    """Return the pace after a reply to `request`."""
+def paced(pace: Pace, request: Request, reply: Reply | None, *, now: datetime) -> Pace:
+    """Return the pace after a reply to `request`; None: it was cut, so the forge may have seen it all the same."""
     if request.is_write:
         kept = tuple(at for at in pace.writes_at if at > now - _HOUR)[-WRITES_PER_HOUR_MAX + 1 :]
         pace = replace(pace, writes_at=(*kept, now))
+    if reply is None:
+        return pace
     limited_until = limited_until_at(reply, limits_in_a_row=pace.limits_in_a_row, now=now)
     if limited_until is not None:
         return replace(pace, quiet_until=limited_until, limits_in_a_row=pace.limits_in_a_row + 1)

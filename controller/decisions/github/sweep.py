@@ -22,6 +22,8 @@ OVERLAP: Final = timedelta(minutes=15)
 #: Time for the attempt that was asked for.
 ASK_PAUSE_S: Final = 60.0
 ASKS_MAX: Final = 6
+#: An attempt that has no code for so long got no answer: GitHub waits for ten seconds.
+UNANSWERED_S: Final = 120.0
 #: Asked for in one sweep: each is a write.
 ASKS_AT_ONCE: Final = 50
 #: The receiver's own words for a request that is no delivery.
@@ -78,8 +80,7 @@ def plan_sweep(
     missed = {guid: one for guid, one in before.items() if guid not in taken and now - one.delivered_at < LOG_KEPT}
     for guid, tries in attempts.items():
         newest = max(tries, key=lambda one: (one.delivered_at, one.id))
-        # An attempt without an answer yet has no code.
-        if guid in taken or newest.status_code == 0 or newest.status_code in _REFUSED:
+        if guid in taken or newest.status_code in _REFUSED or _is_under_way(newest, now=now):
             continue
         old = before.get(guid)
         missed[guid] = Missed(
@@ -97,6 +98,11 @@ def plan_sweep(
         taken=tuple(sorted(taken & set(before))),
         ask=tuple(one for one in ordered if _is_due(one, now=now))[:ASKS_AT_ONCE],
     )
+
+
+def _is_under_way(attempt: LoggedDelivery, *, now: datetime) -> bool:
+    """Say whether an attempt may have its answer yet to come: it has no code."""
+    return attempt.status_code == 0 and now < attempt.delivered_at + timedelta(seconds=UNANSWERED_S)
 
 
 def _is_due(one: Missed, *, now: datetime) -> bool:

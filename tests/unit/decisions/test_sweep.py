@@ -14,6 +14,7 @@ from controller.decisions.github.sweep import (
     ASKS_MAX,
     LOG_KEPT,
     OVERLAP,
+    UNANSWERED_S,
     Missed,
     Sweep,
     plan_sweep,
@@ -66,7 +67,13 @@ def test_t_g3_what_one_attempt_handed_over_is_not_missed_whatever_became_of_the_
 
 @pytest.mark.parametrize("status_code", [0, 400, 405, 413, 415])
 def test_what_has_no_answer_yet_and_what_was_refused_as_no_delivery_is_not_asked_for(status_code: int) -> None:
-    assert plan([attempt(1, "a", status_code)]).missed == ()
+    assert plan([attempt(1, "a", status_code, minutes_ago=1)]).missed == ()
+
+
+def test_what_has_no_answer_for_long_is_asked_for() -> None:
+    late = UNANSWERED_S / 60
+    assert plan([attempt(1, "a", 0, minutes_ago=late - 1)]).missed == ()
+    assert len(plan([attempt(1, "a", 0, minutes_ago=late)]).ask) == 1
 
 
 @pytest.mark.parametrize("status_code", [401, 403, 404, 408, 429, 500, 502, 503, 504])
