@@ -1,4 +1,5 @@
-"""What does the page of a check run say? What was decided and why, its steps, its verdicts, and the end of a bad log.
+"""What does the page of a check run say? What was decided and why, its steps with those that are still to come, its
+verdicts, and the end of a bad log.
 
 Written when it is sent, from the journal of the run: only then are the last lines there. Whatever is too long gives way
 from the log's beginning, so that the page fits.
@@ -15,10 +16,11 @@ from typing import Final
 from controller.decisions.explain import BECAUSE
 from controller.decisions.github.checks import TEXT_CHARS_MAX, Annotation, CheckRun
 from controller.decisions.markdown import block, cell, chars, code, table
+from controller.model.config import Recipe
 from controller.model.names import JobKind, instance_unit, job_unit
 from controller.model.nouns import Run, Verdict
 from controller.model.reports import WantedCheck
-from controller.model.states import CheckState, RunState
+from controller.model.states import RUN_TERMINAL, CheckState, RunState
 
 LOG_LINES_MAX: Final = 80
 LOG_LINE_CHARS_MAX: Final = 500
@@ -27,6 +29,10 @@ PROBLEMS_MAX: Final = 50
 _FAILED: Final = (RunState.FAILED, RunState.ROLLED_BACK, RunState.STALLED)
 #: The journal's word for an instance that was started.
 INSTANCE_STEP: Final = "start"
+#: The journal's words for what was judged.
+STEP_OF_VERDICT: Final = {"gate": "gate", "watch": "window"}
+#: The journal's words for what a run goes through.
+_CHECKOUT, _BUILD, _MIGRATE, _SWITCH = "checkout", "build", "migrate", "switched"
 _LOGGED_JOBS: Final[tuple[JobKind, ...]] = ("migrate", "build")
 #: `tomllib` and we say so.
 _AT_LINE: Final = re.compile(r"\(at line (\d{1,6})[,)]")
@@ -47,6 +53,8 @@ class Story:
     """All that was kept of one run, and the last lines of what it wrote, when it failed."""
 
     run: Run
+    #: How its release is deployed; None when its deploy.toml cannot be read.
+    recipe: Recipe | None = None
     steps: tuple[JournalStep, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     log_unit: str = ""
@@ -109,14 +117,62 @@ def _of_run(story: Story) -> list[str]:
     ]
     if run.message:
         parts.append(f"{code(run.reason or str(run.state))}: {code(run.message)}")
-    if story.steps:
-        rows = [(cell(one.step), f"{one.began_at:%H:%M:%S} UTC", _took(one), cell(one.error)) for one in story.steps]
-        parts.append("### Steps\n\n" + table(("step", "began", "took", "error"), rows[:STEPS_MAX]))
+    rows = _steps(story)
+    if rows:
+        parts.append("### Steps\n\n" + table(("step", "began", "took", "result"), rows))
     if story.verdicts:
         judged = [(one.kind, str(one.outcome), cell(_why(one))) for one in story.verdicts]
         proof = f"\n\nProof that the new release answered: {code(run.proof)}." if run.proof else ""
         parts.append("### Verdicts\n\n" + table(("of", "verdict", "why"), judged) + proof)
     return parts
+
+
+def plan_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return what a run of such a release goes through, in the journal's words."""
+    found = [_CHECKOUT]
+    if recipe.build is not None:
+        found.append(_BUILD)
+    if recipe.database is not None and recipe.database.migrate is not None:
+        found.append(_MIGRATE)
+    if recipe.api is not None:
+        found.append(INSTANCE_STEP)
+    return (*found, STEP_OF_VERDICT["gate"], _SWITCH, STEP_OF_VERDICT["watch"])
+
+
+def _steps(story: Story) -> list[tuple[str, str, str, str]]:
+    """Return the journal as rows of a table, and what of the plan is not in it where it belongs."""
+    plan = plan_of(story.recipe) if story.recipe is not None else ()
+    journal = story.steps[:STEPS_MAX]
+    last = {one.step: place for place, one in enumerate(journal)}
+    done = next((place for place, one in enumerate(journal) if one.step in plan), len(journal))
+    rows = [_row(one) for one in journal[:done]]
+    for number, step in enumerate(plan):
+        if step in last:
+            rows += [_row(one) for one in journal[done : last[step] + 1]]
+            done = max(done, last[step] + 1)
+        else:
+            rows.append(_row_without(step, story, is_passed=any(later in last for later in plan[number + 1 :])))
+    return [*rows, *(_row(one) for one in journal[done:])]
+
+
+def _row(step: JournalStep) -> tuple[str, str, str, str]:
+    is_judged = step.step in STEP_OF_VERDICT.values()
+    result = cell(step.error) if step.error else "passed" if is_judged else "done"
+    return (cell(step.step), f"{step.began_at:%H:%M:%S} UTC", _took(step), result)
+
+
+def _row_without(step: str, story: Story, *, is_passed: bool) -> tuple[str, str, str, str]:
+    """Return the row of a step that the journal does not have; `is_passed`: it has a later one of the plan."""
+    run = story.run
+    if step == _SWITCH and run.switched_at is not None:
+        return (cell(step), f"{run.switched_at:%H:%M:%S} UTC", "", "done")  # by the judge
+    if is_passed:
+        return (cell(step), "", "", "not needed")
+    if run.state in RUN_TERMINAL:
+        return (cell(step), "", "", "not reached")
+    if step == STEP_OF_VERDICT["watch"] and run.state is RunState.WATCHING and run.watch_until is not None:
+        return (cell(step), "", "", f"until {run.watch_until:%H:%M:%S} UTC")
+    return (cell(step), "", "", "to come")
 
 
 def _took(step: JournalStep) -> str:

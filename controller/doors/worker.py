@@ -15,11 +15,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 
+from controller.decisions.report_checks import STEP_OF_VERDICT
 from controller.doors.forges import open_forges
 from controller.doors.stacks import open_databases
 from controller.effects.github_identity import AppIdentity, read_secret_file
@@ -107,12 +108,15 @@ class Worker:
             mirror = forges.open_mirror()
             mirror.ensure()
 
-            def record(verdict: Verdict, proof: str = "") -> None:
+            def record(verdict: Verdict, proof: str, took_s: float) -> None:
                 try:
                     now = self.clock()
                     side.record_verdict(verdict, proof=proof, now=now)
-                    if verdict.kind == "gate":
-                        side.record_step(verdict.generation, "gate", began_at=now, ended_at=now)
+                    if verdict.kind in STEP_OF_VERDICT:
+                        step, began_at = STEP_OF_VERDICT[verdict.kind], now - timedelta(seconds=took_s)
+                        side.record_step(
+                            verdict.generation, step, began_at=began_at, ended_at=now, error=verdict.reason
+                        )
                 except LostEpoch:
                     return  # another worker judges now
                 except Unavailable as error:

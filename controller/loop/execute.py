@@ -88,8 +88,8 @@ class Hands:
     clock: Callable[[], datetime]
     #: A mirror of its own for each thread: libgit2 handles are not shared.
     open_mirror: Callable[[], Mirror]
-    #: Takes a verdict and the level of proof; records it and rings the bell.
-    record_verdict: Callable[[Verdict, str], None]
+    #: Takes a verdict, the level of proof and the seconds that it took; records it and rings the bell.
+    record_verdict: Callable[[Verdict, str, float], None]
 
     @property
     def layout(self) -> Layout:
@@ -618,7 +618,9 @@ class Hands:
         self.background.start(("gate", step.slot), lambda: self._judge_static(run, recipe))
 
     def _judge_static(self, run: Run, recipe: Recipe) -> None:
+        began_at = self.clock()
         files = self._static_files(run, recipe)
+        took_s = (self.clock() - began_at).total_seconds()
         if files:
             self._ask_for_head(run)
         verdict = Verdict(
@@ -630,7 +632,7 @@ class Hands:
             reason="" if files else "NoStaticFiles",
             message="" if files else f"[web] static: there is no file in {recipe.web.static if recipe.web else ''}",
         )
-        self.record_verdict(verdict, "static")
+        self.record_verdict(verdict, "static", took_s)
 
     def _ask_for_head(self, run: Run) -> None:
         """Ask the forge what the production branch is now, if that was not asked just before: the last that is done

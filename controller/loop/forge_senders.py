@@ -17,6 +17,7 @@ from controller.effects.mirror import Mirror
 from controller.effects.runtime import Runtime
 from controller.effects.store import Store
 from controller.loop.reporter import Outgoing, Sender
+from controller.model.config import Recipe
 from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy, parse_recipe
 from controller.model.errors import ConfigInvalid, Unavailable
 from controller.model.names import MAIN, Sha, status_context
@@ -43,7 +44,10 @@ class Archive:
     def story(self, generation: int) -> Story | None:
         """Return what was kept of a run, with the end of its log if it failed; None for none."""
         story = self.store.load_story(generation) if generation else None
-        if story is None or not wants_log(story.run):
+        if story is None:
+            return None
+        story = replace(story, recipe=self._recipe(story.run.release))
+        if not wants_log(story.run):
             return story
         for unit in units_to_read(story):
             try:
@@ -55,6 +59,14 @@ class Archive:
                 shown = redact("\n".join(lines)).splitlines()
                 return replace(story, log_unit=unit, log=tuple(shown))
         return story
+
+    def _recipe(self, release: Sha) -> Recipe | None:
+        """Return how a release is deployed, None when that cannot be read: the page is worth sending without."""
+        try:
+            body = self.open_mirror().read_file(release, b"deploy.toml", bytes_max=DEPLOY_TOML_BYTES_MAX)
+            return None if body is None else parse_recipe(body)
+        except (ConfigInvalid, Unavailable):
+            return None
 
     def deploy_toml(self, sha: Sha, *, with_policy: bool) -> tuple[bytes, tuple[str, ...]]:
         """Return the deploy.toml of a commit, and what is wrong with it."""

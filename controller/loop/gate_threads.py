@@ -107,7 +107,8 @@ Key = tuple[str, SlotName, int]
 class GateThreads:
     """The gates and windows of one worker."""
 
-    def __init__(self, record: Callable[[Verdict, str], None]) -> None:
+    def __init__(self, record: Callable[[Verdict, str, float], None]) -> None:
+        """`record` takes a verdict, the level of proof, and how many seconds were spent on it."""
         self._record = record
         self._lock = threading.Lock()
         self._running: dict[Key, threading.Event] = {}
@@ -159,12 +160,12 @@ class GateThreads:
             del results[:-RESULTS_KEPT]
             judgement = judge_gate(results, order.gate, now_s=time.monotonic() - began)
             if judgement.outcome is not Outcome.PENDING:
-                has_passed = judgement.outcome is Outcome.PASS
+                took_s, has_passed = time.monotonic() - began, judgement.outcome is Outcome.PASS
                 if has_passed:
                     order.before_pass()
                 if not cancelled.is_set():
                     proof = order.gate.proof if has_passed else ""
-                    self._tell("gate", order, _explained(judgement, order.instance), proof)
+                    self._tell("gate", order, _explained(judgement, order.instance), proof, took_s)
                 return
             cancelled.wait(gate_pause_s(result))
 
@@ -179,11 +180,12 @@ class GateThreads:
             del results[:-RESULTS_KEPT]
             if not confirmed and judge_confirmation(results).outcome is Outcome.PASS:
                 confirmed = True
-                self._tell("confirm", order, judge_confirmation(results), "")
+                self._tell("confirm", order, judge_confirmation(results), "", time.monotonic() - began)
             over_by_s = time.monotonic() - until
             judgement = judge_window(results, order.gate, confirmed=confirmed, over_by_s=over_by_s)
             if judgement.outcome is not Outcome.PENDING:
-                self._tell("watch", order, _explained(judgement, order.instance), "")
+                took_s = time.monotonic() - began
+                self._tell("watch", order, _explained(judgement, order.instance), "", took_s)
                 return
             cancelled.wait(window_pause_s(result, confirmed=confirmed, over_by_s=over_by_s))
 
@@ -193,6 +195,7 @@ class GateThreads:
         order: GateOrder | WatchOrder,
         judgement: Judgement,
         proof: str,
+        took_s: float,
     ) -> None:
         verdict = Verdict(
             kind=kind,
@@ -204,7 +207,7 @@ class GateThreads:
             message=judgement.message,
             blames_release=judgement.blames_release,
         )
-        self._record(verdict, proof)
+        self._record(verdict, proof, took_s)
 
 
 def _explained(judgement: Judgement, instance: Instance | None) -> Judgement:

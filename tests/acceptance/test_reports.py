@@ -143,6 +143,10 @@ def test_status_check_and_deployment_of_what_serves_agree(shown: Shown) -> None:
     said = shown.world.author.await_status(sha, "success", says="live since")
     check = shown.await_check(sha, "success", title=said)
     assert (check["external_id"], check["status"]) == (str(run_of(shown, sha)), "completed")
+    summary = check["output"]["summary"]
+    rows = {row[0]: row[1:] for row in re.findall(r"^\| `(.+?)` \| .+? \| (.*?) \| (.*?) \|$", summary, re.MULTILINE)}
+    assert {rows[step][1] for step in ("checkout", "start", "switched")} == {"done"}
+    assert all(rows[step][0].endswith(" s") and rows[step][1] == "passed" for step in ("gate", "window")), rows
     for words in ("### Steps", "switched", "### Verdicts", "it is the newest commit"):
         assert words in check["output"]["summary"]
     shown.await_deployments(sha, ["success"])

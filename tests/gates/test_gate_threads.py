@@ -95,16 +95,20 @@ def instance_of(
     )
 
 
-def judge(instance: Instance, gate: Gate = GATE) -> tuple[Verdict, str]:
+def judge(
+    instance: Instance, gate: Gate = GATE, *, before_pass: Callable[[], None] = lambda: None
+) -> tuple[Verdict, str]:
     """Run one gate to its end."""
     told: list[tuple[Verdict, str]] = []
     ended = threading.Event()
+    began = time.monotonic()
 
-    def record(verdict: Verdict, proof: str) -> None:
+    def record(verdict: Verdict, proof: str, took_s: float) -> None:
+        assert 0 < took_s <= time.monotonic() - began
         told.append((verdict, proof))
         ended.set()
 
-    order = GateOrder(slot=MAIN, generation=1, release=RELEASE, gate=gate, instance=instance)
+    order = GateOrder(slot=MAIN, generation=1, release=RELEASE, gate=gate, instance=instance, before_pass=before_pass)
     assert GateThreads(record).start_gate(order)
     assert ended.wait(15)
     return told[0]
@@ -114,6 +118,17 @@ def test_the_very_process_passes_and_the_level_of_proof_is_told(run: Run, port: 
     verdict, proof = judge(instance_of(run("good"), port))
 
     assert (verdict.outcome, proof) == (Outcome.PASS, "owner")
+
+
+def test_what_is_to_be_found_out_before_a_switch_is_done_once_it_passed_and_never_else(run: Run, port: int) -> None:
+    done: list[str] = []
+    good = run("good")
+    verdict, _ = judge(instance_of(good, port), before_pass=lambda: done.append("asked"))
+    assert (verdict.outcome, done) == (Outcome.PASS, ["asked"])
+    good.kill()
+    good.wait()
+    verdict, _ = judge(instance_of(run("old"), port), ECHO, before_pass=lambda: done.append("asked again"))
+    assert (verdict.outcome, done) == (Outcome.FAIL, ["asked"])
 
 
 def test_an_echo_of_release_and_nonce_passes(run: Run, port: int) -> None:
@@ -293,7 +308,7 @@ def watch(order: WatchOrder) -> list[Verdict]:
     told: list[Verdict] = []
     ended = threading.Event()
 
-    def record(verdict: Verdict, _proof: str) -> None:
+    def record(verdict: Verdict, _proof: str, _took_s: float) -> None:
         told.append(verdict)
         if verdict.kind == "watch":
             ended.set()
@@ -342,7 +357,7 @@ def test_a_static_release_must_answer_its_own_bytes(run: Run, port: int) -> None
 
 def test_a_cancelled_gate_says_nothing(run: Run, port: int) -> None:
     told: list[Verdict] = []
-    gates = GateThreads(lambda verdict, _proof: told.append(verdict))
+    gates = GateThreads(lambda verdict, _proof, _took_s: told.append(verdict))
     process = run("never-binds", wait=False)
     gates.start_gate(
         GateOrder(slot=MAIN, generation=1, release=RELEASE, gate=GATE, instance=instance_of(process, port))
@@ -386,7 +401,7 @@ def test_a_release_that_turns_bad_in_its_window_fails(run: Run, port: int) -> No
 
 def test_a_gate_runs_once_however_often_it_is_begun(run: Run, port: int) -> None:
     process = run("never-binds", wait=False)
-    gates = GateThreads(lambda _verdict, _proof: None)
+    gates = GateThreads(lambda _verdict, _proof, _took_s: None)
     order = GateOrder(slot=MAIN, generation=7, release=RELEASE, gate=GATE, instance=instance_of(process, port))
 
     assert [gates.start_gate(order), gates.start_gate(order)] == [True, False]

@@ -52,7 +52,7 @@ def judge(runtime: EmbeddedRuntime, folder: Path, *argv: str, port: int) -> Verd
     told: list[Verdict] = []
     ended = threading.Event()
 
-    def record(verdict: Verdict, _proof: str) -> None:
+    def record(verdict: Verdict, _proof: str, _took_s: float) -> None:
         told.append(verdict)
         ended.set()
 

@@ -15,7 +15,7 @@ from controller.decisions.markdown import block, cell, chars, code
 from controller.decisions.projection import project_all
 from controller.decisions.report_checks import JournalStep, Story, problem_line, units_to_read, wants_log, write_check
 from controller.decisions.slots import QueuePlace
-from controller.model.config import Permissions, Policy, Previews
+from controller.model.config import Api, Build, Database, Permissions, Policy, Previews, Recipe, Web
 from controller.model.names import Topology, pull_request_domain
 from controller.model.nouns import CommandAnswer, Run
 from controller.model.reports import (
@@ -156,6 +156,64 @@ def test_the_page_tells_why_what_and_how_long() -> None:
     told = page(FAILED)
     for words in ("it is the newest commit", "| `checkout` | 12:00:00 UTC | 1.50 s |", "| gate | fail | `GateFailed:"):
         assert words in told
+
+
+RECIPE = Recipe(build=Build(command=("make",)), database=Database(migrate=("true",)), api=Api(command=("app",)))
+
+
+def steps(this: Run, *journal: JournalStep, recipe: Recipe | None = RECIPE) -> list[tuple[str, str, str]]:
+    """Return the page's table of steps: step, took, result."""
+    told = page(this, steps=journal, recipe=recipe, verdicts=()).partition("### Steps")[2]
+    return re.findall(r"^\| `(.+?)` \| .*? \| (.*?) \| (.*?) \|$", told, re.MULTILINE)
+
+
+def did(step: str, began_s: float, took_s: float = 0.5, error: str = "") -> JournalStep:
+    return JournalStep(step=step, began_at=at(began_s), ended_at=at(began_s + took_s), error=error)
+
+
+def test_the_page_of_a_run_under_way_shows_its_plan_with_what_is_still_to_come() -> None:
+    this = run(5, 2, RunState.GATING)
+    journal = (did("begun", 0, 0), did("checkout", 0), did("database", 1), did("build", 1), did("migrate", 2))
+    assert steps(this, *journal) == [
+        ("begun", "", "done"),
+        ("checkout", "0.50 s", "done"),
+        ("database", "0.50 s", "done"),
+        ("build", "0.50 s", "done"),
+        ("migrate", "0.50 s", "done"),
+        ("start", "", "to come"),
+        ("gate", "", "to come"),
+        ("switched", "", "to come"),
+        ("window", "", "to come"),
+    ]
+
+
+def test_a_restored_release_needs_neither_checkout_nor_build_and_its_window_says_until_when() -> None:
+    this = replace(run(5, 2, RunState.WATCHING, switched_s=3), watch_until=at(63))
+    journal = (did("begun", 0, 0), did("migrate", 1), did("start", 2), did("gate", 2), did("switched", 3))
+    assert steps(this, *journal)[1:] == [
+        ("checkout", "", "not needed"),
+        ("build", "", "not needed"),
+        ("migrate", "0.50 s", "done"),
+        ("start", "0.50 s", "done"),
+        ("gate", "0.50 s", "passed"),
+        ("switched", "0.50 s", "done"),
+        ("window", "", "until 12:01:03 UTC"),
+    ]
+
+
+def test_the_page_of_a_run_that_ended_shows_what_it_did_not_reach_and_what_its_window_said() -> None:
+    failed = steps(FAILED, did("checkout", 0), did("build", 1, error="exited with 1"))
+    assert failed[1:3] == [("build", "0.50 s", "`exited with 1`"), ("migrate", "", "not reached")]
+    back = run(5, 2, RunState.ROLLED_BACK, switched_s=3)
+    journal = (did("checkout", 0), did("gate", 1), did("window", 4, 10, "WindowFailed"), did("switched back", 14))
+    assert steps(back, *journal, recipe=Recipe(web=Web(static="public"))) == [
+        ("checkout", "0.50 s", "done"),
+        ("gate", "0.50 s", "passed"),
+        ("switched", "", "done"),
+        ("window", "10.00 s", "`WindowFailed`"),
+        ("switched back", "0.50 s", "done"),
+    ]
+    assert steps(FAILED, did("checkout", 0), recipe=None) == [("checkout", "0.50 s", "done")]
 
 
 @given(st.lists(st.text(max_size=2_000), max_size=200))
