@@ -57,11 +57,15 @@ def read_pulls(answer: Reply, *, page: int = 1) -> protocol.PullsPage:
     [
         ("https://github.com", "https://api.github.com"),
         ("https://github.com/", "https://api.github.com"),
+        ("https://octocorp.ghe.com", "https://api.octocorp.ghe.com"),
+        ("https://octocorp.ghe.com/", "https://api.octocorp.ghe.com"),
+        ("https://notghe.com", "https://notghe.com/api/v3"),
+        ("https://ghe.com.example.org", "https://ghe.com.example.org/api/v3"),
         ("https://git.example.org", "https://git.example.org/api/v3"),
         ("http://127.0.0.1:8070", "http://127.0.0.1:8070/api/v3"),
     ],
 )
-def test_api_has_its_own_host_at_github_only(forge: str, base: str) -> None:
+def test_api_has_its_own_host_in_githubs_cloud_only(forge: str, base: str) -> None:
     assert api_base(forge) == base
     assert git_url(forge, "acme/shop") == f"{forge.rstrip('/')}/acme/shop.git"
 

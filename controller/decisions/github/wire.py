@@ -51,9 +51,16 @@ class Reply:
 
 
 def api_base(forge_url: str) -> str:
-    """Return the base URL of the API of a forge: github.com has its own host for it, others answer under /api/v3."""
+    """Return the base URL of the API of a forge.
+
+    github.com and the subdomains of ghe.com (GitHub Enterprise Cloud with data residency) have a host of its own for
+    it; GitHub Enterprise Server answers under /api/v3.
+    https://docs.github.com/enterprise-cloud@latest/admin/data-residency/about-github-enterprise-cloud-with-data-residency
+    """
     url = forge_url.rstrip("/")
-    return "https://api.github.com" if url == "https://github.com" else f"{url}/api/v3"
+    scheme, _, host = url.partition("://")
+    has_host = scheme == "https" and (host == "github.com" or host.endswith(".ghe.com"))
+    return f"https://api.{host}" if has_host else f"{url}/api/v3"
 
 
 def git_url(forge_url: str, repository: str) -> str:
