@@ -36,7 +36,7 @@ from controller.model.names import (
     systemd_unit,
     unit_instance,
 )
-from controller.model.profiles import BUILD, PREVIEW, Profile, profile_of
+from controller.model.profiles import BUILD, PREVIEW, Profile, Walls, profile_of
 
 #: Not /etc: there an administrator may mask a unit, or override it.
 UNITS = Path("/usr/local/lib/systemd/system")
@@ -438,12 +438,20 @@ def _maintenance() -> tuple[HostFile, ...]:
 # -- slots ------------------------------------------------------------------------------------------------------------
 
 
+def _slot_walls(relaxed: Walls) -> str:
+    """Return the walls of every slot's processes, as the policy relaxes them."""
+    dropped = (
+        *(("SystemCall",) if relaxed.system_calls == "any" else ()),
+        *(("ProcSubset=",) if relaxed.proc == "all" else ()),
+    )
+    walls = "".join(line for line in _SLOT_WALLS.splitlines(keepends=True) if not line.startswith(dropped))
+    return walls + "RestrictAddressFamilies=AF_NETLINK\n" if relaxed.netlink else walls
+
+
 def _slot_templates(topology: Topology) -> tuple[HostFile, ...]:
     order = f"{HOST_ROOT}/orders/%N.json"
     handed = f"LoadCredential=order:{order}\n"
-    walls = _SLOT_WALLS
-    if topology.walls.system_calls == "any":
-        walls = "".join(line for line in walls.splitlines(keepends=True) if not line.startswith("SystemCall"))
+    walls = _slot_walls(topology.walls)
     network = "PrivateNetwork=yes\n" if topology.walls.build_network == "none" else _BUILD_NETWORK
     jobs = {
         "build": (
@@ -526,10 +534,18 @@ def _profile(topology: Topology, unit: str) -> Profile:
     """Return the unit's profile as this host's walls have it."""
     profile, walls = profile_of(unit), topology.walls
     if profile is BUILD or unit.startswith("migrate-"):
-        return replace(profile, memory_bytes_max=walls.build_memory_bytes)
-    if profile is PREVIEW:
-        return replace(profile, memory_bytes_max=walls.preview_memory_bytes, tasks_max=walls.preview_tasks)
-    return replace(profile, memory_bytes_max=walls.production_memory_bytes)
+        memory, tasks = walls.build_memory_bytes, walls.build_tasks
+    elif profile is PREVIEW:
+        memory, tasks = walls.preview_memory_bytes, walls.preview_tasks
+    else:
+        memory, tasks = walls.production_memory_bytes, walls.production_tasks
+    return replace(
+        profile,
+        memory_bytes_max=memory,
+        tasks_max=tasks,
+        open_files_max=walls.open_files,
+        file_bytes_max=walls.file_bytes,
+    )
 
 
 def _who(slot: SlotName, profile: Profile, slice_name: str) -> str:

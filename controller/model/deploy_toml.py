@@ -236,6 +236,7 @@ WindowS = Annotated[float, BeforeValidator(_seconds), Field(ge=1, le=3_600)]
 DrainS = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=300)]
 LeaseS = Annotated[float, BeforeValidator(_seconds), Field(ge=60, le=365 * 86_400)]
 Memory = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=64 << 20)]
+Tasks = Annotated[StrictInt, Field(ge=16, le=32_768)]
 Days = Annotated[StrictInt, Field(ge=1, le=3_650)]
 Size = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=1)]
 
@@ -332,10 +333,18 @@ class _Walls(_Table):
     production_memory_bytes: Memory = PRODUCTION.memory_bytes_max
     preview_memory_bytes: Memory = PREVIEW.memory_bytes_max
     build_memory_bytes: Memory = BUILD.memory_bytes_max
-    preview_tasks: Annotated[StrictInt, Field(ge=16, le=32_768)] = PREVIEW.tasks_max
+    production_tasks: Tasks = PRODUCTION.tasks_max
+    preview_tasks: Tasks = PREVIEW.tasks_max
+    build_tasks: Tasks = BUILD.tasks_max
+    open_files: Annotated[StrictInt, Field(ge=256, le=1_048_576)] = PRODUCTION.open_files_max
+    file_bytes: Annotated[int, BeforeValidator(_size), Field(strict=True, ge=1 << 20, le=1 << 50)] = (
+        PRODUCTION.file_bytes_max
+    )
     preview_network: Literal["none", "host"] = "none"
     build_network: Literal["internet", "none"] = "internet"
     system_calls: Literal["service", "any"] = "service"
+    netlink: StrictBool = False
+    proc: Literal["own", "all"] = "own"
 
 
 class _Edge(_Table):

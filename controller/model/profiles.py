@@ -45,14 +45,23 @@ class Walls:
     production_memory_bytes: int = PRODUCTION.memory_bytes_max
     preview_memory_bytes: int = PREVIEW.memory_bytes_max
     build_memory_bytes: int = BUILD.memory_bytes_max
-    #: Processes and threads of one preview instance.
+    #: Processes and threads, of the same.
+    production_tasks: int = PRODUCTION.tasks_max
     preview_tasks: int = PREVIEW.tasks_max
+    build_tasks: int = BUILD.tasks_max
+    #: Of one process, whichever: files that are open at a time, and bytes of one file.
+    open_files: int = PRODUCTION.open_files_max
+    file_bytes: int = PRODUCTION.file_bytes_max
     #: "none": a preview has a network of its own with nothing in it. "host": it shares the host's, loopback and all.
     preview_network: Literal["none", "host"] = "none"
     #: "internet": a build reaches all but loopback, private networks and the cloud's own addresses.
     build_network: Literal["internet", "none"] = "internet"
     #: "service": the calls that services need. "any": what some runtimes need beyond, such as their own sandboxes.
     system_calls: Literal["service", "any"] = "service"
+    #: Netlink sockets, by which a process asks for the network's interfaces.
+    netlink: bool = False
+    #: "own": of /proc only the process's own. "all": also what it says of the machine, its memory and processors.
+    proc: Literal["own", "all"] = "own"
 
 
 def profile_of(unit: str) -> Profile:

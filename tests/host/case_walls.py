@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.team import RECIPE, WITH_DATABASE, Team, new_team
+from tests.host.team import RECIPE, WITH_DATABASE, Team, install, new_team
 
 LOOK = r"""
 import errno, glob, os, socket, stat
@@ -74,6 +74,13 @@ heard = []
 threading.Thread(target=lie, daemon=True).start()
 threading.Event().wait(0.5)
 return len(heard)
+"""
+NEEDS = r"""
+import resource, socket
+try: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0); netlink = True
+except OSError: netlink = False
+files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+return {"netlink": netlink, "proc": os.path.exists("/proc/cpuinfo"), "files": files}
 """
 GREED = r"""
 import os, threading
@@ -205,6 +212,21 @@ def test_greed_is_bounded_and_production_goes_on(team: Team, kind: str) -> None:
     team.close_pull(number)
     team.wait(lambda: team.unit_of(slot) == "", "the slot is to be free")
     team.settle()
+
+
+def test_a_wall_is_relaxed_by_its_key_at_install(team: Team) -> None:
+    team.settle()
+    team.push(40, do=NEEDS)
+    team.wait_live("app", 40)
+    assert team.get("app", "/do")["done"] == {"netlink": False, "proc": False, "files": 4096}
+    relaxed = '[walls]\nnetlink = true\nproc = "all"\nopen_files = 8192\n'
+    team.push(41, do=NEEDS, recipe=RECIPE + relaxed)
+    team.wait_live("app", 41)
+    team.settle()
+    assert "instance@main-a" in install(team.host)
+    team.push(42, do=NEEDS, recipe=RECIPE + relaxed)
+    team.wait_live("app", 42)
+    assert team.get("app", "/do")["done"] == {"netlink": True, "proc": True, "files": 8192}
 
 
 def wait_preview(team: Team, version: int) -> str:

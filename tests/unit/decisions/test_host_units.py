@@ -24,6 +24,7 @@ from controller.decisions.host_units import (
 )
 from controller.model.host_files import HostFile
 from controller.model.names import CONTRACT, slot_user, unit_of_systemd
+from controller.model.profiles import Walls
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 FOLDER = CHECKOUT / "infra" / "systemd"
@@ -100,6 +101,30 @@ def test_previews_share_the_host_network_only_when_it_was_installed_so() -> None
 
     assert not [file for file in shared if "forward" in file.path.name]
     assert not [file for file in shared if "instance@preview" in str(file.path) and "PrivateNetwork=yes" in file.text]
+
+
+@pytest.mark.parametrize(
+    ("walls", "line", "is_there"),
+    [
+        (Walls(), "RestrictAddressFamilies=AF_NETLINK", False),
+        (Walls(netlink=True), "RestrictAddressFamilies=AF_NETLINK", True),
+        (Walls(), "ProcSubset=pid", True),
+        (Walls(proc="all"), "ProcSubset=pid", False),
+        (Walls(system_calls="any"), "SystemCallFilter=@system-service", False),
+        (Walls(open_files=9_000), "LimitNOFILE=9000", True),
+        (Walls(file_bytes=1 << 40), f"LimitFSIZE={1 << 40}", True),
+        (Walls(production_tasks=77), "TasksMax=77", True),
+        (Walls(preview_tasks=78), "TasksMax=78", True),
+        (Walls(build_tasks=79), "TasksMax=79", True),
+    ],
+)
+def test_a_wall_of_slots_is_relaxed_by_its_key(walls: Walls, line: str, *, is_there: bool) -> None:
+    of_slots = [
+        file.text
+        for file in render_units(replace(CONTRACT, walls=walls))
+        if re.search(r"ouroboros-(instance|build|migrate)@", str(file.path))
+    ]
+    assert any(line in text.splitlines() for text in of_slots) is is_there
 
 
 @pytest.mark.parametrize("previews", [0, 1, 7])
