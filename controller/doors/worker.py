@@ -80,6 +80,12 @@ class Worker:
         """Serve until stopped; return the exit code."""
         settings = self.settings
         topology = read_topology(settings.layout)
+        if settings.worker_health_port not in (None, topology.ports.worker_health):
+            raise ConfigInvalid(
+                "EnvironmentInvalid",
+                f"WORKER_HEALTH_PORT: is {settings.worker_health_port}, and the proxy and the health checks ask"
+                f" {topology.ports.worker_health}: set it to that",
+            )
         settings.layout.worker_run.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _one_per_host(settings):
             _when_reachable(lambda: migrate(settings.database_url))

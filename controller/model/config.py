@@ -230,6 +230,7 @@ class Policy:
     limits: TreeLimits = field(default_factory=TreeLimits)
 
 
+_PORT = re.compile(r"[1-9][0-9]{0,4}\Z")
 _APP_ID = re.compile(r"[1-9][0-9]{0,17}\Z")
 #: Without user and password: the address is in error messages and in git's argv.
 _FORGE_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[A-Za-z0-9._~/-]*)?\Z")
@@ -267,6 +268,8 @@ class Settings:
     poll_interval_s: float
     #: How long a head or a pull request may go unseen when no delivery tells of it.
     resync_s: float
+    #: Where the worker is to be asked whether it is well; None: nobody said, and the topology's counts.
+    worker_health_port: int | None
     #: Admin connection for the apps' databases; None: recipes with [database] are refused with the reason.
     app_database_admin_url: str | None
     #: Folder of `app-<slot>.env` files.
@@ -326,6 +329,15 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             return default
         return value
 
+    health_port = environ.get("WORKER_HEALTH_PORT", "").strip()
+    if health_port and not _PORT.match(health_port):
+        problems.append(f"WORKER_HEALTH_PORT: is {health_port!r:.40}, not a port")
+    artifacts = optional_path("WORKER_ARTIFACT_ROOT")
+    if artifacts not in (None, layout.artifacts):
+        problems.append(
+            f"WORKER_ARTIFACT_ROOT: is {artifacts}, and artifacts lie in {layout.artifacts}: set it to that"
+        )
+
     forge_url = environ.get("OROBOROS_FORGE_URL", "").strip() or "https://github.com"
     if not _FORGE_URL.match(forge_url):
         # It may hold a password, so it is not repeated here.
@@ -366,6 +378,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         production_branch=environ.get("OROBOROS_BRANCH", "").strip() or None,
         poll_interval_s=seconds("WORKER_POLL_INTERVAL_SECONDS", 5.0),
         resync_s=seconds("OROBOROS_RESYNC_SECONDS", RESYNC_DEFAULT_S),
+        worker_health_port=int(health_port) if _PORT.match(health_port) else None,
         app_database_admin_url=libpq_url(admin) or None,
         config_dir=optional_path("OROBOROS_CONFIG_DIR") or HOST_CONFIG,
         runtime="systemd" if runtime == "systemd" else "embedded",
