@@ -10,7 +10,7 @@ from typing import Self
 
 import pytest
 
-from tests.host.team import CLONE, RECIPE, WITH_DATABASE, Team, install, new_team
+from tests.host.team import BASE_HOST, CLONE, RECIPE, WITH_DATABASE, Team, install, new_team
 
 CONTROL_UNITS = ("ouroboros-worker", "ouroboros-api", "ouroboros-caddy", "ouroboros-web@main", "redis-server")
 
@@ -172,14 +172,26 @@ def test_a_push_goes_live_although_every_part_of_ours_is_killed_at_once(team: Te
     team.settle()
 
 
-@pytest.mark.parametrize("unit", ["ouroboros-caddy", "ouroboros-web@main"])
-def test_a_proxy_that_is_killed_comes_back(team: Team, unit: str) -> None:
+PROXIES = (
+    ("ouroboros-caddy", "app"),
+    ("ouroboros-web@main", "app"),
+    *((f"ouroboros-web@preview{k}", f"preview{k}") for k in (1, 2, 3)),
+)
+
+
+@pytest.mark.parametrize(("unit", "label"), PROXIES, ids=[unit for unit, _ in PROXIES])
+def test_a_proxy_that_is_killed_comes_back(team: Team, unit: str, label: str) -> None:
     def process() -> str:
         return team.host.unit(unit, "MainPID")["MainPID"]
 
     killed = process()
     team.host.run(["systemctl", "kill", "--signal=KILL", unit])
-    team.wait(lambda: process() not in (killed, "0") and team.get("app"), f"{unit} is to serve again")
+
+    def serves() -> bool:
+        words = ["curl", "-sf", "-m", "5", "-H", f"Host: {label}.{BASE_HOST}", "http://127.0.0.1:8088/health"]
+        return team.host.run(words, check=False).returncode == 0
+
+    team.wait(lambda: process() not in (killed, "0") and serves(), f"{unit} is to serve again")
     assert team.host.is_active(unit)
 
 
@@ -190,6 +202,25 @@ def test_an_instance_that_is_killed_is_back_without_a_failed_request(team: Team)
         team.host.run(["systemctl", "kill", "--signal=KILL", team.unit_of("main")])
         time.sleep(2.5)
     assert load.failed == []
+
+
+def test_a_part_of_a_preview_that_is_killed_is_back(team: Team) -> None:
+    team.settle()
+    number = team.open_pull("killed", 7)
+    team.wait_live("preview1", 7)
+    team.settle()  # one that ends in its window is to blame
+    for part in ("forward", "instance"):
+        unit = team.unit_of("preview1").replace("instance", part)
+        killed = team.host.unit(unit, "MainPID")["MainPID"]
+        assert killed != "0", unit
+        team.host.run(["systemctl", "kill", "--signal=KILL", unit])
+        team.wait(
+            lambda pid=killed: team.host.run(["kill", "-0", pid], check=False).returncode != 0, "it is to be dead"
+        )
+        team.wait_live("preview1", 7)
+        team.settle()
+    team.close_pull(number)
+    team.wait(lambda: team.unit_of("preview1") == "", "no instance of the slot is to be left")
 
 
 def test_a_restart_of_the_api_refuses_and_loses_no_delivery(team: Team) -> None:

@@ -12,6 +12,7 @@ from tests.host.team import CLONE, SOURCE, Team, new_team
 
 #: The judge's patience, and time for api and worker to be restarted once more.
 BACK_WITHIN_S = 120.0
+NOWHERE = "postgresql:///nowhere?host=/nowhere"
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,8 @@ def test_merging_replaces_api_worker_and_console(team: Team, deployed: str) -> N
         ("does not start", "sed -i '1i raise SystemExit(7)' controller/doors/worker.py"),
         (
             "cannot reach its database",
-            "sed -i 's/_when_reachable(lambda: .*/time.sleep(3600)/' controller/doors/worker.py",
+            # As with a new address that leads nowhere: it asks again and again.
+            f"sed -i 's|migrate(settings.database_url)|migrate(\"{NOWHERE}\")|' controller/doors/worker.py",
         ),
     ],
 )
@@ -80,7 +82,8 @@ def test_a_release_whose_worker_does_not_come_up_is_taken_back(
 def test_a_judge_that_is_killed_begins_again(team: Team, deployed: str) -> None:
     sha = push_ourselves(team, "While the judge dies", "git checkout -q HEAD -- . && cp -a /usr/src/oroboros/. .")
     team.wait(lambda: team.host.is_active("ouroboros-judge") or in_start(team), "the judge is to run")
-    team.host.run(["systemctl", "kill", "--signal=KILL", "ouroboros-judge"], check=False)
+    team.host.run(["systemctl", "kill", "--signal=KILL", "ouroboros-judge"])
+    team.wait(lambda: team.host.unit("ouroboros-judge", "NRestarts")["NRestarts"] != "0", "it is to be begun again")
     team.wait(lambda: runs(team, sha), "api and worker are to run the release")
     team.wait_status(sha, "success")
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.host.host import Host
+from tests.host.host import DENIED, Host
 from tests.host.team import BASE_HOST, SOURCE, Team, install, new_team
 
-DENIED = re.compile("[Aa]ccess denied|[Ii]nteractive authentication required|[Nn]ot authorized|[Pp]ermission denied")
 SLOT_UNIT = "ouroboros-instance@preview3-a.service"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -17,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.host.image import CHECKOUT, locked
@@ -29,6 +30,10 @@ BOOT_LIMIT_S = 90.0
 POWER_OFF_LIMIT_S = 90.0
 LOOK_EVERY_S = 0.05
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+
+
+#: What systemctl says to who may not.
+DENIED = re.compile("[Aa]ccess denied|[Ii]nteractive authentication required|[Nn]ot authorized|[Pp]ermission denied")
 
 
 class HostFailed(Exception):
@@ -275,9 +280,14 @@ class Host:
 
 @contextmanager
 def session_folder(image: Path) -> Iterator[Path]:
-    """A folder for the hosts of one run. It is held by a lock, so that the next run knows whether this one is alive."""
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=FOLDERS))
-    with locked(folder / "alive"), locked(image.parent / "in-use", shared=True):
+    """A folder for the hosts of one process. It is held by a lock, so that others know whether that is alive."""
+    with ExitStack() as stack:
+        # Until it is locked, whoever sweeps would take it for one that was left.
+        with locked(image.parent / "sweeping"):
+            sweep()
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=FOLDERS))
+            stack.enter_context(locked(folder / "alive"))
+        stack.enter_context(locked(image.parent / "in-use", shared=True))
         try:
             yield folder
         finally:

@@ -24,8 +24,19 @@ SUITE = "bookworm"
 #: Debian 12's.
 PYTHON = "3.11"
 PACKAGES = (
-    *("acl", "ca-certificates", "curl", "dbus", "git", "iproute2", "libpam-systemd", "polkitd", "postgresql", "procps"),
-    *("python3", "python3-venv", "redis-server", "strace", "sudo", "systemd", "systemd-sysv"),
+    *("acl", "ca-certificates", "cron", "curl", "dbus", "git", "iproute2", "libpam-systemd", "openssh-server"),
+    *(
+        "polkitd",
+        "postgresql",
+        "procps",
+        "python3",
+        "python3-venv",
+        "redis-server",
+        "strace",
+        "sudo",
+        "systemd",
+        "systemd-sysv",
+    ),
 )
 #: What has no work to do on a host of a test, and would do it in the middle of one.
 MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer")

@@ -1,17 +1,21 @@
-"""How does a run of host cases show itself? One line a case, journals where a case failed, and a count at the end."""
+"""How does a run of host cases show itself? One line a case, journals where a case failed, and a count at the end.
+
+Cases run in processes of their own, a file at a time, each with hosts of its own; this one shows what they report.
+"""
 
 from __future__ import annotations
 
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.host.host import Host, session_folder, sweep
+from tests.host.host import Host, session_folder
 from tests.host.image import make_image
+
+JOURNAL = "its host's journal"
 
 
 class Lines:
@@ -22,7 +26,6 @@ class Lines:
         self.setup_s: dict[str, float] = {}
         self.passed = 0
         self.failed = 0
-        self.journals: Path | None = None
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str]:
         return report.outcome, "", ""
@@ -46,21 +49,17 @@ class Lines:
             self.failed += 1
             name += {"call": "", "setup": " (it was not reached)", "teardown": " (afterwards)"}[report.when]
         self.write(f"{'ok    ' if report.outcome == 'passed' else 'FAILED'} {took_s:6.1f} s  {name}")
+        for title, text in report.sections:
+            if title == JOURNAL:
+                self.write(f"       {JOURNAL}: {text}")
 
     def write(self, line: str) -> None:
         self.config.pluginmanager.getplugin("terminalreporter").write_line(line)
 
-    def save_journals(self, host: Host, report: pytest.TestReport) -> None:
-        if self.journals is None:
-            self.journals = Path(tempfile.mkdtemp(prefix="oroboros-host-journals-"))
-        case = report.nodeid.rpartition("::")[2][:80]
-        saved = host.save_journals(self.journals / case)
-        self.write(f"       its host's journal: {saved}")
-        report.sections.append(("its host's journal", str(saved)))
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Lines(config), "host-lines")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Lines(config), "host-lines")
     # Ended from outside is as Ctrl-C: everything is taken down.
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
@@ -72,6 +71,8 @@ def _interrupt(number: int, _frame: object) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     lines = config.pluginmanager.getplugin("host-lines")
+    if lines is None:
+        return
     print(f"{lines.passed} passed, {lines.failed} failed", flush=True)
 
 
@@ -83,7 +84,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         hosts = {id(value): value for value in _hosts_of(item)}
         for host in hosts.values():
             if host.folder.exists():
-                item.config.pluginmanager.getplugin("host-lines").save_journals(host, report)
+                case = report.nodeid.rpartition("::")[2][:80]
+                folder = Path(tempfile.mkdtemp(prefix="oroboros-host-journal-"))
+                report.sections.append((JOURNAL, str(host.save_journals(folder / case))))
     return report
 
 
@@ -103,6 +106,5 @@ def image() -> Path:
 @pytest.fixture(scope="session")
 def hosts_folder(image: Path) -> Iterator[Path]:
     """The folder under which this run's hosts are."""
-    with ExitStack() as stack:
-        sweep()
-        yield stack.enter_context(session_folder(image))
+    with session_folder(image) as folder:
+        yield folder
