@@ -15,6 +15,9 @@ Who speaks for a commit, the first that has something to say at the newest gener
 6. A report that is still pending while nothing above speaks for it: it ends.
 
 A report's generation is that of the commit's newest run that we see, else 0; a report of an older one is not sent.
+
+A repair of what was proven says one constant sentence until it fails: an app that crashes again and again would use up
+the 1,000 statuses that GitHub takes for a commit, each time saying nothing new.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from controller.model.names import MAIN, PRODUCTION, Sha, SlotName, Topology, pu
 from controller.model.nouns import Head, PullRequest, Run
 from controller.model.redaction import redact
 from controller.model.reports import WantedCheck, WantedStatus
-from controller.model.states import Cause, CheckState, RunState, StatusState
+from controller.model.states import RUN_TERMINAL, Cause, CheckState, RunState, StatusState
 from controller.model.world import STOPPED_BY_HAND, Hold, Observed, SlotObserved, Wanted
 
 #: GitHub refuses a longer description with 422 (docs.github.com/rest/commits/statuses).
@@ -52,6 +55,7 @@ TAIL_CHARS_MAX = 70
 PRODUCTION_CONTEXT = status_context(MAIN)
 FOUND_BY_RESYNC = " (found by resync: no webhook came)"
 ACCEPTED = "accepted"
+REPAIRED = "live; started again whenever it is lost"
 UNDER_WAY = "under way"
 DEPLOY_TOML_INVALID = "DeployTomlInvalid"
 #: Unless something else is said. A check that is neutral lets a pull request be merged; one that is queued may not.
@@ -156,6 +160,8 @@ def say_of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topol
     url: str | None = topology.url(slot.slot)
     check: CheckState | None = None
     match run.state:
+        case _ if _is_quiet(observed, slot, run):
+            state, text = StatusState.SUCCESS, describe(REPAIRED, _restored(run), tail)
         case RunState.WATCHING if run.confirmed_at is not None:
             until = f", watched until {run.watch_until:%H:%M} UTC" if run.watch_until is not None else ", watched"
             state, text = StatusState.SUCCESS, describe("live", f"{until}{_restored(run)}", tail)
@@ -204,6 +210,19 @@ def _said(
         generation=generation,
     )
     return Said(status=status, check=CHECK_OF[state] if check is None else check)
+
+
+def _is_quiet(observed: Observed, slot: SlotObserved, run: Run) -> bool:
+    """Say whether a run starts again what served well, and nothing went wrong in it or in the run before it."""
+    if run.cause is not Cause.REPAIR or (run.state in RUN_TERMINAL and run.state is not RunState.LIVE):
+        return False
+    before = max(
+        (one for one in runs_to_report(slot) if one.generation < run.generation and one.head.sha == run.head.sha),
+        key=lambda one: one.generation,
+        default=None,
+    )
+    was_well = before is None or before.state in (RunState.LIVE, RunState.SUPERSEDED)
+    return was_well and any((p.domain, p.sha) == (run.domain, run.release) for p in observed.proven)
 
 
 def _restored(run: Run) -> str:

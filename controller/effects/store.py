@@ -14,9 +14,9 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import LiteralString
+from typing import Final, LiteralString
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
@@ -51,7 +51,7 @@ from controller.model.nouns import (
     Stop,
     Verdict,
 )
-from controller.model.reports import FORGE_SURFACES, WantedReport, report_from_json, report_to_json
+from controller.model.reports import FORGE_SURFACES, Surface, WantedReport, report_from_json, report_to_json
 from controller.model.states import Cause, Outcome, RunState
 from controller.model.world import COMMANDS_SHOWN_MAX, RECENT_RUNS_MAX, ForcePush, HeadRefused
 
@@ -71,6 +71,13 @@ DRIFTS_MAX = 500
 SIGNATURES_KEPT = 50
 #: Fetches on behalf of one delivery before it is given up: the resync goes on without it.
 LOOKS_MAX = 200
+#: GitHub takes 1,000 statuses of one context at a commit, and then no last word either. Beyond so many only ends are
+#: told, one an hour, and beyond so many one a day: the rest lasts for more than a year.
+SENT_OFTEN = 200
+SENT_TOO_OFTEN = 600
+PAUSE_OFTEN = timedelta(hours=1)
+PAUSE_TOO_OFTEN = timedelta(days=1)
+COUNTED_SURFACES: Final[tuple[Surface, ...]] = ("status", "check")
 
 
 #: Orders about whether anything runs in a slot; the others say which release is to serve.
@@ -1591,7 +1598,8 @@ class Store:
                     " is_open = excluded.is_open,"
                     " generation = reports.generation + 1, attempts = 0, retry_at = NULL, stalled = false, error = '',"
                     " updated_at = excluded.updated_at"
-                    " WHERE reports.wanted <> excluded.wanted"
+                    # The same words about a newer run are not said again.
+                    " WHERE reports.wanted - 'generation' <> excluded.wanted - 'generation'"
                     " AND (reports.wanted->>'generation')::bigint <= (excluded.wanted->>'generation')::bigint",
                     {
                         "r": self._id(),
@@ -1613,14 +1621,27 @@ class Store:
         self, *, surfaces: Sequence[str] = FORGE_SURFACES, now: datetime, at_most: int = 50
     ) -> tuple[UnsentReport, ...]:
         """Return reports to send on these surfaces, in the order of the surfaces, of each the oldest change first; what
-        failed before comes after those when its retry is due, so that it holds up nothing."""
+        failed before comes after those when its retry is due, so that it holds up nothing. What was sent often about
+        one commit is sent at its ends alone, and seldom, so that its last word is never one too many."""
         with self._transaction() as connection:
             rows = connection.execute(
                 "SELECT * FROM reports WHERE repository_id = %(r)s AND sent_generation < generation AND NOT stalled"
+                " AND (surface <> ALL(%(counted)s) OR sent_count < %(often)s OR (NOT is_open"
+                "  AND sent_at <= %(now)s - CASE WHEN sent_count < %(too_often)s THEN %(hourly)s ELSE %(daily)s END))"
                 " AND surface = ANY(%(surfaces)s) AND (retry_at IS NULL OR retry_at <= %(now)s)"
                 " ORDER BY array_position(%(surfaces)s, surface), retry_at NULLS FIRST, updated_at, key"
                 " LIMIT %(at_most)s",
-                {"r": self._id(), "surfaces": list(surfaces), "now": now, "at_most": at_most},
+                {
+                    "r": self._id(),
+                    "surfaces": list(surfaces),
+                    "now": now,
+                    "at_most": at_most,
+                    "counted": list(COUNTED_SURFACES),
+                    "often": SENT_OFTEN,
+                    "too_often": SENT_TOO_OFTEN,
+                    "hourly": PAUSE_OFTEN,
+                    "daily": PAUSE_TOO_OFTEN,
+                },
             ).fetchall()
             return tuple(
                 UnsentReport(
@@ -1719,6 +1740,7 @@ class Store:
         with self._transaction() as connection:
             connection.execute(
                 "UPDATE reports SET sent_generation = greatest(sent_generation, %s), sent_at = %s, attempts = 0,"
+                " sent_count = sent_count + 1,"
                 " retry_at = NULL, error = '' WHERE repository_id = %s AND surface = %s AND key = %s",
                 [report.generation, now, self._id(), report.surface, report.key],
             )

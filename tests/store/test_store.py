@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 
 from controller.decisions.commands import Lately
 from controller.decisions.github.repository import Repository
-from controller.effects.store import LostEpoch, Store, migrate
+from controller.effects.store import PAUSE_OFTEN, PAUSE_TOO_OFTEN, SENT_OFTEN, SENT_TOO_OFTEN, LostEpoch, Store, migrate
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, TreeId, preview_slot, pull_request_domain
 from controller.model.nouns import CommandAnswer, Drift, Handling, Head, PreviewOrder, PullRequest, Verdict
@@ -399,6 +400,43 @@ def report(state: StatusState, *, generation: int, text: str = "x") -> WantedSta
         target_url=None,
         generation=generation,
     )
+
+
+def test_the_same_words_about_a_newer_run_are_not_sent_again(store: Store) -> None:
+    store.record_tick([report(StatusState.SUCCESS, generation=1)], done=[], now=NOW)
+    (unsent,) = store.load_unsent_reports(now=NOW)
+    store.record_sent(unsent, now=NOW)
+    assert store.record_tick([report(StatusState.SUCCESS, generation=2)], done=[], now=NOW) == 0
+    assert store.load_unsent_reports(now=NOW) == ()
+
+
+def test_t_g14_a_commit_never_uses_up_the_statuses_that_the_forge_takes_of_it(store: Store) -> None:
+    """What changes for ever, once a second here, is told seldom in the end; an end is told all the same."""
+    sent: list[datetime] = []
+
+    def change(state: StatusState, *, now: datetime) -> None:
+        store.record_tick([report(state, generation=1, text=f"{now} {state}")], done=[], now=now)
+        for unsent in store.load_unsent_reports(now=now):
+            store.record_sent(unsent, now=now)
+            sent.append(now)
+
+    now = NOW
+    for number in range(SENT_OFTEN + 50):
+        now += timedelta(seconds=1)
+        change(StatusState.PENDING if number % 2 else StatusState.FAILURE, now=now)
+    assert len(sent) == SENT_OFTEN
+    now += PAUSE_TOO_OFTEN
+    change(StatusState.PENDING, now=now)
+    assert len(sent) == SENT_OFTEN
+    while len(sent) < SENT_TOO_OFTEN:
+        now += PAUSE_OFTEN / 2
+        change(StatusState.SUCCESS, now=now)
+    pauses = [after - before for before, after in itertools.pairwise(sent[SENT_OFTEN:])]
+    assert set(pauses) == {PAUSE_OFTEN}
+    for _ in range(3 * (PAUSE_TOO_OFTEN // PAUSE_OFTEN)):
+        now += PAUSE_OFTEN
+        change(StatusState.SUCCESS, now=now)
+    assert len(sent) == SENT_TOO_OFTEN + 3
 
 
 def test_a_report_is_sent_once_until_it_changes(store: Store) -> None:

@@ -147,6 +147,30 @@ def test_superseded_after_it_was_confirmed_is_a_success() -> None:
     assert of(with_run(gone), 2) == ("success", f"was live; {sha(3)[:7]} took over")
 
 
+class TestRepair:
+    """An app that crashes again and again says it once, not with four statuses each time."""
+
+    WORDS = ("success", "live; started again whenever it is lost")
+
+    @pytest.mark.parametrize("state", [RunState.GATING, RunState.WATCHING, RunState.LIVE])
+    def test_of_what_was_proven_it_says_one_sentence_from_beginning_to_end(self, state: RunState) -> None:
+        assert of(with_run(run(2, 1, state, cause=Cause.REPAIR)), 1) == self.WORDS
+
+    def test_of_what_was_never_proven_it_says_each_state(self) -> None:
+        seen = replace(with_run(run(2, 1, RunState.GATING, cause=Cause.REPAIR)), proven=())
+        assert of(seen, 1) == ("pending", "starting again: gating")
+
+    def test_that_failed_is_a_failure_and_the_one_after_it_says_each_state(self) -> None:
+        failed = run(2, 1, RunState.FAILED, cause=Cause.REPAIR, reason="NeverBound", message="nothing listens")
+        seen = with_run(failed)
+        assert of(seen, 1) == ("failure", "NeverBound: nothing listens")
+        (slot,) = seen.slots
+        again = replace(slot, run=run(3, 1, RunState.GATING, cause=Cause.REPAIR))
+        assert of(replace(seen, slots=(again,)), 1) == ("pending", "starting again: gating")
+        well = replace(slot, recent_runs=(run(3, 1, RunState.LIVE, cause=Cause.REPAIR), *slot.recent_runs))
+        assert of(replace(seen, slots=(well,)), 1)[1].startswith("live since")
+
+
 def test_a_superseded_repair_takes_nothing_from_a_proven_commit() -> None:
     gone = run(2, 1, RunState.SUPERSEDED, reason="NewerHead", message=f"superseded by {sha(3)[:7]}", cause=Cause.REPAIR)
     assert of(with_run(gone), 1) == ("success", f"was live; {sha(3)[:7]} took over")
