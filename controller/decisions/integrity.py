@@ -5,7 +5,8 @@ Facts come from the rows and from the host, gathered within a moment of each oth
 1. Fences only grow, and are of leases that there are: what was made ready is leased, what was wiped has ended.
 2. A lease is made ready within the grace; a lease that ended is wiped within it.
 3. After a wipe nothing is left: no database or role, no data, no build of its pull request, no unit, `live` says free.
-4. What a leased slot has is this lease's: `live`, units, and the database with its role.
+4. What a leased slot has is this lease's: `live`, units, and the database with its role. A unit is of a run that there
+   is. A role that install made is there, whoever holds the slot.
 5. A run ends within the grace, and belongs to the lease whose fence it carries, in its slot and for its pull request.
 
 What is still within the grace is work, not a contradiction. Production is never reset: only rule 5 is about it.
@@ -48,7 +49,8 @@ class LeaseFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFact:
-    """A run of the time that is looked at, or one that is not ended. `fence` is 0 for main."""
+    """A run of the time that is looked at, one that is not ended, or one of which something runs. `fence` is 0 for
+    main."""
 
     generation: int
     slot: SlotName
@@ -146,6 +148,9 @@ def _database(slot: SlotName, fact: DatabaseFact | None, *, roles_are_installed:
         return
     if fact.role and not fact.database and not roles_are_installed:
         yield Finding(slot=slot, reason="RoleWithoutDatabase", message="its role is there, and no database is")
+    if roles_are_installed and not fact.role and not fact.database:
+        message = "its role is not there; install made it, and makes it again"
+        yield Finding(slot=slot, reason="InstalledRoleMissing", message=message)
     if fact.database and not (fact.role and fact.owned):
         who = "belongs to another role" if fact.role else "is there without its role"
         yield Finding(slot=slot, reason="DatabaseWithoutRole", message=f"its database {who}")
@@ -173,7 +178,12 @@ def _leased(slot: SlotFacts, facts: HostFacts, *, late: datetime) -> Iterator[Fi
     fences = {run.generation: run.fence for run in facts.runs}
     for process in slot.processes:
         of_fence = fences.get(process.generation)
-        if of_fence is not None and of_fence != fence:
+        if of_fence is None:
+            message = (
+                f"{process.unit} is {process.state} with generation {process.generation}, and there is no such run"
+            )
+            yield Finding(slot=name, reason="UnitOfNoRun", message=message)
+        elif of_fence != fence:
             message = f"{process.unit} is {process.state} for lease {of_fence}, and lease {fence} holds the slot"
             yield Finding(slot=name, reason="UnitOfOtherLease", message=message)
 

@@ -101,16 +101,19 @@ def gather(settings: Settings, store: Store, topology: Topology, *, since: datet
             [*here, since, store.host, RUNS_MAX],
         )
     ]
+    # Before the runs: a unit's run is written before the unit is started.
+    processes = open_runtime(settings).observe()
+    alive = [process.generation for process in processes]
     runs = [
         _run(row)
         for row in store.load_rows(
             "SELECT generation, slot, domain, fence, state, begun_at, ended_at FROM runs"
-            " WHERE repository_id = %s AND host = %s AND (ended_at IS NULL OR begun_at >= %s)"
-            " ORDER BY generation DESC LIMIT %s",
-            [*here, since, RUNS_MAX],
+            " WHERE repository_id = %s AND host = %s"
+            " AND (ended_at IS NULL OR begun_at >= %s OR generation = ANY(%s))"
+            " ORDER BY generation = ANY(%s) DESC, generation DESC LIMIT %s",
+            [*here, since, alive, alive, RUNS_MAX],
         )
     ]
-    processes = open_runtime(settings).observe()
     databases: dict[SlotName, DatabaseFact] | None = None
     opened = open_databases(settings)
     if opened is not None:

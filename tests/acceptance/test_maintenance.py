@@ -89,6 +89,12 @@ def test_the_audit_finds_nothing_in_order_and_names_what_a_reset_left(quiet_worl
     world = quiet_world
     number = open_preview(world, "audited")
     assert audit(world) == (0, [])
+    world.author.wait(lambda: world.rows("SELECT 1 FROM runs WHERE ended_at IS NULL") == [], lambda: "no run")
+    control = json.loads((world.root / "environment.json").read_text())["DATABASE_URL"]
+    with psycopg.connect(control.replace("postgresql+psycopg:", "postgresql:"), autocommit=True) as connection:
+        for table, column in (("runs", "begun_at"), ("leases", "claimed_at")):
+            connection.execute(f"UPDATE {table} SET {column} = {column} - interval '2 days'")  # type: ignore[arg-type]
+    assert audit(world) == (0, []), "the run of what runs is known, however old it is"
     world.author.close_pull(number)
     world.author.wait(lambda: world.rows("SELECT 1 FROM slots WHERE wiped_fence > 0") != [], lambda: "wiped")
     assert audit(world) == (0, [])

@@ -16,7 +16,7 @@ from controller.decisions.integrity import (
     judge_integrity,
 )
 from controller.model.names import MAIN, PRODUCTION, Domain, SlotName
-from controller.model.states import RunState
+from controller.model.states import ProcessState, RunState
 from tests.builders import PREVIEW_1, at, free, instance, live, run
 
 GRACE_S = 90 * 60.0
@@ -130,6 +130,16 @@ def test_a_unit_of_the_lease_before_is_named() -> None:
     assert "preview-1-b" in finding.message
 
 
+@pytest.mark.parametrize("state", [ProcessState.RUNNING, ProcessState.EXITED])
+def test_a_unit_of_no_run_that_there_is_is_named(state: ProcessState) -> None:
+    stranger = instance(run(7, 101, RunState.LIVE, slot=PREVIEW_1, colour="b"), state=state)
+    slot = replace(LEASED, processes=(*LEASED.processes, stranger))
+    (finding,) = judge_integrity(of(slot), grace_s=GRACE_S, now=NOW)
+
+    assert (finding.slot, finding.reason) == (PREVIEW_1, "UnitOfNoRun")
+    assert "generation 7" in finding.message
+
+
 def test_says_all_that_is_left_in_one_sentence() -> None:
     slot = replace(RESET, live=live(SERVED), database=DATABASE, data=True)
     (finding,) = judge_integrity(of(slot), grace_s=GRACE_S, now=NOW)
@@ -174,7 +184,7 @@ def test_a_run_that_began_after_its_lease_ended_is_named() -> None:
     ],
 )
 def test_builds_of_a_pull_request_go_with_its_lease(slot: SlotFacts, expected: list[str]) -> None:
-    assert reasons(HostFacts(slots=(slot,), builds=(Domain("pr-1"),))) == expected
+    assert reasons(HostFacts(slots=(replace(slot, processes=()),), builds=(Domain("pr-1"),))) == expected
 
 
 def test_a_database_of_a_slot_that_the_host_does_not_have_is_named() -> None:
@@ -189,6 +199,14 @@ def test_roles_that_install_made_stay_without_a_database() -> None:
     facts = HostFacts(slots=(replace(RESET, database=role),), strangers=(stranger,), roles_are_installed=True)
 
     assert reasons(facts) == []
+
+
+@pytest.mark.parametrize("slot", [LEASED, RESET])
+def test_a_role_that_install_made_and_is_gone_is_named(slot: SlotFacts) -> None:
+    facts = replace(of(replace(slot, database=DatabaseFact(slot=PREVIEW_1))), roles_are_installed=True)
+
+    assert reasons(facts) == ["InstalledRoleMissing"]
+    assert reasons(replace(facts, roles_are_installed=False)) == []
 
 
 def test_production_is_never_reset() -> None:
