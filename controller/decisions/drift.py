@@ -7,17 +7,20 @@ Facts in, drifts out, with a reason each. Rules:
 2. An instance that `live` names and that ended by a signal from outside was stopped. On a host whose service manager
    keeps what ended and starts at boot what serves, so was one that is not there at all. What crashed is no drift.
 3. A file of a release that serves, or could be gone back to, is git's, byte for byte.
-4. A unit that should run runs, a file of install is as it was rendered, and a port of ours is held by us.
+4. A build that something serves from is what was sealed. Nobody else has its bytes, so it cannot be made whole.
+5. A unit that should run runs, one that should start at boot does, and systemd reads for it what install wrote, and
+   nothing else. A file of install is as it was rendered, and a port of the table is held by the unit that it is of.
 
-`[production] drift` says what becomes of 1 to 3: "heal" puts right, "hold" waits for `oroboros heal`. What belongs to
-root (4) is told, and mended by hand.
+`[production] drift` says what becomes of 1 to 3: "heal" puts right, "hold" waits for `oroboros heal`. What nobody but a
+person can mend (4), and what belongs to root (5), is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from controller.decisions.host_units import InstalledUnit, PortHolder
 from controller.model.names import MAIN, Sha, SlotName, instance_unit
 from controller.model.nouns import Drift, Handling
 from controller.model.states import ProcessState
@@ -28,11 +31,15 @@ STOPPED_FROM_OUTSIDE = frozenset({-1, -2, -15})
 CURRENT_CHANGED = "CurrentChanged"
 INSTANCE_STOPPED = "InstanceStopped"
 RELEASE_EDITED = "ReleaseEdited"
+BUILD_EDITED = "BuildEdited"
 UNIT_NOT_RUNNING = "UnitNotRunning"
+UNIT_NOT_ENABLED = "UnitNotEnabled"
 FILE_EDITED = "FileEdited"
 PORT_TAKEN = "PortTaken"
-#: What root made, and mends.
-OF_ROOT = frozenset({UNIT_NOT_RUNNING, FILE_EDITED, PORT_TAKEN})
+#: What the runtime looks for on a host, and a person mends.
+BY_HAND = frozenset({BUILD_EDITED, UNIT_NOT_RUNNING, UNIT_NOT_ENABLED, FILE_EDITED, PORT_TAKEN})
+#: Where the distribution keeps units, and changes to them: its own business.
+OF_DISTRIBUTION = ("/lib/", "/usr/lib/")
 #: What a tick sees by itself; the others come from a slower look.
 SEEN_BY_TICK = frozenset({CURRENT_CHANGED, INSTANCE_STOPPED})
 NAMED_MAX = 3
@@ -40,10 +47,15 @@ NAMED_MAX = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitFact:
-    """A unit of ours that should run."""
+    """A unit that install made."""
 
     unit: str
+    #: It runs, or need not.
     runs: bool
+    #: It starts at boot, or need not.
+    starts_at_boot: bool = True
+    #: What systemd reads for it that install did not write.
+    strange_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +86,15 @@ class ReleaseFact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BuildFact:
+    """A build that a slot serves from, by its path below the root, and what of it was changed since it was sealed."""
+
+    path: str
+    slot: SlotName
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostDrift:
     """What a look at the host found beside what a tick sees."""
 
@@ -81,6 +102,7 @@ class HostDrift:
     files: tuple[FileFact, ...] = ()
     ports: tuple[PortFact, ...] = ()
     releases: tuple[ReleaseFact, ...] = ()
+    builds: tuple[BuildFact, ...] = ()
 
 
 _NOTHING = HostDrift()
@@ -91,8 +113,27 @@ def judge_drift(observed: Observed, host: HostDrift = _NOTHING) -> tuple[Drift, 
     return (
         *(drift for slot in observed.slots for drift in _of_slot(observed, slot)),
         *(drift for fact in host.releases for drift in _of_release(observed, fact)),
-        *_of_root(host),
+        *_by_subject([*_of_builds(host), *_of_root(host)]),
     )
+
+
+def compare_unit(wanted: InstalledUnit, shown: Mapping[str, str]) -> UnitFact:
+    """Compare what systemd shows of a unit (`systemctl show`) with what install left."""
+    read = [shown.get("FragmentPath", ""), *shown.get("DropInPaths", "").split()]
+    return UnitFact(
+        unit=wanted.name,
+        # What restarts or is being started is on its way.
+        runs=not wanted.runs or shown.get("ActiveState") in ("active", "activating", "reloading"),
+        starts_at_boot=not wanted.enabled or shown.get("UnitFileState") == "enabled",
+        strange_files=tuple(
+            path for path in read if path and path not in wanted.files and not path.startswith(OF_DISTRIBUTION)
+        ),
+    )
+
+
+def is_stranger(holder: PortHolder, cgroup: str) -> bool:
+    """Say whether a listener in this control group, a path, is somebody else than whose the port is."""
+    return holder.holders.isdisjoint(cgroup.split("/"))
 
 
 def is_held(observed: Observed, reason: str, subject: str) -> bool:
@@ -178,10 +219,22 @@ def _named(problems: Collection[str]) -> Iterator[str]:
         yield f"and {len(problems) - NAMED_MAX} more"
 
 
+def _of_builds(host: HostDrift) -> Iterator[Drift]:
+    for build in host.builds:
+        if build.problems:
+            named = ", ".join(_named(build.problems))
+            message = f"{build.path}, which {build.slot} serves from, is not what was built: {named}"
+            yield Drift(reason=BUILD_EDITED, slot=build.slot, subject=build.path, message=message, handling="by_hand")
+
+
 def _of_root(host: HostDrift) -> Iterator[Drift]:
     for unit in host.units:
         if not unit.runs:
             yield _by_hand(UNIT_NOT_RUNNING, unit.unit, f"{unit.unit} should run, and does not")
+        if not unit.starts_at_boot:
+            yield _by_hand(UNIT_NOT_ENABLED, unit.unit, f"{unit.unit} would not start at the next boot")
+        for path in unit.strange_files:
+            yield _by_hand(FILE_EDITED, path, f"{path} changes {unit.unit}, and install did not write it")
     for file in host.files:
         if file.on_disk != file.rendered:
             what = "is gone" if file.on_disk is None else "is not what was installed"
@@ -194,6 +247,11 @@ def _of_root(host: HostDrift) -> Iterator[Drift]:
 def _drift(observed: Observed, reason: str, subject: str, message: str, *, slot: SlotName | None) -> Drift:
     handling: Handling = "held" if is_held(observed, reason, subject) else "heals"
     return Drift(reason=reason, slot=slot, subject=subject, message=message, handling=handling)
+
+
+def _by_subject(drifts: Sequence[Drift]) -> Iterator[Drift]:
+    """Give each once: one file may change many units."""
+    yield from {(drift.reason, drift.subject): drift for drift in reversed(drifts)}.values()
 
 
 def _by_hand(reason: str, subject: str, message: str) -> Drift:

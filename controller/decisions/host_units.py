@@ -9,7 +9,7 @@ The files under `infra/systemd` are this rendering for the host contract's own t
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from controller.decisions.edge import CERTIFICATE, CERTIFICATE_KEY
@@ -147,6 +147,73 @@ def enabled_units(topology: Topology) -> tuple[str, ...]:
         *instances,
         *(f"ouroboros-maintenance-{name}.timer" for name, *_ in _TIMERS),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstalledUnit:
+    """A unit as install leaves it."""
+
+    name: str
+    #: What systemd reads for it: its own file, or its template's, and a drop-in.
+    files: frozenset[str]
+    #: It starts at boot.
+    enabled: bool
+    #: It runs whatever is deployed: of an instance only one colour does, the judge only with an order.
+    runs: bool
+
+
+def installed_units(topology: Topology) -> tuple[InstalledUnit, ...]:
+    """Return every unit that the host gets, those first that start at boot."""
+    files = {file.path for file in render_units(topology) if UNITS in file.path.parents}
+    named = [path.parent.name.removesuffix(".d") if path.suffix == ".conf" else path.name for path in sorted(files)]
+    enabled = enabled_units(topology)
+    return tuple(
+        InstalledUnit(
+            name=name,
+            files=frozenset(str(path) for path in files & _files_of(name)),
+            enabled=name in enabled,
+            runs=name in enabled and not name.startswith(("ouroboros-instance@", "ouroboros-judge")),
+        )
+        for name in dict.fromkeys((*enabled, *named))
+        if "@." not in name
+    )
+
+
+def _files_of(unit: str) -> frozenset[Path]:
+    template = unit.partition("@")[0] + "@." + unit.rpartition(".")[2]
+    return frozenset({UNITS / unit, UNITS / template, UNITS / f"{unit}.d" / "slot.conf"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortHolder:
+    """A port of the table, and whose it is: units or slices, any of which may listen on it."""
+
+    what: str
+    port: int
+    holders: frozenset[str]
+
+
+def port_holders(topology: Topology) -> tuple[PortHolder, ...]:
+    """Return who may listen on each port of the table."""
+    ports, caddy = topology.ports, "ouroboros-caddy.service"
+    # Whatever service of the host's own: which one, and under which name, is its administrator's choice.
+    found = [(name, port, "system.slice") for name, port in (("Postgres", ports.postgres), ("Redis", ports.redis))]
+    found += [("edge", ports.edge, caddy), ("worker health", ports.worker_health, "ouroboros-worker.service")]
+    if topology.tls != "off":
+        found += [("edge, HTTPS", ports.edge_https, caddy), ("edge, HTTP", ports.edge_http, caddy)]
+    for slot in topology.slots:
+        web = f"ouroboros-web@{unit_instance(slot)}.service"
+        found += [(f"{slot} web", ports.web(slot), web), (f"{slot} backend", ports.backend(slot), web)]
+        for colour in COLOURS:
+            instance = systemd_unit(instance_unit(slot, colour))
+            found.append((f"{slot} instance {colour}", ports.instance(slot, colour), instance))
+        stable = topology.backend_port(slot)
+        if stable not in (ports.api, ports.backend(slot)):
+            found.append((f"{slot} backend", stable, web))
+    # systemd itself makes the socket that it passes on, in a control group of that or in its own.
+    of_api = frozenset({"ouroboros-api.socket", "init.scope", "ouroboros-api.service"})
+    api = PortHolder(what="api", port=ports.api, holders=of_api)
+    return (api, *(PortHolder(what=what, port=port, holders=frozenset({holder})) for what, port, holder in found))
 
 
 def _unit(name: str, text: str) -> HostFile:

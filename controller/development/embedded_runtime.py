@@ -91,6 +91,9 @@ class EmbeddedRuntime:
         except FileNotFoundError:
             return {}
 
+    def read_only_folder(self, unit: str) -> None:
+        """Return None: an app may write to the build that it runs from."""
+
     def strangers_at(self, unit: str, generation: int, address: str) -> str | None:
         """Return who else listens at the address."""
         return strangers_at(address, lambda: self.process_ids(unit, generation))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -146,6 +147,14 @@ def check_enabled(disabled: Sequence[str]) -> Finding:
     if disabled:
         return failed("boot", f"does not start at boot: {', '.join(disabled)}", "sudo oroboros install")
     return ok("boot", "everything starts at boot")
+
+
+def check_overrides(paths: Sequence[str]) -> Finding:
+    """Judge whether systemd reads for our units what install wrote, and nothing else."""
+    if paths:
+        told, first = f"units are changed by {', '.join(paths)}", paths[0]
+        return failed("overrides", told, f"sudo rm {shlex.quote(first)}; then sudo systemctl daemon-reload")
+    return ok("overrides", "nothing changes a unit beside what was installed")
 
 
 def check_files(differing: Sequence[str], *, count: int) -> Finding:

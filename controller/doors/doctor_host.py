@@ -23,7 +23,7 @@ from typing import Literal
 import psycopg
 import starlette
 
-from controller.decisions.host_units import enabled_units
+from controller.decisions.host_units import enabled_units, installed_units
 from controller.decisions.installation import (
     FileFact,
     HostFacts,
@@ -52,6 +52,7 @@ from controller.effects.publish import verify_release
 from controller.effects.signatures import Signatures
 from controller.effects.stack_files import read_stack, read_topology
 from controller.effects.store import SQL_FOLDER, Store
+from controller.effects.systemd import look_at_units
 from controller.effects.wake import Bell
 from controller.model.config import Policy, Settings
 from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy
@@ -106,8 +107,8 @@ def examine_installation(topology: Topology) -> list[Finding]:
     """Check what root installed on a host: users, folders, units, and the rule by which the worker may start them."""
     users = {user.pw_name for user in pwd.getpwall()}
     is_told = (HOST_CONFIG / "repository.env").exists()
-    wanted = [unit for unit in enabled_units(topology) if is_told or unit not in ("ouroboros-api.service", WORKER_UNIT)]
-    awaited = [unit for unit in wanted if not unit.startswith(("ouroboros-instance@", "ouroboros-judge"))]
+    running = [unit.name for unit in installed_units(topology) if unit.runs]
+    awaited = [unit for unit in running if is_told or unit not in ("ouroboros-api.service", WORKER_UNIT)]
     states = dict(zip(awaited, unit_states(awaited), strict=False))
     at_boot = enabled_units(topology)
     disabled = [
@@ -119,8 +120,18 @@ def examine_installation(topology: Topology) -> list[Finding]:
         doctor.check_folders(wrong),
         doctor.check_units({unit: state for unit, state in states.items() if state != "active"}, count=len(awaited)),
         doctor.check_enabled(disabled),
+        examine_overrides(topology),
         examine_files(topology),
     ]
+
+
+def examine_overrides(topology: Topology) -> Finding:
+    """Look for what changes a unit beside the files that install wrote: a drop-in, a unit in an earlier folder."""
+    try:
+        units = look_at_units(topology)
+    except Unavailable as error:
+        return doctor.failed("overrides", error.message, "systemctl status")
+    return doctor.check_overrides(sorted({path for unit in units for path in unit.strange_files}))
 
 
 def examine_files(topology: Topology) -> Finding:

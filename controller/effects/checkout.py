@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import stat
@@ -34,6 +35,9 @@ _LINK_STEPS_MAX: Final = 40
 _FICLONE: Final = 0x40049409
 _COPY_BYTES: Final = 1 << 20
 _FOLDER_MODE: Final = 0o755
+_DIGEST_END: Final = 1 << 256
+#: Of what was changed, so many are named.
+_NAMED_MAX: Final = 20
 _NO_CLONE: Final = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM)
 
 
@@ -137,8 +141,9 @@ def seal_build(path: Path) -> Built:
         return built
     top = os.fsencode(path)
     try:
-        folders, files = [top], []
+        folders, files, digest = [top], [], 0
         for thing in _walk(top):
+            digest = (digest + _digest(top, thing)) % _DIGEST_END
             if stat.S_ISDIR(thing.status.st_mode):
                 folders.append(top + b"/" + thing.path)
             elif stat.S_ISREG(thing.status.st_mode):
@@ -149,7 +154,8 @@ def seal_build(path: Path) -> Built:
         failpoint("seal.before_marker")
         pending = path.with_name(f".{path.name}.sealing")
         with pending.open("w") as file:
-            json.dump({"files": built.files, "bytes": built.bytes, "sealed_at": int(time.time())}, file)
+            marked = {"files": built.files, "bytes": built.bytes, "digest": f"{digest:064x}", "sealed_at": time.time()}
+            json.dump(marked, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(pending, marker(path))
@@ -158,6 +164,43 @@ def seal_build(path: Path) -> Built:
     except OSError as error:
         raise _disk_at_fault(error, f"{path} could not be sealed") from error
     return built
+
+
+def changed_since_sealed(path: Path) -> tuple[str, ...]:
+    """Return what of a sealed build is not, by name, mode, size and time, what was sealed; () when all of it is.
+
+    Cheap, one lstat a file. The first few are named. Nothing is said of a build that is not sealed, or was before
+    digests were kept. Unavailable when it cannot be read."""
+    top = os.fsencode(path)
+    try:
+        marked = json.loads(marker(path).read_text())
+        digest, changed, changes = 0, list[str](), 0
+        for thing in _walk(top):
+            digest = (digest + _digest(top, thing)) % _DIGEST_END
+            # Nobody sets this time at will; it is that of the inode, which renaming or linking changes too.
+            if thing.status.st_ctime > marked["sealed_at"] and not stat.S_ISDIR(thing.status.st_mode):
+                changes += 1
+                changed += [visible(thing.path)] * (changes <= _NAMED_MAX)
+    except FileNotFoundError:
+        return ()
+    except (KeyError, TypeError, ValueError) as error:
+        raise Unavailable("BuildUnreadable", f"{marker(path)} is not as we wrote it") from error
+    except OSError as error:
+        raise _disk_at_fault(error, f"{path} could not be read") from error
+    if f"{digest:064x}" == marked.get("digest", f"{digest:064x}"):
+        return ()
+    return tuple(changed) or ("something of it is gone",)
+
+
+def _digest(top: bytes, thing: _Thing) -> int:
+    """Return a number for one thing; the sum of all, in whatever order they come, tells one build from another."""
+    status = thing.status
+    said = b"%s\0%o" % (thing.path, status.st_mode)
+    if stat.S_ISLNK(status.st_mode):
+        said += b"\0" + os.readlink(top + b"/" + thing.path)
+    elif not stat.S_ISDIR(status.st_mode):
+        said += b"\0%d\0%d" % (status.st_size, status.st_mtime_ns)
+    return int.from_bytes(hashlib.sha256(said).digest(), "big")
 
 
 def remove_build(path: Path) -> None:

@@ -55,6 +55,10 @@ class Runtime(Protocol):
     def environment(self, unit: str) -> Mapping[str, str]:
         """Return the environment that was last ordered for the unit; empty when there is none."""
 
+    def read_only_folder(self, unit: str) -> Path | None:
+        """Return the folder that the unit was last ordered to run in, where the runtime keeps it from writing there;
+        None elsewhere, and when there is no order."""
+
     def strangers_at(self, unit: str, generation: int, address: str) -> str | None:
         """Return who else than the unit listens at the address, "" when only it does, None when nobody listens."""
 

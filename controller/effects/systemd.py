@@ -31,8 +31,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from controller.decisions.drift import FileFact, HostDrift, PortFact, UnitFact
-from controller.decisions.host_units import enabled_units, render_units
+from controller.decisions.drift import FileFact, HostDrift, PortFact, UnitFact, compare_unit, is_stranger
+from controller.decisions.host_units import installed_units, port_holders, render_units
 from controller.decisions.log_lines import LOG_END_BYTES, last_lines, last_visible_line
 from controller.disk import (
     READ_AND_ENTER,
@@ -91,9 +91,8 @@ PROPERTIES = (
     "ControlGroup",
 )
 LOGGED_JOBS: tuple[JobKind, ...] = ("build", "migrate", "seed")
-#: Only one colour of a slot runs, and the judge only with an order.
-NOT_ALWAYS = ("ouroboros-instance@", "ouroboros-judge")
-OUR_CGROUPS = ("ouroboros.slice/", "init.scope")
+#: What of a unit is compared with what install left of it.
+COMPARED = ("Id", "ActiveState", "FragmentPath", "DropInPaths", "UnitFileState")
 JUDGE = "ouroboros-judge.service"
 CONTROL_PLANE = ("ouroboros-api.service", "ouroboros-worker.service")
 #: CLD_EXITED of waitid(2), as ExecMainCode says it; anything else that is not 0 is an end by a signal.
@@ -179,6 +178,11 @@ class SystemdRuntime:
         values = self._order(unit).get("environment", {})
         return {str(key): str(value) for key, value in values.items()} if isinstance(values, dict) else {}
 
+    def read_only_folder(self, unit: str) -> Path | None:
+        """Return the folder of the unit's last order: no unit may write to what it runs from."""
+        folder = self._order(unit).get("working_directory")
+        return Path(folder) if isinstance(folder, str) else None
+
     def strangers_at(self, unit: str, generation: int, address: str) -> str | None:
         """Return who else listens at the address."""
         host, _, port = address.rpartition(":")
@@ -256,23 +260,8 @@ class SystemdRuntime:
 
     def look_at_host(self) -> HostDrift:
         """Compare units, their files and the host's ports with what install makes of the topology."""
-        return HostDrift(units=self._units(), files=tuple(self._files()), ports=tuple(self._strangers()))
-
-    def _units(self) -> tuple[UnitFact, ...]:
-        wanted = [unit for unit in enabled_units(self._topology) if not unit.startswith(NOT_ALWAYS)]
-        told = _run(
-            ("systemctl", "show", "--no-pager", "--property=Id,ActiveState", "--", *wanted),
-            timeout_s=CALL_TIMEOUT_S,
-            reason="SystemdAway",
-        )
-        states = [
-            dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in told.split("\n\n")
-        ]
-        # What restarts or is being started is on its way.
-        return tuple(
-            UnitFact(unit=state["Id"], runs=state.get("ActiveState") in ("active", "activating", "reloading"))
-            for state in states
-            if "Id" in state
+        return HostDrift(
+            units=look_at_units(self._topology), files=tuple(self._files()), ports=tuple(self._strangers())
         )
 
     def _files(self) -> Iterator[FileFact]:
@@ -286,13 +275,11 @@ class SystemdRuntime:
             yield FileFact(path=str(file.path), rendered=_digest(file.text.encode()), on_disk=on_disk)
 
     def _strangers(self) -> Iterator[PortFact]:
-        ports = self._topology.ports
-        for what, port in ports.all_for(self._topology.slots):
-            for address, cgroup in _tcp_listeners(port) if port != ports.forge else ():
+        for holder in port_holders(self._topology):
+            for address, cgroup in _tcp_listeners(holder.port):
                 owner = _path_of_cgroup(cgroup)
-                # systemd itself holds the sockets that it passes on.
-                if address in ("127.0.0.1", "0.0.0.0") and not owner.startswith(OUR_CGROUPS):  # noqa: S104
-                    yield PortFact(what=what, port=port, owner=owner or "a process that we cannot see")
+                if address in ("127.0.0.1", "0.0.0.0") and is_stranger(holder, owner):  # noqa: S104
+                    yield PortFact(what=holder.what, port=holder.port, owner=owner or "a process that we cannot see")
 
     def start_judge(self) -> None:
         """Start the judge's unit; it reads its order from a file."""
@@ -444,6 +431,18 @@ def read_journal(slot: SlotName, generation: int, *, lines: int, after: str) -> 
         found.append((str(entry["SYSLOG_IDENTIFIER"]).rpartition(".")[0], body))
         cursor = str(entry["__CURSOR"])
     return found, cursor
+
+
+def look_at_units(topology: Topology) -> tuple[UnitFact, ...]:
+    """Compare every unit that install made with what systemd has of it, in one call."""
+    wanted = {unit.name: unit for unit in installed_units(topology)}
+    told = _run(
+        ("systemctl", "show", "--no-pager", f"--property={','.join(COMPARED)}", "--", *wanted),
+        timeout_s=CALL_TIMEOUT_S,
+        reason="SystemdAway",
+    )
+    shown = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in told.split("\n\n")]
+    return tuple(compare_unit(wanted[one["Id"]], one) for one in shown if one.get("Id") in wanted)
 
 
 # -- what systemd says ------------------------------------------------------------------------------------------------

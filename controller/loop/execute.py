@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import assert_never
 from urllib.parse import quote
 
-from controller.decisions.drift import OF_ROOT, RELEASE_EDITED, HostDrift, ReleaseFact, judge_drift, release_subject
+from controller.decisions.drift import (
+    BY_HAND,
+    RELEASE_EDITED,
+    BuildFact,
+    HostDrift,
+    ReleaseFact,
+    judge_drift,
+    release_subject,
+)
 from controller.decisions.holds import describe_held, held_run
 from controller.decisions.order import is_following, is_head_to_be_asked
 from controller.decisions.surroundings import (
@@ -30,7 +38,7 @@ from controller.decisions.surroundings import (
     live_for,
     release_base,
 )
-from controller.effects.checkout import seal_build, walk_build
+from controller.effects.checkout import changed_since_sealed, seal_build, walk_build
 from controller.effects.database import AppDatabases
 from controller.effects.judge_files import JudgeOrder, write_order
 from controller.effects.live import SlotLock, point_current, read_live, read_live_version, write_live
@@ -400,10 +408,12 @@ class Hands:
             facts.append(ReleaseFact(release=release, slots=slots, problems=problems))
         host, looked_at = HostDrift(), {RELEASE_EDITED}
         try:
-            host, looked_at = self.runtime.look_at_host(), {RELEASE_EDITED, *OF_ROOT}
+            host, looked_at = self.runtime.look_at_host(), {RELEASE_EDITED, *BY_HAND}
         except OroborosError as error:
             log.warning("host: %s", error, extra={"action": "host.unreadable"})
-        drifts = judge_drift(replace(observed, slots=()), replace(host, releases=tuple(facts)))
+        builds, damaged = self._look_at_builds(observed)
+        unknown += damaged
+        drifts = judge_drift(replace(observed, slots=()), replace(host, releases=tuple(facts), builds=builds))
         if drifts or open_drifts:
             self.note_drifts(self.side, drifts, looked_at=looked_at, unknown=unknown)
         healing = {drift.subject for drift in drifts if drift.handling == "heals"}
@@ -413,6 +423,28 @@ class Hands:
         if healing:
             held = [drift for drift in drifts if drift.subject not in healing]
             self.note_drifts(self.side, held, looked_at=looked_at, unknown=unknown)
+
+    def _look_at_builds(self, observed: Observed) -> tuple[tuple[BuildFact, ...], list[str]]:
+        """Compare the builds that something serves from with what was sealed; also return those that cannot be read."""
+        facts: list[BuildFact] = []
+        unreadable: list[str] = []
+        for slot in observed.slots:
+            live = slot.live
+            if live is None or live.state != "live":
+                continue
+            folder, path = live.static_root, ""
+            try:
+                if live.colour is not None:
+                    folder = str(self.runtime.read_only_folder(instance_unit(slot.slot, live.colour)) or "")
+                build = self.layout.build_above(Path(folder or ""))
+                if build is None:
+                    continue
+                path = str(build.relative_to(self.layout.root))
+                facts.append(BuildFact(path=path, slot=slot.slot, problems=changed_since_sealed(build)))
+            except OroborosError as error:
+                unreadable += [path] if path else []
+                log.warning("build of %s: %s", slot.slot, error, extra={"action": "build.unreadable"})
+        return tuple(facts), unreadable
 
     def note_drifts(
         self, store: Store, drifts: Sequence[Drift], *, looked_at: Collection[str], unknown: Collection[str] = ()

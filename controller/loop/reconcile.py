@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from controller.decisions.admission import forks_to_fetch
-from controller.decisions.drift import OF_ROOT, RELEASE_EDITED, SEEN_BY_TICK, judge_drift
+from controller.decisions.drift import BY_HAND, RELEASE_EDITED, SEEN_BY_TICK, judge_drift
 from controller.decisions.explain import why
 from controller.decisions.holds import held_run, held_slot
 from controller.decisions.order import describe_force_push
@@ -367,7 +367,7 @@ class Reconciler:
 
     def _verify_released(self, observed: Observed, history: History, *, now: datetime) -> None:
         """Begin to verify what serves, at the pace of the resync, and once at an order to heal."""
-        edited = tuple(o for o in history.drifts if o.drift.reason in {RELEASE_EDITED, *OF_ROOT})
+        edited = tuple(o for o in history.drifts if o.drift.reason in {RELEASE_EDITED, *BY_HAND})
         ordered = {o.id for o in edited if o.heal_ordered}
         if self._verified_at is None:
             self._verified_at = now

@@ -194,6 +194,14 @@ class Ports:
         """The two instance addresses of a slot: 8200+k for colour a, 8300+k for colour b."""
         return 8200 + 100 * COLOURS.index(colour) + slot_index(slot) + self.offset
 
+    @property
+    def postgres(self) -> int:
+        return 5432
+
+    @property
+    def redis(self) -> int:
+        return 6379
+
     def all_for(self, slots: tuple[SlotName, ...]) -> tuple[tuple[str, int], ...]:
         """Return (what, port) for every port that a stack with these slots listens on."""
         fixed = [
@@ -311,6 +319,13 @@ class Layout:
 
     def build(self, domain: Domain, tree: TreeId, recipe_hash: str) -> Path:
         return self.builds / domain / f"{tree}-{recipe_hash}"
+
+    def build_above(self, folder: Path) -> Path | None:
+        """Return the build that a folder is, or lies in; None when it is in none."""
+        if self.builds not in folder.parents:
+            return None
+        parts = folder.relative_to(self.builds).parts
+        return self.builds.joinpath(*parts[:2]) if len(parts) > 1 else None
 
     @property
     def current(self) -> Path:

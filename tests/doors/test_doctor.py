@@ -247,6 +247,7 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         "ouroboros-x.service is failed",
         "journalctl -u ouroboros-x.service",
     ),
+    ("override", lambda: doctor.check_overrides(["/etc/systemd/system/a b"]), "overrides", "a b", "rm '/etc/systemd"),
     ("not at boot", lambda: doctor.check_enabled(["ouroboros-x.timer"]), "boot", "ouroboros-x.timer", "install"),
     (
         "live unreadable",
@@ -328,6 +329,7 @@ def test_every_check_is_broken_by_some_test() -> None:
         doctor.check_folders(()),
         doctor.check_units({}, count=3),
         doctor.check_enabled(()),
+        doctor.check_overrides(()),
         doctor.check_files((), count=9),
     ],
     ids=lambda finding: finding.name,

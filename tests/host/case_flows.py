@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -322,28 +323,122 @@ def test_production_comes_back_without_worker_postgres_and_redis(team: Team) -> 
     team.wait_live("app", 10)
 
 
-def test_what_somebody_changed_by_hand_is_told(team: Team) -> None:
-    team.settle()
+#: A build that production runs from, and whose policy holds what somebody changed.
+BUILT = RECIPE + "[build]\ncommand = \"python3 -c 'open(chr(98), chr(119)).write(chr(98))'\"\n"
+HOLDS = BUILT + '[production]\ndrift = "hold"\n'
+BUILDS = "/srv/oroboros/builds/production"
+
+
+def drifts(team: Team) -> dict[tuple[str, str], str]:
+    """Handling, by reason and subject, of what drifted and still does."""
+    told = json.loads(team.host.run(["oroboros", "status", "--json"], check=False).stdout)["drifts"]
+    return {(one["reason"], one["subject"]): one["handling"] for one in told if one["ended_at"] is None}
+
+
+def test_what_somebody_changed_by_hand_is_told_and_put_right_or_held(team: Team) -> None:
     host = team.host
-    unit = "/usr/local/lib/systemd/system/ouroboros-caddy.service"
-    told = lambda: host.run(["oroboros", "status"], check=False).stdout  # noqa: E731
     host.run(["sh", "-c", "echo OROBOROS_RESYNC_SECONDS=2 >> /etc/oroboros/repository.env"])
     host.run(["systemctl", "restart", "ouroboros-worker"])
-    squatting = ["python3", "-m", "http.server", "--bind", "127.0.0.1", "8302"]
-    host.run(["systemd-run", "--quiet", "--collect", "--unit=squatter", "--", *squatting])
+    team.push(11, recipe=BUILT)
+    team.wait_live("app", 11)
+    team.settle()
+    units, over = "/usr/local/lib/systemd/system", "/etc/systemd/system"
+    drop_in = f"{over}/ouroboros-web@main.service.d/mine.conf"
+    web2, timer = "ouroboros-web@preview2.service", "ouroboros-maintenance-stale-leases.timer"
+    built = host.text("find", BUILDS, "-name", "b", "-newer", "/srv/oroboros/current/app.py")
+    team.wait(lambda: drifts(team) == {}, f"nothing is to have drifted: {drifts(team)}")
+    # A program of the host's own, and what code of a slot could do.
+    squatters = {
+        "squatter": ("--slice=system.slice", "8302"),
+        "inside": ("--slice=ouroboros-builds.slice", "8301"),
+    }
     try:
-        host.run(["sh", "-c", f"echo '# mine' >> {unit}"])
+        for unit, (slice_, port) in squatters.items():
+            words = ["python3", "-m", "http.server", "--bind", "127.0.0.1", port]
+            host.run(["systemd-run", "--quiet", "--collect", slice_, f"--unit={unit}", "--", *words])
+        host.run(["sh", "-c", f"echo '# mine' >> {units}/ouroboros-caddy.service"])
+        host.write(drop_in, "[Service]\nNice=1\n")
+        host.run(["cp", f"{units}/ouroboros-web@.service", f"{over}/{web2}"])
+        host.run(["systemctl", "disable", "-q", timer])
+        host.run(["systemctl", "daemon-reload"])
         host.run(["systemctl", "stop", "ouroboros-web@preview3"])
+        host.run(["sh", "-c", f"echo mine >> {built}"])
         host.run(["ln", "-sfn", "/srv/oroboros/releases", "/srv/oroboros/current"])
-        for reason in ("FileEdited", "UnitNotRunning", "PortTaken", "CurrentChanged"):
-            team.wait(lambda reason=reason: reason in told(), f"{reason} is to be told")
-        current = host.text("readlink", "/srv/oroboros/current")
-        assert current == f"/srv/oroboros/releases/{team.get('app')['release']}"
+        release = str(team.get("app")["release"])
+        host.run(["sh", "-c", f"echo '# mine' >> /srv/oroboros/releases/{release}/app.py"])
+        by_hand = {
+            ("FileEdited", f"{units}/ouroboros-caddy.service"),
+            ("FileEdited", drop_in),
+            ("FileEdited", f"{over}/{web2}"),
+            ("UnitNotEnabled", timer),
+            ("UnitNotRunning", "ouroboros-web@preview3.service"),
+            ("PortTaken", "port 8301"),
+            ("PortTaken", "port 8302"),
+            ("BuildEdited", built.removeprefix("/srv/oroboros/").removesuffix("/b")),
+        }
+        team.wait(lambda: drifts(team) == dict.fromkeys(by_hand, "by_hand"), f"told: {drifts(team)}")
+        assert host.text("readlink", "/srv/oroboros/current") == f"/srv/oroboros/releases/{release}"
+        edited = f"/srv/oroboros/releases/{release}/app.py"
+        team.wait(lambda: "# mine" not in host.read(edited), "the release is to be git's again")
+        told = host.run(["oroboros", "status"], check=False).stdout
+        logged = host.text("journalctl", "--quiet", "--output=cat", "_SYSTEMD_UNIT=ouroboros-worker.service")
+        summary = told_today(team)
+        for reason, subject in by_hand | {("CurrentChanged", "current"), ("ReleaseEdited", f"releases/{release}")}:
+            assert reason in told
+            assert f"drift: {reason}" in logged
+            assert (reason, subject) in {(one["reason"], one["subject"]) for one in summary["record"]["drifts"]}
+        assert sum("to be mended by hand" in line for line in summary["needs_attention"]) == len(by_hand)
+        examined = host.run(["oroboros", "doctor", "--json"], check=False).stdout
+        assert drop_in in examined
+        assert timer in examined
     finally:
-        host.run(["systemctl", "stop", "squatter"])
-        host.run(["sed", "-i", "/RESYNC/d", "/etc/oroboros/repository.env"])
-    install(host)
+        for unit in squatters:
+            host.run(["systemctl", "stop", unit], check=False)
+        host.run(["rm", "-rf", drop_in, f"{over}/{web2}"])
+        install(host)
+        host.run(["systemctl", "restart", "ouroboros-worker"])
+
+
+def told_today(team: Team) -> dict[str, Any]:
+    """Have the day's summary written, and return it."""
+    team.host.run(["systemctl", "start", "ouroboros-maintenance-daily-health-summary"])
+    folder = "/srv/oroboros/artifacts/maintenance"
+    newest = team.host.text("ls", "-t", folder).splitlines()[0]
+    told = json.loads(team.host.read(f"{folder}/{newest}"))
+    assert isinstance(told, dict)
+    return told
+
+
+def test_what_policy_holds_stays_as_somebody_left_it_until_it_is_ordered_to_heal(team: Team) -> None:
+    host = team.host
+    team.push(12, recipe=HOLDS)
+    team.wait_live("app", 12)
+    team.settle()
+    team.wait(lambda: drifts(team) == {}, f"nothing is to have drifted: {drifts(team)}")
+    release = str(team.get("app")["release"])
+    file, instance = f"/srv/oroboros/releases/{release}/app.py", team.unit_of("main")
+    host.run(["sh", "-c", f"echo '# mine' >> {file}"])
+    host.run(["ln", "-sfn", "/srv/oroboros/releases", "/srv/oroboros/current"])
+    host.run(["systemctl", "stop", instance])
+    held = {
+        ("ReleaseEdited", f"releases/{release}"),
+        ("CurrentChanged", "current"),
+        ("InstanceStopped", f"main-{instance.removesuffix('.service')[-1]}"),
+    }
+    team.wait(lambda: drifts(team) == dict.fromkeys(held, "held"), f"held: {drifts(team)}")
+    assert "# mine" in host.read(file)
+    assert team.unit_of("main") == ""
+    assert sum(line.startswith("held: ") for line in told_today(team)["needs_attention"]) == len(held)
+
+    host.run(["oroboros", "heal"])
+    team.wait_live("app", 12)
+    team.wait(lambda: drifts(team) == {}, f"nothing is to be held: {drifts(team)}")
+    assert "# mine" not in host.read(file)
+    assert host.text("readlink", "/srv/oroboros/current") == f"/srv/oroboros/releases/{release}"
+    host.run(["sed", "-i", "/RESYNC/d", "/etc/oroboros/repository.env"])
     host.run(["systemctl", "restart", "ouroboros-worker"])
+    team.push(13)
+    team.wait_live("app", 13)
 
 
 def test_the_installation_is_still_as_it_must_be(team: Team) -> None:

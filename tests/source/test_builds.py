@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from controller.effects.checkout import copy_for_build, is_sealed, remove_build, seal_build, walk_build
+from controller.effects.checkout import (
+    changed_since_sealed,
+    copy_for_build,
+    is_sealed,
+    marker,
+    remove_build,
+    seal_build,
+    walk_build,
+)
 from controller.effects.publish import publish_release, verify_release
 from controller.model.config import TreeLimits
 from controller.model.errors import Failed
@@ -42,6 +51,70 @@ def test_copy_is_writable_and_shares_nothing_with_the_release(store: Store, sha:
     assert modes == {"src": 0o755, "src/a": 0o644, "build.sh": 0o755}
     (build / "src/a").write_bytes(b"changed by the build")
     assert verify_release(store.mirror, store.layout, sha) == ()
+
+
+def edit_a_file(build: Path) -> None:
+    (build / "src/a").write_bytes(b"edited")
+
+
+def edit_and_keep_the_size(build: Path) -> None:
+    before = (build / "src/a").stat()
+    (build / "src/a").write_bytes(b"b" * before.st_size)
+    os.utime(build / "src/a", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+
+
+def add_a_file(build: Path) -> None:
+    (build / "src/added").write_text("")
+
+
+def point_a_link_elsewhere(build: Path) -> None:
+    (build / "to").unlink()
+    (build / "to").symlink_to("src")
+
+
+def make_a_file_executable(build: Path) -> None:
+    (build / "src/a").chmod(0o755)
+
+
+def remove_a_file(build: Path) -> None:
+    (build / "src/a").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (edit_a_file, ("src/a",)),
+        (edit_and_keep_the_size, ("src/a",)),
+        (add_a_file, ("src/added",)),
+        (point_a_link_elsewhere, ("to",)),
+        (make_a_file_executable, ("src/a",)),
+        (remove_a_file, ("something of it is gone",)),
+    ],
+)
+def test_what_was_changed_since_it_was_sealed_is_named(
+    build: Path, change: Callable[[Path], None], told: tuple[str, ...]
+) -> None:
+    assert changed_since_sealed(build) == (), "it is not sealed"
+    seal_build(build)
+    assert changed_since_sealed(build) == ()
+    change(build)
+    assert changed_since_sealed(build) == told
+
+
+def test_opening_a_sealed_build_to_a_user_is_no_change(build: Path) -> None:
+    seal_build(build)
+    build.chmod(0o711)
+    os.utime(build)
+    assert changed_since_sealed(build) == ()
+
+
+def test_a_build_that_was_sealed_before_digests_were_kept_is_believed(build: Path) -> None:
+    seal_build(build)
+    marked = json.loads(marker(build).read_text())
+    del marked["digest"]
+    marker(build).write_text(json.dumps(marked))
+    edit_a_file(build)
+    assert changed_since_sealed(build) == ()
 
 
 def test_unsealed_build_is_begun_again_and_a_sealed_one_is_kept(store: Store, sha: Sha, build: Path) -> None:

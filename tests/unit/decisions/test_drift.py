@@ -9,16 +9,20 @@ import pytest
 from controller.decisions.drift import (
     CURRENT_CHANGED,
     INSTANCE_STOPPED,
+    BuildFact,
     FileFact,
     HostDrift,
     PortFact,
     ReleaseFact,
     UnitFact,
+    compare_unit,
+    is_stranger,
     judge_drift,
 )
+from controller.decisions.host_units import UNITS, installed_units, port_holders
 from controller.decisions.plan import desired, plan_slot
 from controller.model.config import Policy, Production
-from controller.model.names import MAIN, SlotName
+from controller.model.names import CONTRACT, MAIN, SlotName
 from controller.model.nouns import Stop
 from controller.model.states import Cause, ProcessState, RunState
 from controller.model.steps import BeginRun, RepairCurrent, Step
@@ -151,6 +155,18 @@ EDITED = ReleaseFact(release=sha(1), slots=(MAIN,), problems=("a: changed", "b: 
             [("UnitNotRunning", "by_hand")],
         ),
         (HostDrift(units=(UnitFact(unit="ouroboros-api.service", runs=True),)), Policy(), []),
+        (
+            HostDrift(units=(UnitFact(unit="a", runs=True, starts_at_boot=False),)),
+            HOLD,
+            [("UnitNotEnabled", "by_hand")],
+        ),
+        (
+            HostDrift(units=tuple(UnitFact(unit=unit, runs=True, strange_files=("/etc/x",)) for unit in "ab")),
+            Policy(),
+            [("FileEdited", "by_hand")],
+        ),
+        (HostDrift(builds=(BuildFact(path="b", slot=MAIN, problems=("a",)),)), Policy(), [("BuildEdited", "by_hand")]),
+        (HostDrift(builds=(BuildFact(path="b", slot=MAIN, problems=()),)), Policy(), []),
         (HostDrift(files=(FileFact(path="/etc/a", rendered="1", on_disk="2"),)), Policy(), [("FileEdited", "by_hand")]),
         (HostDrift(files=(FileFact(path="/etc/a", rendered="1", on_disk=None),)), HOLD, [("FileEdited", "by_hand")]),
         (HostDrift(files=(FileFact(path="/etc/a", rendered="1", on_disk="1"),)), Policy(), []),
@@ -159,6 +175,91 @@ EDITED = ReleaseFact(release=sha(1), slots=(MAIN,), problems=("a: changed", "b: 
 )
 def test_what_a_look_at_the_host_found(facts: HostDrift, policy: Policy, expected: list[tuple[str, str]]) -> None:
     assert reasons(host(SERVING, policy=policy), facts) == expected
+
+
+API = "ouroboros-api.service"
+UNIT = {unit.name: unit for unit in installed_units(CONTRACT)}
+INSTANCE = "ouroboros-instance@main-a.service"
+SHOWN = {
+    "ActiveState": "active",
+    "UnitFileState": "enabled",
+    "FragmentPath": f"{UNITS}/{API}",
+    "DropInPaths": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("shown", "runs", "starts_at_boot", "strange"),
+    [
+        ({}, True, True, ()),
+        ({"ActiveState": "activating"}, True, True, ()),
+        ({"ActiveState": "failed"}, False, True, ()),
+        ({"UnitFileState": "disabled"}, True, False, ()),
+        (
+            {"UnitFileState": "masked", "FragmentPath": f"/etc/systemd/system/{API}"},
+            True,
+            False,
+            (f"/etc/systemd/system/{API}",),
+        ),
+        (
+            {"DropInPaths": "/etc/systemd/system/a.d/o.conf /run/b.conf"},
+            True,
+            True,
+            ("/etc/systemd/system/a.d/o.conf", "/run/b.conf"),
+        ),
+        ({"DropInPaths": "/usr/lib/systemd/system/service.d/10.conf"}, True, True, ()),
+    ],
+)
+def test_a_unit_is_what_install_left_and_nothing_else(
+    shown: dict[str, str], runs: bool, starts_at_boot: bool, strange: tuple[str, ...]
+) -> None:
+    assert compare_unit(UNIT[API], SHOWN | shown) == UnitFact(
+        unit=API, runs=runs, starts_at_boot=starts_at_boot, strange_files=strange
+    )
+
+
+def test_an_instance_need_not_run_but_start_at_boot_from_its_template_and_its_slots_drop_in() -> None:
+    drop_in = f"{UNITS}/{INSTANCE}.d/slot.conf"
+    shown = {
+        "ActiveState": "inactive",
+        "UnitFileState": "enabled",
+        "FragmentPath": f"{UNITS}/ouroboros-instance@.service",
+        "DropInPaths": drop_in,
+    }
+    assert compare_unit(UNIT[INSTANCE], shown) == UnitFact(unit=INSTANCE, runs=True)
+    other = shown | {"DropInPaths": drop_in.replace("main-a", "main-b")}
+    assert compare_unit(UNIT[INSTANCE], other).strange_files == (other["DropInPaths"],)
+
+
+PRODUCTION = "ouroboros.slice/ouroboros-production.slice/ouroboros-instance@main-{}.service"
+
+
+@pytest.mark.parametrize(
+    ("port", "cgroup", "is_strange"),
+    [
+        (8200, PRODUCTION.format("a"), False),
+        (8200, PRODUCTION.format("b"), True),
+        (8302, "ouroboros.slice/ouroboros-builds.slice/ouroboros-build@preview2.service", True),
+        (8302, "", True),
+        (8000, "init.scope", False),
+        (8000, "system.slice/ouroboros-api.socket", False),
+        (8088, "ouroboros.slice/ouroboros-control.slice/ouroboros-caddy.service", False),
+        (8088, "system.slice/nginx.service", True),
+        (5432, "system.slice/system-postgresql.slice/postgresql@15-main.service", False),
+        (5432, "ouroboros.slice/ouroboros-previews.slice/ouroboros-instance@preview1-a.service", True),
+        (6379, "system.slice/redis-server.service", False),
+        (6379, "user.slice/user-1000.slice/session-2.scope", True),
+        (443, "ouroboros.slice/ouroboros-control.slice/ouroboros-caddy.service", False),
+        (80, "system.slice/nginx.service", True),
+    ],
+)
+def test_a_port_of_the_table_is_held_by_the_unit_that_it_is_of(port: int, cgroup: str, is_strange: bool) -> None:
+    (holder,) = (one for one in port_holders(replace(CONTRACT, tls="auto")) if one.port == port)
+    assert is_stranger(holder, cgroup) == is_strange
+
+
+def test_the_public_ports_are_anybodys_where_the_edge_does_not_hold_certificates() -> None:
+    assert {80, 443}.isdisjoint(holder.port for holder in port_holders(CONTRACT))
 
 
 def test_names_a_few_of_many_edits() -> None:
