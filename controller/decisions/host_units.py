@@ -54,6 +54,10 @@ JOB_LIMIT_S = 3_700
 JOBS: tuple[JobKind, ...] = ("build", "migrate")
 #: Verbs of systemctl that the worker may use on its units.
 VERBS = ("start", "stop", "restart", "kill", "reset-failed")
+#: Percent of the machine's memory: what all previews, and all builds and migrations, get at most; what the control
+#: plane and production keep when memory is short.
+PREVIEWS_GET, BUILDS_GET = 35, 25
+CONTROL_KEEPS, PRODUCTION_KEEPS = 10, 20
 #: What the worker may only have done again, never ended.
 RESTARTED_ONLY = ("ouroboros-worker.service", "ouroboros-api.service")
 
@@ -224,23 +228,42 @@ def _unit(name: str, text: str) -> HostFile:
 
 
 def _slices() -> tuple[HostFile, ...]:
-    """Return the slices: who gets the processor, the disk and the memory when they are short."""
+    """Return the slices: who gets the processor, the disk and the memory when they are short.
+
+    Whatever previews and builds do, 40 % of the memory is not theirs: for production, the control plane, Postgres and
+    the system. Of that, what production and the control plane use up to their share is taken from nobody else for
+    as long as there is something else to take; a slice above them must promise the sum (memory.low, cgroups(7))."""
     return tuple(
         _unit(name, f"[Unit]\nDescription=Oroboros: {what}\n\n[Slice]\n{limits}")
         for name, what, limits in (
-            ("ouroboros.slice", "everything", "CPUAccounting=yes\nMemoryAccounting=yes\nTasksAccounting=yes\n"),
-            ("ouroboros-control.slice", "the control plane and the proxies", "CPUWeight=200\nIOWeight=200\n"),
-            ("ouroboros-production.slice", "production's instances", "CPUWeight=100\nIOWeight=100\n"),
+            (
+                "ouroboros.slice",
+                "everything",
+                (
+                    "CPUAccounting=yes\nMemoryAccounting=yes\nTasksAccounting=yes\n"
+                    f"MemoryLow={CONTROL_KEEPS + PRODUCTION_KEEPS}%\n"
+                ),
+            ),
+            (
+                "ouroboros-control.slice",
+                "the control plane and the proxies",
+                f"CPUWeight=200\nIOWeight=200\nMemoryLow={CONTROL_KEEPS}%\n",
+            ),
+            (
+                "ouroboros-production.slice",
+                "production's instances",
+                f"CPUWeight=100\nIOWeight=100\nMemoryLow={PRODUCTION_KEEPS}%\n",
+            ),
             # Together, whatever they do, they leave production most of the machine.
             (
                 "ouroboros-previews.slice",
                 "every preview",
-                "CPUWeight=10\nIOWeight=10\nMemoryMax=50%\nMemorySwapMax=0\nTasksMax=1500\n",
+                f"CPUWeight=10\nIOWeight=10\nMemoryMax={PREVIEWS_GET}%\nMemorySwapMax=0\nTasksMax=1500\n",
             ),
             (
                 "ouroboros-builds.slice",
                 "builds and migrations",
-                "CPUWeight=10\nIOWeight=10\nMemoryMax=50%\nMemorySwapMax=0\nTasksMax=4096\n",
+                f"CPUWeight=10\nIOWeight=10\nMemoryMax={BUILDS_GET}%\nMemorySwapMax=0\nTasksMax=4096\n",
             ),
         )
     )

@@ -77,6 +77,20 @@ def test_strangers_code_may_tell_systemd_nothing() -> None:
         assert "systemd/notify" not in file.text, path
 
 
+def percent(slice_name: str, key: str) -> int:
+    match = re.search(rf"^{key}=(\d+)%$", FILES[FOLDER / f"{slice_name}.slice"].text, re.MULTILINE)
+    return int(match[1]) if match else 0
+
+
+def test_previews_and_builds_together_leave_production_its_memory() -> None:
+    taken = percent("ouroboros-previews", "MemoryMax") + percent("ouroboros-builds", "MemoryMax")
+    kept = percent("ouroboros-production", "MemoryLow") + percent("ouroboros-control", "MemoryLow")
+
+    assert 0 < taken <= 60
+    assert 0 < kept <= 100 - taken
+    assert percent("ouroboros", "MemoryLow") == kept, "a share that the slice above does not promise is worth nothing"
+
+
 def test_a_preview_has_a_network_of_its_own_and_production_has_not() -> None:
     texts = {str(path.relative_to(FOLDER)): file.text for path, file in FILES.items()}
 
