@@ -753,6 +753,11 @@ def plan_removal(facts: HostFacts) -> tuple[Change, ...]:
     changes: list[Change] = []
     if running:
         changes.append(Systemctl(verb="disable --now", units=running))
+    if running or facts.units:
+        # With the worker gone nothing new begins: a build or a migration, never "active", ends now, with all else.
+        changes.append(Systemctl(verb="stop", units=("ouroboros-*",)))
+        # One that was stopped in the middle has failed, and systemd would go on to show it.
+        changes.append(Systemctl(verb="reset-failed", units=("ouroboros-*",)))
     changes += [RemoveFile(path=path) for path in sorted(facts.units)]
     changes += [RemoveFile(path=path) for path in (COMMAND,) if path in facts.files]
     if facts.app:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.host import DENIED, Host
-from tests.host.team import BASE_HOST, SOURCE, Team, install, new_team
+from tests.host.team import BASE_HOST, RECIPE, SOURCE, Team, install, new_team
 
 SLOT_UNIT = "ouroboros-instance@preview3-a.service"
 
@@ -140,6 +140,9 @@ def test_uninstall_leaves_data_and_installing_takes_it_up_again(team: Team, host
     release, secret = str(team.get("app")["release"]), host.read("/etc/oroboros/webhook-secrets")
     # In place of a network for the packages: what was installed once.
     host.run(["cp", "-al", "/opt/oroboros/venvs", "/usr/src/venvs"])
+    team.push(9, recipe='[build]\ncommand = "sleep 200"\n' + RECIPE)
+    building = ["pgrep", "-x", "-u", "oroboros-main", "sleep"]
+    team.wait(lambda: host.run(building, check=False).returncode == 0, "a build is to be on its way")
     host.run(["oroboros", "uninstall"], timeout_s=120)
     assert host.text("systemctl", "list-units", "--all", "--plain", "--no-legend", "ouroboros-*") == ""
     assert host.text("find", "/usr/local/lib/systemd", "/etc/systemd", "-name", "ouroboros-*") == ""
