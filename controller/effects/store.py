@@ -971,8 +971,14 @@ class Store:
         self._set_slot_fence("UPDATE slots SET provisioned_fence = %s WHERE host = %s AND name = %s", slot, fence)
 
     def record_wiped(self, slot: SlotName, fence: int) -> None:
-        """Nothing of this lease is left."""
-        self._set_slot_fence("UPDATE slots SET wiped_fence = %s WHERE host = %s AND name = %s", slot, fence)
+        """Nothing of this lease is left. Safe to repeat."""
+        with self._transaction(fenced=True) as connection:
+            done = connection.execute(
+                "UPDATE slots SET wiped_fence = %s WHERE host = %s AND name = %s AND wiped_fence <> %s",
+                [fence, self._host, slot, fence],
+            )
+            if done.rowcount:
+                self._audit(connection, "lease.wiped", slot, {"fence": fence})
 
     def domains_of_lease(self, fence: int) -> tuple[Domain, ...]:
         """Return the domain that a lease served, if it had one run at least."""

@@ -216,6 +216,13 @@ class Hands:
         builds = [self.layout.builds / domain for domain in self.side.domains_of_lease(step.fence)]
         self.runtime.wipe(step.slot, builds)
         self.side.record_wiped(step.slot, step.fence)
+        # Whoever ended the lease may have waited for this no longer.
+        log.info(
+            "reclaimed: %s: nothing of lease %d is left",
+            step.slot,
+            step.fence,
+            extra={"action": "lease.wiped", "slot": step.slot},
+        )
 
     def _free(self, step: s.FreeSlot) -> None:
         with SlotLock(self.layout, step.slot) as held:

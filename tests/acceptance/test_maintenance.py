@@ -60,6 +60,9 @@ def test_a_close_that_no_webhook_told_of_is_found_and_reclaimed_by_the_loop(quie
     assert (done.returncode, told["reclaimed"], told["left"]) == (0, 1, 0), done.stderr
     assert f"reclaimed: preview-1: LeaseClosed: #{number} is closed" in done.stderr
     assert open_leases(world) == []
+    assert [row[0] for row in world.rows("SELECT detail->>'fence' FROM audit WHERE action = 'lease.wiped'")] == [
+        str(dry["found"][0]["fence"])
+    ]
     assert world.rows("SELECT actor, subject FROM audit WHERE action = 'lease.reclaimed'") == [
         ("maintenance", "preview-1")
     ]
