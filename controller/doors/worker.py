@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 
+from controller.decisions.fitness import judge_fitness
 from controller.decisions.report_checks import STEP_OF_VERDICT
 from controller.doors.forges import open_forges
 from controller.doors.stacks import open_databases
@@ -47,17 +48,11 @@ from controller.service_manager import notify
 
 START_PATIENCE_S = 30.0
 LOCK_PATIENCE_S = 10.0
-#: A tick older than this many poll intervals (and at least this many seconds) means that the worker is not fit.
-FIT_TICKS = 5
-FIT_AGE_S = 15.0
 STOP_TIMEOUT_S = 5.0
 NOTIFICATIONS: tuple[Surface, ...] = ("notification",)
 NOTIFY_SECRET_BYTES_MAX = 4_096
 #: News is given up once it is old: 40 tries take about three hours.
 NOTIFY_ATTEMPTS_MAX = 40
-#: Reasons of a tick that was not finished, by the part that is away.
-DATABASE_TROUBLES = frozenset({"DatabaseAway", "AppDatabaseAway"})
-RUNTIME_TROUBLES = frozenset({"SystemdAway", "SystemdRefused", "RuntimeAway", "RuntimeRefused"})
 
 log = logging.getLogger(__name__)
 
@@ -176,14 +171,16 @@ class Worker:
                 health=health,
                 bell=bell,
             )
+            redis_bell = Bell(settings.redis_url)
             server = _serve_health(
                 topology.ports.worker_health,
                 health,
                 self.clock,
+                lambda: redis_bell.is_heard,
                 poll_interval_s=settings.poll_interval_s,
                 release=settings.own_release,
             )
-            Bell(settings.redis_url).listen(bell.set)
+            redis_bell.listen(bell.set)
             self.runtime.watch(bell.set)
             reports.start()
             if notifications is not None:
@@ -300,16 +297,14 @@ def _when_reachable(attempt: Callable[[], object]) -> None:
             time.sleep(0.1)
 
 
-def is_fit(health: Health, *, now: datetime, poll_interval_s: float) -> bool:
-    """Say whether the worker does its work: it ticked lately."""
-    if health.last_tick_at is None:
-        return False
-    age_s = (now - health.last_tick_at).total_seconds()
-    return age_s <= max(FIT_AGE_S, FIT_TICKS * poll_interval_s)
-
-
 def _serve_health(
-    port: int, health: Health, clock: Callable[[], datetime], *, poll_interval_s: float, release: str | None
+    port: int,
+    health: Health,
+    clock: Callable[[], datetime],
+    hears_bell: Callable[[], bool],
+    *,
+    poll_interval_s: float,
+    release: str | None,
 ) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         timeout = 5
@@ -319,24 +314,28 @@ def _serve_health(
                 self.send_error(404)
                 return
             now = clock()
-            fit = is_fit(health, now=now, poll_interval_s=poll_interval_s)
+            facts = health.facts(hears_bell=hears_bell())
+            fitness = judge_fitness(facts, now=now, poll_interval_s=poll_interval_s)
             body = json.dumps(
                 {
-                    "status": "ok" if fit else "unfit",
-                    "last_tick_age_s": (
-                        None if health.last_tick_at is None else round((now - health.last_tick_at).total_seconds(), 3)
-                    ),
+                    "status": fitness.status,
+                    "last_tick_age_s": _age_s(facts.last_tick_at, now),
+                    "tick": fitness.tick,
+                    "queue": fitness.queue,
                     "pending_deliveries": health.pending_deliveries,
+                    "oldest_pending_age_s": _age_s(facts.oldest_pending_at, now),
+                    "bell": facts.hears_bell,
+                    "looks": not facts.looks_fail,
                     "last_error": health.last_error,
                     "last_error_at": None if health.last_error_at is None else health.last_error_at.isoformat(),
-                    "database": health.trouble not in DATABASE_TROUBLES,
-                    "runtime": health.trouble not in RUNTIME_TROUBLES,
+                    "database": fitness.database,
+                    "runtime": fitness.runtime,
                     "ticks": health.ticks,
                     "release": release,
                     "started_at": health.started_at.isoformat(),
                 }
             ).encode()
-            self.send_response(200 if fit else 503)
+            self.send_response(503 if fitness.status == "unfit" else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -352,3 +351,7 @@ def _serve_health(
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server
+
+
+def _age_s(at: datetime | None, now: datetime) -> float | None:
+    return None if at is None else round((now - at).total_seconds(), 3)

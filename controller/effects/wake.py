@@ -18,7 +18,7 @@ RING_TIMEOUT_S = 0.2
 CONNECT_TIMEOUT_S = 1.0
 PAUSE_MIN_S = 0.1
 PAUSE_MAX_S = 5.0
-#: A subscription that heard nothing asks whether its connection still lives.
+#: Who heard nothing for so long asks whether Redis still answers: a subscription to one that hangs is silent too.
 HEALTH_CHECK_S = 5
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ class Bell:
 
     def __init__(self, redis_url: str) -> None:
         self._url = redis_url
+        #: Whoever listens hears rings: there is a subscription, as far as is known.
+        self.is_heard = False
 
     def _client(self, *, read_timeout_s: float) -> redis.Redis:
         client: redis.Redis = redis.Redis.from_url(
@@ -70,13 +72,17 @@ class Bell:
             try:
                 with self._client(read_timeout_s=HEALTH_CHECK_S * 2) as client, client.pubsub() as subscription:
                     subscription.subscribe(BELL_CHANNEL)
+                    self.is_heard = True
                     heard()
                     pause_s = PAUSE_MIN_S
                     while True:
                         message = subscription.get_message(ignore_subscribe_messages=True, timeout=HEALTH_CHECK_S)
                         if message is not None:
                             heard()
+                        elif not self.is_there():
+                            raise redis.ConnectionError("no answer to a ping")
             except (redis.RedisError, OSError, ValueError) as error:
+                self.is_heard = False
                 log.info("bell: Redis is away (%s), polling", type(error).__name__, extra={"action": "bell.away"})
                 waiting.wait(pause_s)
                 pause_s = min(PAUSE_MAX_S, pause_s * 2)

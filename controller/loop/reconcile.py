@@ -22,6 +22,7 @@ from functools import partial
 from controller.decisions.admission import forks_to_fetch
 from controller.decisions.drift import BY_HAND, RELEASE_EDITED, SEEN_BY_TICK, judge_drift
 from controller.decisions.explain import why
+from controller.decisions.fitness import WorkerFacts
 from controller.decisions.holds import held_run, held_slot
 from controller.decisions.order import describe_force_push
 from controller.decisions.plan import desired, plan_slot
@@ -108,14 +109,34 @@ class Health:
     last_error: str = ""
     last_error_at: datetime | None = None
     pending_deliveries: int = 0
+    oldest_pending_at: datetime | None = None
+    #: The last look at the forge failed.
+    looks_fail: bool = False
     #: How many ticks were finished.
     ticks: int = 0
-    #: Why the last tick was not finished; "" when it was.
+    #: Why the last tick was not finished, and since when none was; "" when it was.
     trouble: str = ""
+    trouble_since: datetime | None = None
 
     def note_error(self, error: str, *, now: datetime) -> None:
         """Keep the last error, which may be over long since, with its time."""
         self.last_error, self.last_error_at = error, now
+
+    def note_trouble(self, reason: str, *, now: datetime) -> None:
+        """Keep why a tick was not finished; the time is that of the first in a row."""
+        self.trouble, self.trouble_since = reason, self.trouble_since or now
+
+    def facts(self, *, hears_bell: bool) -> WorkerFacts:
+        """Return what decides whether the worker is fit."""
+        return WorkerFacts(
+            started_at=self.started_at,
+            last_tick_at=self.last_tick_at,
+            trouble=self.trouble,
+            trouble_since=self.trouble_since,
+            oldest_pending_at=self.oldest_pending_at,
+            looks_fail=self.looks_fail,
+            hears_bell=hears_bell,
+        )
 
 
 @dataclass(slots=True)
@@ -162,7 +183,7 @@ class Reconciler:
             except (Unavailable, Waiting, Stalled) as error:
                 # The old releases go on serving; nothing switches while we cannot see or remember.
                 self._note_error(error)
-                self.health.trouble = error.reason
+                self.health.note_trouble(error.reason, now=self.clock())
                 wait_s, pause_s = pause_s, min(PAUSE_MAX_S, pause_s * 2)
             if wait_s > 0:
                 self.bell.wait(wait_s)
@@ -460,8 +481,10 @@ class Reconciler:
     def _note_tick(self, history: History, *, now: datetime) -> None:
         self.health.last_tick_at = now
         self.health.pending_deliveries = len(history.pending)
+        self.health.oldest_pending_at = min((one.received_at for one in history.pending), default=None)
+        self.health.looks_fail = self._failures > 0
         self.health.ticks += 1
-        self.health.trouble = ""
+        self.health.trouble, self.health.trouble_since = "", None
 
     def _wait_s(self, observed: Observed, decision: Decision, steps: tuple[Step, ...]) -> float:
         """After steps look again at once; the same plan again and again grows its pause; an empty one waits."""

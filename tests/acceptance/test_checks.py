@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.acceptance.conftest import CHECKOUT, World
@@ -29,6 +32,38 @@ def previewed(world: World) -> Iterator[str]:
     world.author.await_status(sha, "success", slot="preview-1", says="live since")
     yield sha
     world.author.close_pull(number)
+
+
+def worker_says(world: World) -> tuple[int, dict[str, object]]:
+    answer = httpx.get(str(world.stack["worker_health"]), trust_env=False, timeout=5)
+    return answer.status_code, answer.json()
+
+
+@pytest.mark.usefixtures("previewed")
+def test_the_worker_says_that_redis_is_away_and_stays_fit_and_that_the_database_is_and_does_not(world: World) -> None:
+    wait = world.author.wait
+    wait(lambda: worker_says(world)[1]["status"] == "ok", lambda: f"fit: {worker_says(world)}")
+    redis, postgres = (world.pids()[part] for part in ("redis", "postgres"))
+    os.kill(redis, signal.SIGSTOP)
+    try:
+        wait(lambda: worker_says(world)[1]["bell"] is False, lambda: f"no bell: {worker_says(world)}")
+        code, told = worker_says(world)
+        assert (code, told["status"], told["queue"], told["database"]) == (200, "degraded", "degraded", True)
+    finally:
+        os.kill(redis, signal.SIGCONT)
+    wait(lambda: worker_says(world)[1]["status"] == "ok", lambda: f"fit again: {worker_says(world)}")
+
+    backends = Path(f"/proc/{postgres}/task/{postgres}/children").read_text().split()
+    stopped = [postgres, *map(int, backends)]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        wait(lambda: worker_says(world)[0] == 503, lambda: f"unfit: {worker_says(world)}")
+    finally:
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    wait(lambda: worker_says(world)[0] == 200, lambda: f"fit again: {worker_says(world)}")
 
 
 def script(world: World, name: str, *words: str) -> subprocess.CompletedProcess[str]:
