@@ -1064,7 +1064,7 @@ def github() -> None:
 @click.option(
     "--forge-url", envvar="OROBOROS_FORGE_URL", default="https://github.com", help="Forge; GitHub without it."
 )
-@click.option("--repository", envvar="OROBOROS_REPOSITORY", default=None, metavar="OWNER/NAME", help="Its home page.")
+@click.option("--repository", envvar="OROBOROS_REPOSITORY", default=None, metavar="OWNER/NAME", help="What it is for.")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
@@ -1075,6 +1075,9 @@ def github() -> None:
 )
 @click.option("--port", type=click.IntRange(0, 65_535), default=0, help="Port of the page on loopback; any without it.")
 @click.option("--code", default=None, help="The code in the browser's address bar, where the page is out of its reach.")
+@click.option(
+    "--wait", type=click.IntRange(0, 3600), default=900, show_default=True, help="Seconds for its installation."
+)
 def github_setup(
     as_json: bool,
     webhook_url: str,
@@ -1085,13 +1088,18 @@ def github_setup(
     folder: Path,
     port: int,
     code: str | None,
-) -> None:
-    """Create the App, with your browser, and write its key and webhook secret."""
+    wait: int,
+) -> int:
+    """Create the App, with your browser, write its key and webhook secret, and check it once it is installed."""
     from controller.decisions.github.app import is_code
     from controller.doors import cli_github
+    from controller.doors.doctor import Outcome, print_findings
+    from controller.model.names import REPOSITORY
 
     if not webhook_url.startswith(("https://", "http://127.0.0.1", "http://localhost")):
         raise click.UsageError(f"--webhook-url {webhook_url!r:.80} is not https://…")
+    if repository is not None and not REPOSITORY.match(repository):
+        raise click.UsageError(f"--repository {repository!r:.80} is not owner/name")
     if code is not None and not is_code(code):
         raise click.UsageError("--code is not a code of the forge's")
     wanted = cli_github.SetUp(
@@ -1099,16 +1107,24 @@ def github_setup(
         webhook_url=webhook_url,
         name=name or cli_github.default_name(),
         homepage=forge_url if repository is None else f"{forge_url.rstrip('/')}/{repository}",
+        repository=repository,
         organization=organization,
         folder=folder.absolute(),
         port=port,
         code=code,
+        install_patience_s=wait,
     )
     created = cli_github.set_up(wanted, say=lambda text: click.echo(text, err=True))
+    click.echo(tables.plain(cli_github.describe(created, is_awaited=repository is not None and wait > 0)), err=as_json)
+    if repository is not None:
+        with tables.progress(f"waiting until it is installed for {repository}"):
+            created = cli_github.check_created(created, wanted, repository=repository)
     if as_json:
         print_json(created)
-    else:
-        click.echo(tables.plain(cli_github.describe(created)))
+    elif created.checks is not None:
+        print_findings(tables.open_console(), created.checks)
+    wrong = any(finding.outcome is Outcome.FAILED for finding in created.checks or ())
+    return FAILED if wrong else DONE
 
 
 @github.command("check")

@@ -3,6 +3,7 @@
 Setup hands the forge a manifest through the person's browser, waits for the code that comes back, and writes what the
 forge hands over for it: the key and the webhook's secret, each to a file for its owner alone. Neither is ever printed.
 The page is on loopback, and answers only to its own name and to the state that it gave away.
+Where the repository is known, setup then waits until the App is installed for it, and checks it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Final
@@ -24,7 +25,7 @@ from controller.decisions.github.wire import Object
 from controller.doors.doctor import Finding, failed, note, ok
 from controller.doors.forges import Forges
 from controller.doors.stacks import utc_now
-from controller.effects.github_http import Client
+from controller.effects.github_http import Client, Forge
 from controller.effects.github_identity import AppIdentity
 from controller.effects.stack_files import write_private
 from controller.model.command import parse_environment
@@ -36,6 +37,7 @@ SECRETS_FILE: Final = "webhook-secrets"
 WORKER_FILE: Final = "worker.env"
 #: For a person in a browser.
 PATIENCE_S: Final = 900.0
+INSTALL_POLL_S: Final = 3.0
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -48,6 +50,8 @@ class SetUp:
     name: str
     #: A page about the App; the forge wants one.
     homepage: str
+    #: What it is to be installed for; None: that is not known yet.
+    repository: str | None = None
     organization: str | None
     folder: Path
     #: Port of the page on loopback; 0 for any.
@@ -55,6 +59,8 @@ class SetUp:
     #: From an earlier call, or from the browser's address bar where the page cannot be reached.
     code: str | None
     patience_s: float = PATIENCE_S
+    #: How long to wait until it is installed.
+    install_patience_s: float = PATIENCE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,8 @@ class CreatedView:
     environment: dict[str, str]
     #: The env file that has these values now; None where they are still to be set.
     written_to: Path | None
+    #: What was found of it once it was installed; None: it was not looked at.
+    checks: tuple[Finding, ...] | None = None
 
 
 def default_name() -> str:
@@ -134,8 +142,8 @@ def _with_value(text: str, key: str, value: str) -> str:
     return "".join(f"{line}\n" for line in (*lines, f"{key}={value}"))
 
 
-def describe(created: CreatedView) -> str:
-    """Return what was created, and what is to be done next."""
+def describe(created: CreatedView, *, is_awaited: bool) -> str:
+    """Return what was created, and what is to be done next; `is_awaited`: we wait until it is installed."""
     if created.written_to is None:
         values = "\n".join(f"     {key}={value}" for key, value in created.environment.items())
         second = f"set for api and worker, and start them again:\n{values}"
@@ -144,10 +152,41 @@ def describe(created: CreatedView) -> str:
     return (
         f"created the App {created.name} ({created.app_id}), {created.url}\n"
         f"  its key is in {created.key_file}, its webhook's secret was added to {created.secrets_file}\n"
-        f"next:\n  1. install it for your repository: {created.install_url}\n"
+        f"next:\n  1. install it for your repository{', which is waited for' * is_awaited}: {created.install_url}\n"
         f"  2. {second}\n"
-        "  3. oroboros github check"
+        f"  3. push, and see that its deliveries arrive: oroboros github check"
     )
+
+
+def check_created(created: CreatedView, wanted: SetUp, *, repository: str) -> CreatedView:
+    """Wait until the App is installed for the repository, at most as long as was said, and check it."""
+    with Client(wanted.forge_url, clock=utc_now) as client:
+        app = AppIdentity(
+            app_id=created.app_id, key_file=created.key_file, repository=repository, ask=client.ask, clock=utc_now
+        )
+        _await_installation(app, patience_s=wanted.install_patience_s)
+        found = examine_app(
+            app,
+            Forge(client, repository, app),
+            app_id=created.app_id,
+            repository=repository,
+            webhook_url=wanted.webhook_url,
+        )
+    return replace(created, checks=tuple(found))
+
+
+def _await_installation(app: AppIdentity, *, patience_s: float) -> None:
+    """Return once it is there, once the time is over, and when the forge says something else: the check tells."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            app.installation()
+            return
+        except OroborosError as error:
+            left_s = deadline - time.monotonic()
+            if error.reason != "AppNotInstalled" or left_s <= 0:
+                return
+        time.sleep(min(INSTALL_POLL_S, left_s))
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
@@ -232,8 +271,26 @@ def examine(forges: Forges, *, webhook_url: str | None) -> list[Finding]:
             *_ask("repository", lambda: [ok("repository", forges.forge.repository().full_name)]),
             *_ask("pull requests", lambda: [ok("pull requests", f"{len(forges.forge.open_pulls())} open")]),
         ]
-    app = forges.identity
-    app_id = forges.settings.github_app_id
+    settings = forges.settings
+    about = examine_app(
+        forges.identity,
+        forges.forge,
+        app_id=settings.github_app_id,
+        repository=settings.repository,
+        webhook_url=webhook_url,
+    )
+    return [*about, *_ask("deliveries", lambda: _look_at_deliveries(forges.app()))]
+
+
+def _look_at_deliveries(app: AppIdentity) -> list[Finding]:
+    reply = app.ask(protocol.list_deliveries(cursor=None, size=30))
+    return check_deliveries(protocol.read_deliveries_page(reply, now=utc_now()).deliveries)
+
+
+def examine_app(
+    app: AppIdentity, forge: Forge, *, app_id: int | None, repository: str, webhook_url: str | None
+) -> list[Finding]:
+    """Judge what the forge says of our App, but for what came of its deliveries."""
     now = utc_now
 
     def about_app() -> list[Finding]:
@@ -243,16 +300,11 @@ def examine(forges: Forges, *, webhook_url: str | None) -> list[Finding]:
         config = protocol.read_hook_config(app.ask(protocol.get_hook_config()), now=now())
         return check_hook(config, expected_url=webhook_url)
 
-    def about_deliveries() -> list[Finding]:
-        reply = app.ask(protocol.list_deliveries(cursor=None, size=30))
-        return check_deliveries(protocol.read_deliveries_page(reply, now=now()).deliveries)
-
     return [
         *_ask("App", about_app),
-        *_ask("installation", lambda: check_installation(app.installation(), repository=forges.settings.repository)),
-        *_ask("token", lambda: [ok("token", f"knows {forges.forge.repository().full_name} alone")]),
+        *_ask("installation", lambda: check_installation(app.installation(), repository=repository)),
+        *_ask("token", lambda: [ok("token", f"knows {forge.repository().full_name} alone")]),
         *_ask("webhook", about_hook),
-        *_ask("deliveries", about_deliveries),
     ]
 
 

@@ -6,12 +6,13 @@ import json
 import os
 import re
 import stat
-import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import httpx
 import pytest
@@ -48,7 +49,7 @@ def test_setup_writes_key_and_secret_for_their_owner_alone_and_prints_neither(
     assert len(lines[1]) >= 20
     for file in (created.key_file, secrets_file):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    told = cli_github.describe(created) + repr(created)
+    told = cli_github.describe(created, is_awaited=False) + repr(created)
     assert lines[1] not in told
     assert "PRIVATE KEY" not in told
     assert created.environment["OROBOROS_GITHUB_APP_ID"] == str(created.app_id)
@@ -68,7 +69,7 @@ def test_on_an_installed_host_the_apps_number_is_added_to_what_the_worker_reads(
     assert worker_file.read_text() == f"# ours\nREDIS_URL=redis://127.0.0.1:6379/0\n{number}\n"
     assert stat.S_IMODE(worker_file.stat().st_mode) == 0o600
     assert created.environment == {"OROBOROS_GITHUB_APP_ID": str(created.app_id)}
-    assert f"added to {worker_file}" in cli_github.describe(created)
+    assert f"added to {worker_file}" in cli_github.describe(created, is_awaited=False)
 
 
 def test_a_code_is_good_once_and_not_from_elsewhere(forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path) -> None:
@@ -409,13 +410,14 @@ def test_check_tells_a_secret_that_the_receiver_does_not_know(
     assert "OROBOROS_WEBHOOK_SECRETS_FILE" in check().stdout
 
 
-def test_setup_is_a_command(forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path) -> None:
-    """In its own process: the page is announced on stderr, the result is JSON on stdout."""
-    words = ["github", "setup", "--json", "--webhook-url", receiver.url, "--forge-url", forge.url]
-    with subprocess.Popen(
-        [sys.executable, "-m", "controller.doors.cli", *words, "--folder", str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+@contextmanager
+def setup_command(forge: ForgeUnderTest, receiver: Receiver, folder: Path, *more: str) -> Iterator[Popen[str]]:
+    """Run the setup in a process of its own, until the App is created; the page is announced on stderr."""
+    words = ("github", "setup", "--json", "--webhook-url", receiver.url, "--forge-url", forge.url, *more)
+    with Popen(
+        [sys.executable, "-m", "controller.doors.cli", *words, "--folder", str(folder)],
+        stdout=PIPE,
+        stderr=PIPE,
         text=True,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(CHECKOUT)},
     ) as process:
@@ -423,9 +425,43 @@ def test_setup_is_a_command(forge: ForgeUnderTest, receiver: Receiver, tmp_path:
         found = re.search(r"http://127\.0\.0\.1:\d+/", process.stderr.readline())
         assert found
         assert confirm(found[0]).status_code == 200
+        assert "created the App" in process.stderr.readline()
+        yield process
+
+
+def test_setup_is_a_command(forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path) -> None:
+    with setup_command(forge, receiver, tmp_path) as process:
         output, errors = process.communicate(timeout=20)
     assert process.returncode == 0, errors
     view = json.loads(output)
     assert view["install_url"].endswith("/installations/new")
     assert Path(view["key_file"]).parent == tmp_path
+    assert view["checks"] is None
     assert "PRIVATE KEY" not in output + errors
+
+
+def test_setup_waits_until_the_app_is_installed_and_checks_it(
+    forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path
+) -> None:
+    with setup_command(forge, receiver, tmp_path, "--repository", REPOSITORY) as process:
+        assert process.stderr is not None
+        while "waiting until it is installed for acme/shop" not in process.stderr.readline():
+            assert process.poll() is None
+        forge.knob("install")
+        output, errors = process.communicate(timeout=20)
+    found = {one["name"]: one["outcome"] for one in json.loads(output)["checks"]}
+    assert process.returncode == 0, errors
+    assert found == dict.fromkeys(
+        ("App", "permissions", "events", "installation", "token", "webhook", "webhook content", "webhook secret"), "ok"
+    )
+    assert "ghs_" not in output + errors
+
+
+def test_setup_of_an_app_that_nobody_installs_ends_and_says_so(
+    forge: ForgeUnderTest, receiver: Receiver, tmp_path: Path
+) -> None:
+    with setup_command(forge, receiver, tmp_path, "--repository", REPOSITORY, "--wait", "1") as process:
+        output, errors = process.communicate(timeout=20)
+    found = {one["name"]: one["found"] for one in json.loads(output)["checks"] if one["outcome"] == "failed"}
+    assert process.returncode == 1, errors
+    assert "AppNotInstalled" in found["installation"]
