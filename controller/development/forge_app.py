@@ -37,7 +37,8 @@ TOKEN_LIFE_S: Final = 3_600
 JWT_AHEAD_S_MAX: Final = 600
 TOKENS_KEPT: Final = 100
 #: GitHub's new form: `ghs_<app id>_<JWT>`, about 520 characters with dots in it.
-TOKEN_TAIL_CHARS: Final = 510
+TOKEN_CHARS: Final = 520
+TOKEN_CHARS_MAX: Final = 4_000
 _LEVELS: Final = {"read": 1, "write": 2, "admin": 3}
 
 
@@ -66,6 +67,8 @@ class App:
     content_type: str = "json"
     insecure_ssl: str = "0"
     installed: bool = False
+    #: How long its tokens are.
+    token_chars: int = TOKEN_CHARS
     suspended: bool = False
     #: What the owner of the repository accepted; may lag behind what the App asks for.
     granted: dict[str, str] = field(default_factory=dict)
@@ -142,8 +145,10 @@ class Apps:
             "pem": kept["pem"],
         }
 
-    def install(self, *, installed: bool, suspended: bool, granted: dict[str, str] | None) -> App | None:
-        """Do what the repository's owner does at the App's page."""
+    def install(
+        self, *, installed: bool, suspended: bool, granted: dict[str, str] | None, token_chars: int | None
+    ) -> App | None:
+        """Do what the repository's owner does at the App's page, and say how long tokens are from now on."""
         app = self.load()
         if app is not None:
             app = replace(
@@ -151,6 +156,7 @@ class Apps:
                 installed=installed,
                 suspended=suspended,
                 granted=dict(app.permissions) if granted is None else granted,
+                token_chars=app.token_chars if token_chars is None else token_chars,
             )
             self.keep(app)
         return app
@@ -209,7 +215,7 @@ class Apps:
         for name, level in wanted.items():
             if level not in _LEVELS or not granted.may(name, level):
                 raise NotGranted("The permissions requested are not granted to this installation.")
-        token = f"ghs_{app.id}_eyJ{secrets.token_urlsafe(TOKEN_TAIL_CHARS)[:TOKEN_TAIL_CHARS]}"
+        token = f"ghs_{app.id}_eyJ{secrets.token_urlsafe(app.token_chars)}"[: app.token_chars]
         token = f"{token[:180]}.{token[181:350]}.{token[351:]}"
         ends_at_s = now_s + TOKEN_LIFE_S
         wanted = {**wanted, "metadata": "read"}

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from controller.development.forge_app import INSTALLATION_ID, NotGranted
+from controller.development.forge_app import INSTALLATION_ID, TOKEN_CHARS, TOKEN_CHARS_MAX, NotGranted
 from controller.development.forge_events import Problem, invalid, utc_text
 from controller.development.forge_guard import Guard
 from controller.development.forge_input import read_body, read_object
@@ -123,13 +123,18 @@ class AppDoors:
         """Install, suspend or remove the App for the repository, with these permissions; take its tokens back."""
         self._guard.admit_developer(request)
         content = await read_object(request)
-        granted = content.get("permissions")
+        granted, token_chars = content.get("permissions"), content.get("token_chars")
+        if token_chars is not None and not (
+            isinstance(token_chars, int) and TOKEN_CHARS <= token_chars <= TOKEN_CHARS_MAX
+        ):
+            raise invalid("Installation", "token_chars")
         if content.get("revoke") is True:
             self._apps.revoke()
         app = self._apps.install(
             installed=content.get("installed", True) is True,
             suspended=content.get("suspended", False) is True,
             granted={str(k): str(v) for k, v in granted.items()} if isinstance(granted, dict) else None,
+            token_chars=token_chars if isinstance(token_chars, int) else None,
         )
         if app is None:
             raise invalid("Installation", "app")

@@ -10,7 +10,8 @@ Knobs for what goes wrong at the real one, each a POST with a JSON object to /_d
 - limit {shape: "retry-after" | "reset" | "secondary", status: 403 | 429, seconds}: the API is limited.
 - fail {status, count, path}: the next answers of the API are this error. clock {ahead}: its clock differs by seconds.
 - rename {repository}: another name; the old one is redirected. strict {enforced, per_hour, speed}: its limits.
-- install {installed, suspended, permissions, revoke}: what the owner does at the App's page. seen (a GET): what came.
+- install {installed, suspended, permissions, revoke, token_chars}: what the owner does at the App's page, and how long
+  its tokens are. seen (a GET): what came.
 - fork_pull {title, head_sha_branch, null_repo}: a pull request from a fork, or from one that was deleted.
 - comment, permission, pull, fork_push: what people say and do; `forge_people_doors` lists them.
 """

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from controller.decisions.github.comments import MARKER
+from controller.development.forge_app import APP_ID
 from tests.acceptance.conftest import World, bring_down, bring_up
 from tests.acceptance.test_app import knob, open_as, set_up
 from tests.conftest import claim_port_offset
@@ -100,7 +101,8 @@ def shown() -> Iterator[Shown]:
         try:
             world = open_as(root, process)
             values = set_up(world, api_port=8000 + offset)
-            knob(world, "install")
+            # The longest tokens that are promised to work; the stack of test_app.py has those of today.
+            knob(world, "install", token_chars=2_000)
             world.author.close()
             bring_down(process)
             process = bring_up(root, ports=ports, environment={**os.environ, **values})
@@ -110,6 +112,8 @@ def shown() -> Iterator[Shown]:
             world.await_serving(first)
             yield Shown(world=world, api=world.author.forge)
             world.author.close()
+            for log in (root / "logs").glob("*.log"):
+                assert f"ghs_{APP_ID}_" not in log.read_text(), log.name
         finally:
             bring_down(process)
             shutil.rmtree(root, ignore_errors=True)
