@@ -433,6 +433,30 @@ def test_holds_break_no_promise_and_end_by_themselves(commits: tuple[Commit, ...
     assert all(world.run is None for world in host.slots.values())
 
 
+def test_t_g14_an_app_that_crashes_fifty_times_tells_its_commit_at_most_two_statuses() -> None:
+    """The loop of a worker that is restarted is in `tests/forge/test_outbox.py`; this one's app is good and dies."""
+    host = FakeHost(commits=[Commit(number=1, content=1)])
+    host.push(1)
+    settled(host)
+    before, told = len(host.slots[MAIN].runs), [said(host)]
+    for _ in range(50):
+        host.kill(MAIN)
+        for _ in range(20):
+            host.tick()
+            if said(host) != told[-1]:
+                told.append(said(host))
+            host.elapse()
+        host.settle()
+    assert len(host.slots[MAIN].runs) >= before + 50
+    assert len(told) <= 2
+
+
+def said(host: FakeHost) -> tuple[StatusState, str]:
+    """Return what the first commit's status says; the same words about a newer run are not sent again."""
+    status = host.reports[sha(1), "oroboros/production"]
+    return status.state, status.description
+
+
 @pytest.mark.parametrize("behaviour", [b for b in Behaviour if b is not Behaviour.GOOD])
 def test_a_commit_that_fails_in_any_way_leaves_the_good_one_serving(behaviour: Behaviour) -> None:
     bad = Commit(number=2, content=2, behaviour=behaviour, recipe=_recipe_for(behaviour))
