@@ -33,7 +33,7 @@ from starlette.types import Receive, Scope, Send
 
 from controller.model.errors import Refused, Unavailable
 from hooks.inbox import Inbox, Incoming
-from hooks.payload import Hint, read_hint
+from hooks.payload import Hint, Ours, read_hint
 from hooks.signature import Verifier, read_signature
 
 WEBHOOK_PATH = "/webhooks/github"
@@ -181,10 +181,10 @@ class Receiver:
             return await self._keep(delivery, event, signature=claimed, body=await body.read())
 
     async def _keep(self, delivery: str, event: str, *, signature: bytes, body: bytes) -> tuple[int, dict[str, str]]:
-        if len(body) <= PARSE_IN_LOOP_BYTES_MAX:
-            hint = read_hint(body, event, repository=self.repository)
-        else:
-            hint = await asyncio.to_thread(read_hint, body, event, repository=self.repository)
+        hint = await _read_hint(body, event, Ours(name=self.repository))
+        if hint.is_of_another:
+            # Seldom: what the forge calls our repository by now is in the database.
+            hint = await _read_hint(body, event, await self.inbox.load_ours(self.repository))
         state = await self.inbox.keep(_incoming(delivery, event, signature=signature, body=body, hint=hint))
         if hint.state == "malformed":
             raise Refused("PayloadMalformed", f"kept, but not acted on: {hint.reason}", status_hint=400)
@@ -230,6 +230,12 @@ async def _read(body: _Body, receive: Receive) -> None:
                     return
     except TimeoutError:
         raise Refused("BodyTooSlow", f"the body did not arrive within {BODY_TIMEOUT_S:g} s", status_hint=408) from None
+
+
+async def _read_hint(body: bytes, event: str, ours: Ours) -> Hint:
+    if len(body) <= PARSE_IN_LOOP_BYTES_MAX:
+        return read_hint(body, event, ours=ours)
+    return await asyncio.to_thread(read_hint, body, event, ours=ours)
 
 
 def _incoming(delivery: str, event: str, *, signature: bytes, body: bytes, hint: Hint) -> Incoming:

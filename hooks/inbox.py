@@ -20,6 +20,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, TypeVar
 
 import psycopg
@@ -28,6 +29,7 @@ import redis.exceptions
 
 from controller.model.errors import Unavailable
 from controller.model.names import BELL_CHANNEL
+from hooks.payload import Ours
 
 #: From the moment that a batch is taken; with the cut below it stays under the 5 s that we promise.
 COMMIT_DEADLINE_S = 4.0
@@ -244,6 +246,14 @@ class Inbox:
             return False
         return True
 
+    async def load_ours(self, name: str) -> Ours:
+        """Return what the forge calls the repository of that name by now; Unavailable when that cannot be known."""
+        try:
+            async with asyncio.timeout(ASK_DEADLINE_S + CUT_S), self._asks:
+                return await self._asking.use(partial(_ask_for_ours, name=name), deadline_s=ASK_DEADLINE_S)
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            raise Unavailable("InboxAway", "it is not known whether this repository is ours; send it again") from error
+
     # -- the writer -------------------------------------------------------------------------------------------------
 
     async def _write_for_ever(self) -> None:
@@ -349,6 +359,17 @@ class Inbox:
 
 async def _look_at_table(connection: _Connection) -> None:
     await connection.execute("SELECT seq FROM deliveries LIMIT 1")
+
+
+async def _ask_for_ours(connection: _Connection, *, name: str) -> Ours:
+    cursor = await connection.execute("SELECT forge_id, renamed_to FROM repositories WHERE full_name = %s", [name])
+    row = await cursor.fetchone()
+    forge_id, renamed_to = (None, None) if row is None else row
+    return Ours(
+        name=name,
+        forge_id=forge_id if isinstance(forge_id, int) else None,
+        renamed_to=renamed_to if isinstance(renamed_to, str) else None,
+    )
 
 
 async def _announce(connection: _Connection) -> None:

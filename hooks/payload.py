@@ -27,6 +27,16 @@ Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ours:
+    """The repository that this stack serves: its name in the settings, and what the forge said of it since."""
+
+    name: str
+    #: None: not known yet, or not asked for.
+    forge_id: int | None = None
+    renamed_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
     """What a delivery says. `ignored`: signed and kept, but nothing to look at. `malformed`: kept, and answered 400."""
 
@@ -35,13 +45,15 @@ class Hint:
     repository: str | None = None
     target: str | None = None
     sha: str | None = None
+    #: It names another repository than the settings: it may be ours all the same, under another name.
+    is_of_another: bool = False
 
 
 class _Odd(ValueError):
     """The body is not JSON as we read it."""
 
 
-def read_hint(body: bytes, event: str, *, repository: str) -> Hint:
+def read_hint(body: bytes, event: str, *, ours: Ours) -> Hint:
     """Return the hint of a body that was delivered as `event`, for the repository that this stack serves."""
     try:
         value = _parse(body)
@@ -59,11 +71,16 @@ def read_hint(body: bytes, event: str, *, repository: str) -> Hint:
     name = _text(_at(value, "repository", "full_name"))
     if name is None:
         return Hint(state="malformed", reason="the body names no repository")
-    if name.lower() != repository.lower():
-        return Hint(state="ignored", reason="another repository", repository=_short(name))
+    if not _is_ours(name, _at(value, "repository", "id"), ours):
+        return Hint(state="ignored", reason="another repository", repository=_short(name), is_of_another=True)
     if event == "issue_comment":
         return _comment(value, name)
     return _push(value, name) if event == "push" else _pull_request(value, name)
+
+
+def _is_ours(name: str, forge_id: Json, ours: Ours) -> bool:
+    names = {known.lower() for known in (ours.name, ours.renamed_to) if known is not None}
+    return name.lower() in names or (type(forge_id) is int and forge_id == ours.forge_id)
 
 
 def _push(value: dict[str, Json], name: str) -> Hint:

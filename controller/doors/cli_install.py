@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -63,7 +64,9 @@ UP_WITHIN_S = 60.0
 RESOLV_CONF = Path("/etc/resolv.conf")
 VALUE_BYTES_MAX = 64 << 10
 REPOSITORY_FILE = HOST_CONFIG / "repository.env"
-REPOSITORY_VALUES = frozenset({"OROBOROS_REPOSITORY", "OROBOROS_FORGE_URL", "OROBOROS_BRANCH"})
+REPOSITORY_VALUES = frozenset(
+    {"OROBOROS_REPOSITORY", "OROBOROS_FORGE_URL", "OROBOROS_BRANCH", "OROBOROS_REPOSITORY_SET"}
+)
 CONTROL_UNITS = ("ouroboros-api.service", "ouroboros-worker.service")
 
 
@@ -251,6 +254,7 @@ def set_repository(text: str, *, forge_url: str | None, branch: str | None, toke
     require_root("repo set")
     name, url = split_repository(text, forge_url=forge_url)
     values = {"OROBOROS_REPOSITORY": name, "OROBOROS_FORGE_URL": url, **({"OROBOROS_BRANCH": branch} if branch else {})}
+    values["OROBOROS_REPOSITORY_SET"] = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     if token_from_stdin:
         token = sys.stdin.read(VALUE_BYTES_MAX).strip()
         if not token:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
+from controller.decisions.github.repository import require_ours
 from controller.decisions.stale import SlotHeld, Stale, judge_leases
 from controller.doors import tables
 from controller.doors.doctor_host import ask_health
@@ -67,6 +68,7 @@ def find_stale(
     """Ask forge and host, have the loop reclaim what is stale, and return what became of it."""
     began_at = utc_now()
     with open_forges(settings, clock=utc_now) as forges:
+        require_ours(forges.forge.repository(), pinned=store.load_repository().forge_id)
         listed = forges.forge.open_pulls()
     runtime = open_runtime(settings)
 

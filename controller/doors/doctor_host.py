@@ -23,6 +23,7 @@ from typing import Literal
 import psycopg
 import starlette
 
+from controller.decisions.github.repository import require_ours
 from controller.decisions.host_units import enabled_units, installed_units
 from controller.decisions.installation import (
     FileFact,
@@ -313,10 +314,21 @@ def _examine_reports(settings: Settings) -> tuple[Finding, ...]:
 def _examine_forge(settings: Settings) -> Finding:
     try:
         with open_forges(settings, clock=utc_now) as forges:
-            branch = forges.forge.repository().default_branch
+            found = forges.forge.repository()
+            require_ours(found, pinned=_pinned(settings))
     except OroborosError as error:
         return doctor.check_forge(settings.forge_url, problem=f"{error.reason}: {error.message}", branch="")
-    return doctor.check_forge(settings.forge_url, problem="", branch=branch)
+    return doctor.check_forge(settings.forge_url, problem="", branch=found.default_branch)
+
+
+def _pinned(settings: Settings) -> int | None:
+    """Return the id of the repository that is deployed from here, None where that cannot be known."""
+    store = Store(settings.database_url, repository=settings.repository, host=settings.host)
+    with contextlib.closing(store):
+        try:
+            return store.load_repository().forge_id
+        except (OroborosError, psycopg.Error):
+            return None  # another check says what is wrong
 
 
 def ask_database(url: str, *, folder: Path = SQL_FOLDER) -> DatabaseFacts:

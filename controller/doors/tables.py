@@ -218,6 +218,9 @@ def print_status(console: Console, status: StatusView, *, now: datetime) -> None
         lines.append(("last failure", f"{ago(status.last_failure.ended_at, now=now)}: {failure(status.last_failure)}"))
     if status.renamed_to is not None:
         lines.append(("renamed", f"the repository is called {status.renamed_to} now: set OROBOROS_REPOSITORY"))
+    if status.replaced_by is not None:
+        said = f"RepositoryReplaced: the name is of another repository by now (id {status.replaced_by})"
+        lines.append(("held", f"{said}: nothing is taken from it until `oroboros repo set`"))
     if status.undelivered:
         said = f"{status.undelivered} that the forge could not hand over, asked for again"
         if status.undelivered_given_up:

@@ -302,6 +302,8 @@ class StatusView:
     force_pushes: tuple[ForcePushView, ...]
     #: The repository's name at the forge, when the settings have another.
     renamed_to: str | None
+    #: The id of another repository, to which the name leads by now: nothing is taken from it.
+    replaced_by: int | None
     #: Deliveries that the forge could not hand over and that we have asked for; and those that were given up.
     undelivered: int
     undelivered_given_up: int
@@ -439,6 +441,7 @@ def read_status(
         refused_head=_refused_head(repository),
         force_pushes=_read_force_pushes(rows, now=now),
         renamed_to=_text_or_none(repository.get("renamed_to")),
+        replaced_by=None if repository.get("replaced_by") is None else _number(repository.get("replaced_by")),
         undelivered=_number(undelivered.get("open")),
         undelivered_given_up=_number(undelivered.get("given_up")),
         drifts=read_drifts(rows),

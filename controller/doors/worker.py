@@ -86,7 +86,9 @@ class Worker:
             _when_reachable(lambda: migrate(settings.database_url))
             store = Store(settings.database_url, repository=settings.repository, host=settings.host)
             boot_id = secrets.token_hex(8)
-            store.register(slots=topology.slots, boot_id=boot_id, now=self.clock())
+            store.register(
+                slots=topology.slots, boot_id=boot_id, now=self.clock(), repository_set=settings.repository_set
+            )
             side = store.shared()
             bell = threading.Event()
             health = Health(started_at=self.clock())

@@ -128,6 +128,9 @@ class RepositoryRow:
     receiver_started_at: datetime | None
     #: When a command last asked for a look at the forge.
     look_asked_at: datetime | None
+    #: The forge's id of the repository, from the first look on; and of the other one that its name leads to by now.
+    forge_id: int | None
+    replaced_by: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,10 +336,13 @@ class Store:
 
     # -- worker -----------------------------------------------------------------------------------------------------
 
-    def register(self, *, slots: Sequence[SlotName], boot_id: str, now: datetime) -> int:
+    def register(
+        self, *, slots: Sequence[SlotName], boot_id: str, now: datetime, repository_set: str | None = None
+    ) -> int:
         """Take over this host as its one worker; return the new epoch.
 
-        Writes the repository and slot rows if they are missing, and counts an attempt on every run that a former
+        Another `repository_set` than before: somebody said anew which repository this is, whatever its id. Writes the
+        repository and slot rows if they are missing, and counts an attempt on every run that a former
         worker began and did not end. Safe to repeat: each call is a new epoch."""
         with self._transaction() as connection:
             # The settings follow a rename: so do its rows.
@@ -351,6 +357,11 @@ class Store:
             )
             self._repository_id = None
             repository_id = self._id()
+            connection.execute(
+                "UPDATE repositories SET forge_id = NULL, replaced_by = NULL, set_as = %(set)s"
+                " WHERE id = %(row)s AND %(set)s <> '' AND set_as <> %(set)s",
+                {"set": repository_set or "", "row": repository_id},
+            )
             row = connection.execute(
                 "INSERT INTO workers (host, repository_id, epoch, boot_id, started_at)"
                 " VALUES (%s, %s, nextval('generations'), %s, %s)"
@@ -836,14 +847,19 @@ class Store:
             connection.execute("UPDATE repositories SET production_branch = %s WHERE id = %s", [branch, self._id()])
 
     def record_repository(self, found: Repository) -> None:
-        """Remember the forge's id of the repository, which survives a rename, and the name that it has there now."""
+        """Remember the forge's id of the repository, which survives a rename, and the name that it has there now; or
+        that the name leads to another one, of which nothing else is taken."""
         with self._transaction(fenced=True) as connection:
+            values = {"id": found.id, "name": found.full_name, "row": self._id()}
             connection.execute(
-                "UPDATE repositories SET forge_id = %(id)s,"
+                "UPDATE repositories SET forge_id = %(id)s, replaced_by = NULL,"
                 " renamed_to = CASE WHEN lower(full_name) = lower(%(name)s) THEN NULL ELSE %(name)s END"
-                " WHERE id = %(row)s AND NOT EXISTS"
+                " WHERE id = %(row)s AND coalesce(forge_id, %(id)s) = %(id)s AND NOT EXISTS"
                 " (SELECT 1 FROM repositories o WHERE o.forge_id = %(id)s AND o.id <> %(row)s)",
-                {"id": found.id, "name": found.full_name, "row": self._id()},
+                values,
+            )
+            connection.execute(
+                "UPDATE repositories SET replaced_by = %(id)s WHERE id = %(row)s AND forge_id <> %(id)s", values
             )
 
     def was_found_by_resync(self, ref: str, sha: Sha) -> bool:
@@ -1811,6 +1827,8 @@ def _repository(row: DictRow) -> RepositoryRow:
         comments_read_at=row["comments_read_at"],
         receiver_started_at=row["receiver_started_at"],
         look_asked_at=row["look_asked_at"],
+        forge_id=row["forge_id"],
+        replaced_by=row["replaced_by"],
     )
 
 

@@ -23,6 +23,7 @@ from controller.decisions.admission import forks_to_fetch
 from controller.decisions.drift import BY_HAND, RELEASE_EDITED, SEEN_BY_TICK, judge_drift
 from controller.decisions.explain import why
 from controller.decisions.fitness import WorkerFacts
+from controller.decisions.github.repository import Repository, require_ours
 from controller.decisions.holds import held_run, held_slot
 from controller.decisions.order import describe_force_push
 from controller.decisions.plan import desired, plan_slot
@@ -228,12 +229,14 @@ class Reconciler:
         refresh = plan_refresh(hints, looks, resync_s=self.resync_s, now=now)
         if refresh is None:
             return
-        branch = history.repository.production_branch
+        branch, replaced = history.repository.production_branch, history.repository.replaced_by is not None
         seqs = [delivery.seq for delivery in history.pending]
         known = history.pulls
         self.hands.background.start(
             ("refresh", None),
-            lambda: self._look(listing=refresh.listing, branch=branch, known=known, policy=policy, seqs=seqs),
+            lambda: self._look(
+                listing=refresh.listing, branch=branch, replaced=replaced, known=known, policy=policy, seqs=seqs
+            ),
         )
 
     def _read_comments(self, history: History, observed: Observed, *, now: datetime) -> None:
@@ -247,8 +250,12 @@ class Reconciler:
             not_before=self._not_before(history),
         )
         hints = [Hint(target=delivery.target, armed_at=delivery.armed_at) for delivery in history.pending]
-        # Without a listing nothing is known of the heads that a comment may mean.
-        if looks.listed_at is not None and is_reading_due(hints, looks, resync_s=self.resync_s, now=now):
+        # Without a listing nothing is known of the heads that a comment may mean; before the first one of this worker
+        # not whether the repository is still the one that we know, so that its people may order something here.
+        is_listed = looks.listed_at is not None and looks.listed_at >= self.health.started_at
+        if history.repository.replaced_by is not None or not is_listed:
+            return
+        if is_reading_due(hints, looks, resync_s=self.resync_s, now=now):
             self.hands.background.start(("comments", None), lambda: self._answer(observed))
 
     def _answer(self, observed: Observed) -> None:
@@ -273,37 +280,46 @@ class Reconciler:
         return max(filter(None, instants))
 
     def _look(
-        self, *, listing: bool, branch: str | None, known: tuple[PullRequest, ...], policy: Policy, seqs: list[int]
+        self,
+        *,
+        listing: bool,
+        branch: str | None,
+        replaced: bool,
+        known: tuple[PullRequest, ...],
+        policy: Policy,
+        seqs: list[int],
     ) -> None:
         """List (when asked) and fetch; runs in a thread of its own. A fork's commit is fetched if it is approved.
 
         A list that cannot be had keeps nothing from being fetched: production goes by git alone. It fails the look, so
-        that it is tried again soon, and the list that we have stays."""
+        that it is tried again soon, and the list that we have stays. `replaced`: the name of the repository led to
+        another one when it was last asked for; nothing is fetched before that is over."""
         side = self.hands.side
         look_began_at = self.clock()
         not_listed: Unavailable | None = None
         try:
             if seqs:
                 side.record_looks(seqs)
-            if branch is None:
-                found = self.forge.repository()
-                side.record_repository(found)
-                branch = self.production_branch or found.default_branch
-                side.record_branch(branch)
             # What failed may fail slowly, and again.
-            fetch_first = not listing or self._failures > 0
-            if fetch_first:
+            fetch_first = branch is not None and not replaced and (not listing or self._failures > 0)
+            if branch is not None and fetch_first:
                 self._fetch(branch, known, policy)
-            if listing:
+            if listing or branch is None or replaced:
                 listed_at = self.clock()
                 try:
+                    found = self._identify()
+                    if branch is None:
+                        branch = self.production_branch or found.default_branch
+                        side.record_branch(branch)
                     pulls = self.forge.open_pulls()
                 except Unavailable as error:
+                    if branch is None or replaced:
+                        raise
                     not_listed = error
                 else:
                     self._fetch(branch, pulls, policy, listed_at=listed_at)
             if not_listed is not None:
-                if not fetch_first:
+                if branch is not None and not fetch_first:
                     self._fetch(branch, known, policy)
                 raise not_listed
         except LostEpoch:
@@ -312,7 +328,8 @@ class Reconciler:
             self._failures += 1
             # Not when it ended: a push that came meanwhile is news, and does not wait for a pause that has grown.
             self._failed_at = look_began_at
-            log.warning("look: %s", error, extra={"action": "look.failed"})
+            level = logging.ERROR if isinstance(error, Stalled) else logging.WARNING
+            log.log(level, "look: %s", error, extra={"action": "look.failed"})
             self.health.note_error(str(error), now=self.clock())
             return
         self._failures, self._failed_at = 0, None
@@ -414,9 +431,15 @@ class Reconciler:
         mirror = self.hands.open_mirror()
         return mirror, mirror.fetch(branch=branch, pulls=pulls, approved=approved)
 
-    def _learn_name(self) -> None:
+    def _identify(self) -> Repository:
+        """Ask for the repository; Stalled when its name leads to another one than we know."""
         found = self.forge.repository()
         self.hands.side.record_repository(found)
+        require_ours(found, pinned=self.hands.side.load_repository().forge_id)
+        return found
+
+    def _learn_name(self) -> None:
+        found = self._identify()
         log.warning(
             "look: the repository is called %s now; set OROBOROS_REPOSITORY",
             found.full_name,

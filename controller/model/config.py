@@ -265,6 +265,8 @@ class Settings:
     notify_secret_file: Path | None
     #: NULL: the forge's default branch.
     production_branch: str | None
+    #: Changes whenever somebody says anew which repository this is.
+    repository_set: str | None
     poll_interval_s: float
     #: How long a head or a pull request may go unseen when no delivery tells of it.
     resync_s: float
@@ -376,6 +378,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         # On a host the secret's place is always named, whether anybody is notified or not.
         notify_secret_file=notify_secret_file if notify_url else None,
         production_branch=environ.get("OROBOROS_BRANCH", "").strip() or None,
+        repository_set=environ.get("OROBOROS_REPOSITORY_SET", "").strip() or None,
         poll_interval_s=seconds("WORKER_POLL_INTERVAL_SECONDS", 5.0),
         resync_s=seconds("OROBOROS_RESYNC_SECONDS", RESYNC_DEFAULT_S),
         worker_health_port=int(health_port) if _PORT.match(health_port) else None,

@@ -113,6 +113,8 @@ def test_a_stack_works_as_a_github_app(free_port_offset: int) -> None:
         world.await_serving(second)
         view = json.loads(world.command("status", "--json").stdout)
         assert view["renamed_to"] == "acme/store"
+        told = world.rows("SELECT count(*) FROM deliveries WHERE sha = %s AND state <> 'ignored'", second)
+        assert told == [(1,)]
         for log in (root / "logs").glob("*.log"):
             assert "ghs_" not in log.read_text(), log.name
         world.author.close()

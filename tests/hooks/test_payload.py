@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooks.payload import Hint, read_hint
+from hooks.payload import Hint, Ours, read_hint
 from tests.hooks.deliveries import REPOSITORY, sample
 
 SHA = "76ae82c7b1a177c8d03f9e96e0adf2466113728f"
@@ -19,7 +19,7 @@ Path = tuple[str | int, ...]
 
 def read(value: object, event: str) -> Hint:
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return read_hint(body, event, repository=REPOSITORY)
+    return read_hint(body, event, ours=Ours(name=REPOSITORY))
 
 
 def test_a_push_hints_at_its_branch() -> None:
@@ -35,6 +35,27 @@ def test_a_pull_request_hints_at_its_number() -> None:
         target="pull:42",
         sha="34c5c7793cb3b279e22454cb6750c80560547b3a",
     )
+
+
+@pytest.mark.parametrize(
+    ("repository", "is_ours"),
+    [
+        ({"full_name": "acme/store", "id": 1001}, True),
+        ({"full_name": "acme/Store", "id": 7}, True),
+        ({"full_name": "acme/other", "id": 1001}, True),
+        ({"full_name": "acme/other", "id": 7}, False),
+        ({"full_name": "acme/other", "id": "1001"}, False),
+        ({"full_name": "acme/other"}, False),
+    ],
+)
+def test_t_g13_ours_is_what_the_forge_calls_by_another_name_or_knows_by_its_id(
+    repository: dict[str, object], *, is_ours: bool
+) -> None:
+    body = json.dumps(sample("push") | {"repository": repository}).encode()
+    before = read_hint(body, "push", ours=Ours(name=REPOSITORY))
+    assert (before.state, before.is_of_another) == ("ignored", True)
+    hint = read_hint(body, "push", ours=Ours(name=REPOSITORY, forge_id=1001, renamed_to="acme/store"))
+    assert (hint.state == "pending", hint.is_of_another) == (is_ours, not is_ours)
 
 
 COMMENT = {
@@ -209,7 +230,7 @@ def mutations(event: str) -> Iterator[bytes]:
 def test_every_mutation_of_a_payload_gives_a_hint_that_can_be_stored(event: str) -> None:
     states = set()
     for body in mutations(event):
-        hint = read_hint(body, event, repository=REPOSITORY)
+        hint = read_hint(body, event, ours=Ours(name=REPOSITORY))
         states.add(hint.state)
         assert (hint.state == "pending") == (hint.reason == "")
         for text in (hint.repository, hint.target, hint.sha, hint.reason):
@@ -219,7 +240,7 @@ def test_every_mutation_of_a_payload_gives_a_hint_that_can_be_stored(event: str)
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_no_bytes_raise(body: bytes) -> None:
-    read_hint(body, "push", repository=REPOSITORY)
+    read_hint(body, "push", ours=Ours(name=REPOSITORY))
 
 
 _JSON = st.recursive(
@@ -243,6 +264,6 @@ _JSON = st.recursive(
     st.sampled_from(["push", "pull_request"]),
 )
 def test_no_json_raises(value: dict[str, object], event: str) -> None:
-    hint = read_hint(json.dumps(value).encode("utf-8", "surrogatepass"), event, repository=REPOSITORY)
+    hint = read_hint(json.dumps(value).encode("utf-8", "surrogatepass"), event, ours=Ours(name=REPOSITORY))
 
     assert hint.state in ("pending", "ignored", "malformed")

@@ -187,6 +187,24 @@ def test_what_is_not_ours_is_kept_as_ignored(app: Starlette, rows: Rows) -> None
     assert rows.query("SELECT state, count(*) FROM deliveries GROUP BY 1") == [("ignored", 4)]
 
 
+def test_t_g13_what_comes_under_another_name_is_ours_by_its_id(app: Starlette, rows: Rows) -> None:
+    rows.execute("INSERT INTO repositories (full_name, forge_id) VALUES ('acme/shop', 1001), ('acme/other', 7)")
+
+    def under(name: str, forge_id: int) -> bytes:
+        return json.dumps(sample("push") | {"repository": {"full_name": name, "id": forge_id}}).encode()
+
+    async def story(client: httpx.AsyncClient) -> None:
+        assert told(await deliver(client, under("acme/store", 1001))) == (202, "accepted")
+        assert told(await deliver(client, under("acme/other", 7))) == (202, "ignored")
+
+    run(app, story)
+
+    assert rows.query("SELECT repository, state FROM deliveries ORDER BY seq") == [
+        ("acme/store", "pending"),
+        ("acme/other", "ignored"),
+    ]
+
+
 def test_t_g4_bytes_kept_under_a_wrong_event_name_are_taken_up_under_the_right_one(app: Starlette, rows: Rows) -> None:
     body = push()
 

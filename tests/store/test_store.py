@@ -737,6 +737,27 @@ def test_t_g13_rows_follow_a_rename_once_the_settings_do(store: Store, postgres_
     renamed.close()
 
 
+def test_an_id_stays_pinned_whoever_has_the_name_until_it_is_set_anew(store: Store, postgres_url: str) -> None:
+    ours = Repository(id=1001, full_name="acme/shop", default_branch="main")
+    store.record_repository(ours)
+    store.record_repository(replace(ours, id=2002))
+    known = store.load_repository()
+    assert (known.forge_id, known.replaced_by) == (1001, 2002)
+    store.record_repository(ours)
+    assert store.load_repository().replaced_by is None
+
+    store.record_repository(replace(ours, id=2002))
+    anew = Store(postgres_url, repository="acme/shop", host="host-1")
+    anew.register(slots=SLOTS, boot_id="boot-2", now=LATER)
+    assert anew.load_repository().replaced_by == 2002
+    anew.register(slots=SLOTS, boot_id="boot-3", now=LATER, repository_set="today")
+    assert (anew.load_repository().forge_id, anew.load_repository().replaced_by) == (None, None)
+    anew.record_repository(replace(ours, id=2002))
+    anew.register(slots=SLOTS, boot_id="boot-4", now=LATER, repository_set="today")
+    assert anew.load_repository().forge_id == 2002
+    anew.close()
+
+
 def test_another_repository_never_takes_the_id_of_one_that_is_known(store: Store, postgres_url: str) -> None:
     store.record_repository(Repository(id=1001, full_name="acme/shop", default_branch="main"))
     other = Store(postgres_url, repository="acme/other", host="host-2")

@@ -73,6 +73,19 @@ class PostedStatus:
     created_at: datetime
 
 
+def require_ours(found: Repository, *, pinned: int | None) -> None:
+    """Raise unless this is the repository that we have known by its id since the first look, if there was one.
+
+    Who renames a repository gives its old name away: whoever takes it could deploy from it otherwise."""
+    if pinned is not None and found.id != pinned:
+        raise Stalled(
+            "RepositoryReplaced",
+            f"{found.full_name} is another repository (id {found.id}) than the one that is deployed from here"
+            f" (id {pinned}): nothing is taken from it; was ours renamed or made anew? Say which it is:"
+            " `oroboros repo set`",
+        )
+
+
 # -- requests -------------------------------------------------------------------------------------------------------
 
 
