@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path("/srv/oroboros")
+CONFIG = Path("/etc/oroboros")
 PROGRAM = Path("/opt/oroboros")
 DIGEST_DIGITS = 12
 FOLLOWS_CURRENT = frozenset({"api", "worker"})
@@ -46,7 +47,7 @@ def choose_base(part: str) -> Path | None:
     """Return the release whose code the part is to run; None: what was installed."""
     if part == "judge":
         base = Path(str(read_json(ROOT / "judge" / "order.json").get("judge", "")))
-    elif part in FOLLOWS_CURRENT and read_json(ROOT / "topology.json").get("control_plane") == "current":
+    elif part in FOLLOWS_CURRENT and read_json(CONFIG / "topology.json").get("control_plane") == "current":
         base = (ROOT / "current").resolve()
     else:
         return None

@@ -66,6 +66,7 @@ PURE = frozenset(
 #: The time zone database is read, once: what it says of an instant is as fixed as a calendar.
 PURE_IN = {
     "controller.model.deploy_toml": frozenset({"pydantic", "zoneinfo"}),
+    "controller.model.topology_file": frozenset({"pydantic"}),
     "controller.decisions.holds": frozenset({"zoneinfo"}),
     "controller.decisions.notifications": frozenset({"hmac"}),
 }

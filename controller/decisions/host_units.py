@@ -19,6 +19,7 @@ from controller.model.names import (
     EDGE_USER,
     HOST_CADDY,
     HOST_CONFIG,
+    HOST_LAYOUT,
     HOST_PROGRAM,
     HOST_ROOT,
     HOST_RUN,
@@ -313,7 +314,9 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
             f"{_WALLS}"
             "ProcSubset=pid\n"
             "PrivateUsers=yes\nPrivateIPC=yes\n"
-            f"InaccessiblePaths=-{HOST_ROOT}/repo.git -{HOST_ROOT}/orders -{HOST_CONFIG}\n"
+            f"InaccessiblePaths=-{HOST_ROOT}/repo.git -{HOST_ROOT}/orders\n"
+            # Of the configuration it sees what was installed, and no more.
+            f"TemporaryFileSystem={HOST_CONFIG}:ro\nBindReadOnlyPaths=-{HOST_LAYOUT.topology}\n"
             "RestrictAddressFamilies=AF_UNIX AF_INET\n"
             "IPAddressDeny=any\nIPAddressAllow=localhost\n"
             "MemoryMax=512M\nTasksMax=64\n"

@@ -43,6 +43,7 @@ from controller.model.names import (
     slot_user,
     unit_instance,
 )
+from controller.model.topology_file import render_topology
 
 COMMAND = Path("/usr/local/bin/oroboros")
 REDIS_CONFIG, REDIS_FILE = Path("/etc/redis/redis.conf"), Path("/etc/redis/oroboros.conf")
@@ -143,8 +144,6 @@ class HostFacts:
     versions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     #: Somebody has said which repository this host is about: until then api and worker wait.
     has_repository: bool = False
-    #: What was installed before.
-    topology: Topology | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,6 +384,8 @@ def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
         return HostFile(path=HOST_CONFIG / name, text=text, mode=0o600, keep="all")
 
     return (
+        # First: whatever is rendered from it passed its rules, and who is cut short wants the same the next time.
+        HostFile(path=HOST_LAYOUT.topology, text=render_topology(topology)),
         HostFile(path=COMMAND, text=_COMMAND_TEXT, mode=0o755),
         *render_environment_files(topology, wanted.passwords, host=wanted.host, redis_url=wanted.shared_redis),
         kept("webhook-secrets", f"{wanted.webhook_secret}\n"),
@@ -408,13 +409,14 @@ def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
 def plan_installation(facts: HostFacts, wanted: Wanted, *, only_slots: bool = False) -> tuple[Change, ...]:
     """Return what to change, in order; () when the host is as it is wanted. `only_slots`: just the slots' own."""
     topology = wanted.topology
-    changes: list[Change] = [*_users(facts, topology), *_folders(facts, topology)]
+    files = plan_files(facts, wanted)
+    topology_first = [change for change in files if change.file.path == HOST_LAYOUT.topology]
+    changes: list[Change] = [*_users(facts, topology), *_folders(facts, topology), *topology_first]
     if not only_slots and facts.app != wanted.app:
         changes.append(InstallCode(digest=wanted.app))
     if not only_slots and facts.caddy != wanted.caddy:
         changes.append(InstallCaddy(digest=wanted.caddy))
-    files = plan_files(facts, wanted)
-    changes += files
+    changes += [change for change in files if change not in topology_first]
     if any(change.path == TMPFILES for change in _written(files)) or not facts.active:
         changes.append(MakeRunFolders())
     gone = tuple(sorted(facts.enabled - set(enabled_units(topology))))
@@ -692,8 +694,6 @@ def _services(facts: HostFacts, wanted: Wanted, changes: list[Change]) -> list[C
     if missing:
         result.append(Systemctl(verb="enable", units=missing))
     stirred = stirred_units(changes, wanted.topology)
-    if facts.topology is not None and facts.topology != wanted.topology:
-        stirred |= {"ouroboros-api.service", "ouroboros-worker.service"}  # they read it when they start
     waiting = () if facts.has_repository else ("ouroboros-api.service", "ouroboros-worker.service")
     ours = [unit for unit in units if _is_started_by_us(unit) and unit not in waiting]
     started = tuple(unit for unit in ours if unit not in facts.active)
@@ -734,6 +734,8 @@ def stirred_units(changes: Iterable[Change], topology: Topology) -> frozenset[st
 def _of_configuration(name: str, surfaces: Mapping[str, SlotName]) -> set[str]:
     if name == "Caddyfile":
         return {"ouroboros-caddy.service"}
+    if name == HOST_LAYOUT.topology.name:
+        return {"ouroboros-api.service", "ouroboros-worker.service"}  # they read it when they start
     if name in ("api.env", "webhook-secrets"):
         return {"ouroboros-api.service"}
     if name in ("worker.env", "forge-token", "github-app-key", "notify-secret"):

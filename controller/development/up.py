@@ -52,7 +52,7 @@ from controller.development.parts import (
 )
 from controller.effects.stack_files import write_private, write_stack, write_topology
 from controller.model.errors import ConfigInvalid, Unavailable
-from controller.model.names import COLOURS, Layout, Ports, SlotName, Topology, unit_instance
+from controller.model.names import COLOURS, HOST_ROOT, Layout, Ports, SlotName, Topology, unit_instance
 
 STACK_VERSION = 1
 CONTROL_DATABASE = "builder_control"
@@ -157,6 +157,8 @@ def stack(
 ) -> Iterator[Stack]:
     """Bring a stack up, yield it once everything answers, and leave nothing of it running afterwards."""
     root = options.root.resolve()
+    if root == HOST_ROOT:
+        raise ConfigInvalid("RootIsHosts", f"{root} is what `oroboros install` makes: name another folder with --root")
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _only_one(root), _short_folder(root) as run:
         layout = Layout(root, run)

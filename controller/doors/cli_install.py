@@ -11,7 +11,6 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +19,6 @@ import click
 
 from controller.decisions.host_environment import CONTROL_SOCKET_URL
 from controller.decisions.installation import (
-    Change,
-    JoinGroup,
-    MakeFolder,
-    MakeUser,
     Wanted,
     plan_installation,
     plan_removal,
@@ -39,7 +34,7 @@ from controller.doors import tables
 from controller.doors.stacks import Stack, find_stack
 from controller.effects.host import Host, read_host_name, read_passwords, read_shared_redis, run, write_file
 from controller.effects.ping import redis_address
-from controller.effects.stack_files import read_topology, write_private, write_topology
+from controller.effects.stack_files import read_topology, write_private
 from controller.effects.store import SQL_FOLDER, migrate
 from controller.model.command import RESERVED, parse_environment
 from controller.model.config import Policy
@@ -142,7 +137,6 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
         facts = host.observe(
             passwords, [file.path for file in wanted_files(wanted)], [f.path for f in wanted_folders(topology)]
         )
-    facts = replace(facts, topology=installed)
     problems = too_old(facts, redis_shared=shared_redis is not None)
     if problems:
         raise ConfigInvalid("HostTooOld", "; ".join(problems), problems=problems)
@@ -155,20 +149,19 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
         message = f"this Redis has {strangers}: with --redis-shared it is left alone, and you give its address"
         raise Refused("RedisIsShared", message)
     changes = plan_installation(facts, wanted, only_slots=only_slots)
-    needs_topology = installed != topology
     if dry_run and (hidden := unseen(facts)):
         click.echo(f"not looked at, since only root may: {', '.join(hidden)}", err=True)
-    if not changes and not needs_topology:
+    if not changes:
         click.echo("everything is as it must be: nothing to do")
         return 0
     if dry_run:
         for change in changes:
             click.echo(tables.plain(str(change)))
-        if needs_topology:
-            click.echo(f"write {HOST_LAYOUT.topology}")
-        click.echo(f"{len(changes) + needs_topology} changes; nothing was changed")
+        click.echo(f"{len(changes)} changes; nothing was changed")
         return 0
-    _execute(host, changes, write_topology_file=lambda: _write_topology(topology))
+    for number, change in enumerate(changes, start=1):
+        click.echo(tables.plain(f"[{number}/{len(changes)}] {change}"))
+        host.execute(change)
     _tell_next_steps()
     return _end_with_doctor()
 
@@ -186,26 +179,6 @@ def _read_redis_url() -> str:
     url = _read_value("address of Redis (redis://USER:PASSWORD@HOST:PORT/0)").strip()
     redis_address(url)  # refuses one that leads nowhere
     return url
-
-
-def _execute(host: Host, changes: Sequence[Change], *, write_topology_file: Callable[[], None]) -> None:
-    """Make the changes in order, a line each. The topology is written once there is a place for it, so that a second
-    try of an installation that was cut short wants the same."""
-    written = False
-    for number, change in enumerate(changes, start=1):
-        if not written and not isinstance(change, MakeUser | JoinGroup | MakeFolder):
-            write_topology_file()
-            written = True
-        click.echo(tables.plain(f"[{number}/{len(changes)}] {change}"))
-        host.execute(change)
-    if not written:
-        write_topology_file()
-
-
-def _write_topology(topology: Topology) -> None:
-    write_topology(HOST_LAYOUT, topology)
-    # api and surfaces read it, as other users.
-    HOST_LAYOUT.topology.chmod(0o644)
 
 
 def _tell_next_steps() -> None:

@@ -2,12 +2,14 @@
 
 In this order: `--root`, `OROBOROS_ROOT`, `./.oroboros` when a stack runs there, `/srv/oroboros`. A root that
 `oroboros up` made holds `environment.json`, the very values that its api and worker were started with; else the
-environment of this process must hold them.
+environment of this process must hold them. Those values are believed when they are root's or of whoever asks, and
+never in `/srv/oroboros`, which is the worker's.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +19,7 @@ from controller.decisions.github.wire import git_url
 from controller.effects.database import AppDatabases
 from controller.effects.mirror import Mirror
 from controller.effects.runtime import Runtime
-from controller.effects.stack_files import read_topology, write_private
+from controller.effects.stack_files import is_kept_by, read_topology, topology_file, write_private
 from controller.effects.store import Store
 from controller.model.command import parse_environment
 from controller.model.config import Settings, read_settings
@@ -97,9 +99,13 @@ def find_stack(given: Path | None, environ: Mapping[str, str], *, working_direct
         root = local if Layout(local).stack_file.exists() and not own_values else HOST_ROOT
     # Who sets the database's address means the environment, unless --root points elsewhere.
     file = root / ENVIRONMENT_FILE
-    if (given is not None or not own_values) and file.exists():
+    if root != HOST_ROOT and (given is not None or not own_values) and file.exists():
+        if not is_kept_by(file, {0, os.geteuid()}):
+            message = f"{file} is another user's, or others may write it: ask as the user whose stack it is"
+            raise Refused("EnvironmentNotOurs", message)
         return Stack(root=root, environ=_read_environment(file), embedded=True)
-    if not own_values and root == HOST_ROOT and Layout(root).topology.exists():
+    # A surface may not even look for it.
+    if not own_values and root == HOST_ROOT and os.path.exists(topology_file(Layout(root))):
         values, closed = _read_host_environment()
         return Stack(root=root, environ={**environ, **values}, embedded=False, is_host=True, closed=closed)
     return Stack(root=root, environ={**environ, "OROBOROS_ROOT": str(root)}, embedded=False)

@@ -5,17 +5,16 @@ Both are small JSON, written by one rename. The stack file holds addresses and p
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import secrets
-from collections.abc import Mapping
+import stat
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
 
 from controller.model.errors import ConfigInvalid, Unavailable
-from controller.model.names import Layout, Ports, Topology
-from controller.model.profiles import Walls
+from controller.model.names import TOPOLOGY_FILE, Layout, Topology
+from controller.model.topology_file import parse_topology, render_topology
 
 JSON_BYTES_MAX = 64 << 10
 
@@ -31,79 +30,42 @@ def write_private(path: Path, text: str) -> None:
 
 
 def write_topology(layout: Layout, topology: Topology) -> None:
-    """Write what was installed on this host. Safe to repeat."""
-    value = {
-        "previews": topology.previews,
-        "port_offset": topology.ports.offset,
-        "base_host": topology.base_host,
-        "scheme": topology.scheme,
-        "public_port": topology.public_port,
-        "production_host": topology.production_host,
-        "preview_host": topology.preview_host,
-        "production_backend_port": topology.production_backend_port,
-        "tls": topology.tls,
-        "trusted_proxies": list(topology.trusted_proxies),
-        "resolvers": list(topology.resolvers),
-        "walls": dataclasses.asdict(topology.walls),
-        "isolated_previews": topology.isolated_previews,
-        "control_plane": topology.control_plane,
-    }
-    write_private(layout.topology, json.dumps(value, indent=2) + "\n")
+    """Write what this stack is like. Safe to repeat."""
+    write_private(layout.topology, render_topology(topology))
 
 
 def read_topology(layout: Layout) -> Topology:
     """Return what was installed on this host; ConfigInvalid when nothing was, or the file makes no sense."""
-    value = _read_json(layout.topology, missing="run `oroboros up` or `oroboros install` first")
+    path = topology_file(layout)
+    value = _read_json(path, missing="run `oroboros up` or `oroboros install` first")
     try:
-        scheme = value["scheme"]
-        if scheme not in ("http", "https"):
-            raise ValueError(f"scheme {scheme!r}")
-        public_port, backend_port = value["public_port"], value.get("production_backend_port")
-        return Topology(
-            previews=int(str(value["previews"])),
-            ports=Ports(offset=int(str(value["port_offset"]))),
-            base_host=str(value["base_host"]),
-            scheme="https" if scheme == "https" else "http",
-            public_port=None if public_port is None else int(str(public_port)),
-            production_host=_text_or_none(value.get("production_host")),
-            preview_host=_text_or_none(value.get("preview_host")),
-            production_backend_port=None if backend_port is None else int(str(backend_port)),
-            tls=_tls(value.get("tls", "off")),
-            trusted_proxies=_texts(value.get("trusted_proxies", [])),
-            resolvers=_texts(value.get("resolvers", [])),
-            walls=_walls(value.get("walls", {})),
-            isolated_previews=value.get("isolated_previews") is True,
-            control_plane="current" if value.get("control_plane") == "current" else "installed",
-        )
-    except (KeyError, ValueError) as error:
-        raise ConfigInvalid("TopologyInvalid", f"{layout.topology}: {error!r}; install again") from error
+        return parse_topology(value)
+    except ConfigInvalid as error:
+        raise ConfigInvalid(error.reason, f"{path}: {error.message}; install again", problems=error.problems) from error
 
 
-def _tls(value: object) -> Literal["off", "auto", "files"]:
-    match value:
-        case "off" | "auto" | "files":
-            return value
-        case _:
-            raise ValueError(f"tls {value!r:.40}")
+def topology_file(layout: Layout) -> Path:
+    """Return where the topology is to be read: on a host with what is root's."""
+    return choose_file(layout.topology, former=layout.root / TOPOLOGY_FILE)
 
 
-def _texts(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise ValueError(f"not a list of texts: {value!r:.60}")
-    return tuple(value)
+def choose_file(path: Path, *, former: Path, owner: int = 0) -> Path:
+    """Return where a file is that lay elsewhere in earlier installations, in a folder of the worker's: there only the
+    owner's is believed, and only until there is one in the new place."""
+    # The api's unit of such an installation keeps it out of the folder.
+    is_closed = not os.access(path.parent, os.X_OK)
+    if path != former and (is_closed or not path.exists()) and is_kept_by(former, {owner}):
+        return former
+    return path
 
 
-def _walls(value: object) -> Walls:
-    if not isinstance(value, dict):
-        raise ValueError(f"walls: {value!r:.60}")
+def is_kept_by(path: Path, uids: Collection[int]) -> bool:
+    """Say whether a file is one of these users', no link to one, and only its owner may write it."""
     try:
-        return Walls(**value)
-    except TypeError as error:
-        raise ValueError(f"walls: {error}") from error
-
-
-def _text_or_none(value: object) -> str | None:
-    return None if value is None else str(value)
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid in uids and not status.st_mode & 0o022
 
 
 def write_stack(layout: Layout, stack: Mapping[str, object]) -> None:

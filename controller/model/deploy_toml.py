@@ -139,6 +139,8 @@ def _numbered_host(value: str) -> str:
 
 def _network(value: str) -> str:
     try:
+        if "%" in value:  # the zone of an address may be any text
+            raise ValueError(value)
         ipaddress.ip_network(value)
     except ValueError as error:
         raise ValueError("must be an address, or a network such as 192.0.2.0/24") from error
@@ -241,36 +243,36 @@ Days = Annotated[StrictInt, Field(ge=1, le=3_650)]
 Size = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=1)]
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
     """A table; what its fields are called in the file may be a name that Python keeps for itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Build(_Table):
+class _Build(Table):
     command: Command
     timeout_s: JobS = 600.0
 
 
-class _Web(_Table):
+class _Web(Table):
     static: Folder
     fallback: Relative | None = None
 
 
-class _Api(_Table):
+class _Api(Table):
     command: Command
     listen: Literal["port", "socket"] = "port"
     prefix: Prefix = "/api/"
     stop_timeout_s: DrainS = 10.0
 
 
-class _Database(_Table):
+class _Database(Table):
     migrate: Command | None = None
     migrations: Relative = "migrations"
     timeout_s: JobS = 300.0
 
 
-class _Gate(_Table):
+class _Gate(Table):
     path: UrlPath = "/"
     status: Annotated[StrictInt, Field(ge=200, le=599)] = 200
     proof: Literal["owner", "echo"] = "owner"
@@ -280,11 +282,11 @@ class _Gate(_Table):
     window_failures: Annotated[StrictInt, Field(ge=1, le=100)] = 3
 
 
-class _Smoke(_Table):
+class _Smoke(Table):
     routes: Annotated[tuple[UrlPath, ...], AfterValidator(_routes)] = ("/",)
 
 
-class _Freeze(_Table):
+class _Freeze(Table):
     begins: Annotated[_Weekly | datetime, BeforeValidator(_wall)] = Field(alias="from")
     until: Annotated[_Weekly | datetime, BeforeValidator(_wall)]
     timezone: Annotated[StrictStr, AfterValidator(_timezone)] = "UTC"
@@ -301,7 +303,7 @@ class _Freeze(_Table):
         return self
 
 
-class _Production(_Table):
+class _Production(Table):
     host: Host | None = None
     backend_port: Annotated[StrictInt, Field(ge=1024, le=65_535)] | None = None
     drain_s: DrainS = 5.0
@@ -311,7 +313,7 @@ class _Production(_Table):
     freeze: Annotated[tuple[_Freeze, ...], Field(max_length=FREEZES_MAX)] = ()
 
 
-class _Previews(_Table):
+class _Previews(Table):
     enabled: StrictBool = True
     slots: Annotated[StrictInt, Field(ge=0, le=50)] = 3
     host: NumberedHost | None = None
@@ -329,7 +331,7 @@ class _Previews(_Table):
     comment: StrictBool = True
 
 
-class _Walls(_Table):
+class WallsTable(Table):
     production_memory_bytes: Memory = PRODUCTION.memory_bytes_max
     preview_memory_bytes: Memory = PREVIEW.memory_bytes_max
     build_memory_bytes: Memory = BUILD.memory_bytes_max
@@ -347,12 +349,12 @@ class _Walls(_Table):
     proc: Literal["own", "all"] = "own"
 
 
-class _Edge(_Table):
+class _Edge(Table):
     tls: Literal["off", "auto", "files"] = "off"
     trusted_proxies: Annotated[tuple[Network, ...], Field(max_length=100)] = ()
 
 
-class _Retention(_Table):
+class _Retention(Table):
     keep: Annotated[StrictInt, Field(ge=1, le=1_000)] = 5
     pinned: Annotated[tuple[ShaPrefix, ...], Field(max_length=100)] = ()
     deliveries_days: Days = 30
@@ -364,13 +366,13 @@ class _Retention(_Table):
     summaries: Annotated[StrictInt, Field(ge=1, le=3_650)] = 90
 
 
-class _Permissions(_Table):
+class _Permissions(Table):
     forks: Literal["never", "approval"] = "approval"
     accept_fork_risk: StrictBool = False
     commands: Literal["none", "write", "maintain", "admin"] = "none"
 
 
-class _Limits(_Table):
+class _Limits(Table):
     files_max: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 50_000
     total_bytes_max: Size = 1 << 30
     blob_bytes_max: Size = 100 << 20
@@ -379,7 +381,7 @@ class _Limits(_Table):
     path_bytes_max: Annotated[StrictInt, Field(ge=1, le=4_000)] = 3_000
 
 
-class _File(_Table):
+class _File(Table):
     build: _Build | None = None
     web: _Web | None = None
     api: _Api | None = None
@@ -389,13 +391,13 @@ class _File(_Table):
     production: _Production = Field(default_factory=_Production)
     previews: _Previews = Field(default_factory=_Previews)
     edge: _Edge = Field(default_factory=_Edge)
-    walls: _Walls = Field(default_factory=_Walls)
+    walls: WallsTable = Field(default_factory=WallsTable)
     retention: _Retention = Field(default_factory=_Retention)
     permissions: _Permissions = Field(default_factory=_Permissions)
     limits: _Limits = Field(default_factory=_Limits)
 
 
-_TABLES: dict[str, type[_Table]] = {
+_TABLES: dict[str, type[Table]] = {
     "build": _Build,
     "web": _Web,
     "api": _Api,
@@ -405,7 +407,7 @@ _TABLES: dict[str, type[_Table]] = {
     "production": _Production,
     "previews": _Previews,
     "edge": _Edge,
-    "walls": _Walls,
+    "walls": WallsTable,
     "retention": _Retention,
     "permissions": _Permissions,
     "limits": _Limits,

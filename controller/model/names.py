@@ -38,9 +38,11 @@ HOST_APP = HOST_PROGRAM / "app"
 HOST_CADDY = HOST_PROGRAM / "bin" / "caddy"
 HOST_CONFIG = Path("/etc/oroboros")
 HOST_LOGS = Path("/var/log/oroboros")
-#: What it serves, and its sockets.
+#: What it serves, and its sockets. Both are the worker's, so root believes nothing that lies there.
 HOST_ROOT = Path("/srv/oroboros")
 HOST_RUN = Path("/run/oroboros")
+#: What was installed: previews, ports, host names.
+TOPOLOGY_FILE = "topology.json"
 #: The exit code by which a host's launcher says that a job's time was up.
 LAUNCHER_TIMED_OUT = 199
 
@@ -403,7 +405,8 @@ class Layout:
 
     @property
     def topology(self) -> Path:
-        return self.root / "topology.json"
+        """On a host it lies with what is root's, since root renders units from it."""
+        return (HOST_CONFIG if self.root == HOST_ROOT else self.root) / TOPOLOGY_FILE
 
     @property
     def stack_file(self) -> Path:

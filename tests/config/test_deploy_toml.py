@@ -225,6 +225,7 @@ def test_tells_every_problem_of_recipe_and_policy_at_once() -> None:
         (API + '[edge]\ntls = "on_demand"', "edge.tls"),
         (API + '[edge]\ntrusted_proxies = ["192.0.2.1/24"]', "edge.trusted_proxies.0"),
         (API + '[edge]\ntrusted_proxies = ["cdn.example.com"]', "edge.trusted_proxies.0"),
+        (API + '[edge]\ntrusted_proxies = ["fe80::1%x\\n}\\n:80 {"]', "edge.trusted_proxies.0"),
         (API + '[retention]\npinned = ["main"]', "retention.pinned.0"),
         (API + "[retention]\nkeep = 0", "retention.keep"),
         (API + '[permissions]\nforks = "always"', "permissions.forks"),

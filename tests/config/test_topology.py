@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from controller.effects.stack_files import read_topology, write_topology
+from controller.effects.stack_files import choose_file, read_topology, write_topology
 from controller.model.errors import ConfigInvalid
-from controller.model.names import CONTRACT, Layout, Ports, Topology
+from controller.model.names import CONTRACT, HOST_CONFIG, HOST_LAYOUT, HOST_ROOT, Layout, Ports, Topology
 
 EVERYTHING = Topology(
     previews=7,
@@ -43,7 +44,27 @@ def test_every_field_is_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"tls": "on_demand"}, {"tls": None}, {"trusted_proxies": "192.0.2.1"}, {"trusted_proxies": [1]}]
+    "changed",
+    [
+        {"tls": "on_demand"},
+        {"tls": None},
+        {"trusted_proxies": "192.0.2.1"},
+        {"trusted_proxies": [1]},
+        {"trusted_proxies": ["192.0.2.1\n}"]},
+        {"trusted_proxies": ["fe80::1%\n}\n:80"]},
+        {"resolvers": ["192.168.1.1\nExecStartPre=+/bin/id"]},
+        {"walls": {"build_memory_bytes": "1\nExecStartPre=+/bin/id"}},
+        {"walls": {"preview_tasks": 0}},
+        {"walls": {"system_calls": "any\n"}},
+        {"base_host": "example.com\n"},
+        {"production_host": "a {"},
+        {"preview_host": "preview{n}.example.com }"},
+        {"previews": "3"},
+        {"previews": 1_000_000},
+        {"port_offset": -1},
+        {"public_port": True},
+        {"isolated_previews": "yes"},
+    ],
 )
 def test_a_topology_that_makes_no_sense_is_refused(tmp_path: Path, changed: dict[str, object]) -> None:
     layout = Layout(tmp_path)
@@ -62,3 +83,30 @@ def test_a_topology_of_before_there_was_tls_has_none(tmp_path: Path) -> None:
     layout.topology.write_text(json.dumps(older))
 
     assert read_topology(layout) == CONTRACT
+
+
+def test_a_file_of_an_earlier_place_counts_if_its_owner_wrote_it_and_until_there_is_a_new_one(tmp_path: Path) -> None:
+    path, former, me = tmp_path / "etc" / "topology.json", tmp_path / "srv" / "topology.json", os.geteuid()
+    for folder in (path.parent, former.parent):
+        folder.mkdir()
+    assert choose_file(path, former=former, owner=me) == path
+
+    former.write_text("{}")
+    former.chmod(0o644)
+    assert choose_file(path, former=former, owner=me) == former
+    assert choose_file(path, former=former, owner=me + 1) == path
+    former.chmod(0o666)
+    assert choose_file(path, former=former, owner=me) == path
+    former.rename(tmp_path / "aside")
+    (tmp_path / "aside").chmod(0o644)
+    former.symlink_to(tmp_path / "aside")
+    assert choose_file(path, former=former, owner=me) == path
+
+    former.unlink()
+    (tmp_path / "aside").rename(former)
+    path.write_text("{}")
+    assert choose_file(path, former=former, owner=me) == path
+
+
+def test_the_topology_of_a_host_lies_with_what_is_roots() -> None:
+    assert HOST_LAYOUT.topology == Layout(HOST_ROOT).topology == HOST_CONFIG / "topology.json"

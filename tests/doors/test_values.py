@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from controller.doors.cli import main
-from controller.doors.stacks import Stack
+from controller.doors.stacks import Stack, find_stack
 from controller.model.errors import ConfigInvalid, Refused
 from controller.model.names import HOST_CONFIG, HOST_ROOT
 from tests.doors.stack import SECRET, Small
@@ -91,3 +91,20 @@ def test_a_host_without_a_repository_says_so_and_still_takes_values() -> None:
     with pytest.raises(ConfigInvalid, match="oroboros repo set"):
         stack.settings()
     assert stack.config_dir == HOST_CONFIG
+
+
+def test_settings_that_others_may_write_are_not_believed(tmp_path: Path) -> None:
+    file = tmp_path / "environment.json"
+    file.write_text('{"DATABASE_URL": "postgresql://elsewhere"}')
+    file.chmod(0o600)
+    assert find_stack(tmp_path, {}, working_directory=tmp_path).embedded
+
+    for mode in (0o620, 0o602):
+        file.chmod(mode)
+        with pytest.raises(Refused, match="EnvironmentNotOurs"):
+            find_stack(tmp_path, {}, working_directory=tmp_path)
+    elsewhere = file.rename(tmp_path / "elsewhere.json")
+    elsewhere.chmod(0o600)
+    file.symlink_to(elsewhere)
+    with pytest.raises(Refused, match="EnvironmentNotOurs"):
+        find_stack(tmp_path, {}, working_directory=tmp_path)

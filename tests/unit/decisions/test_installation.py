@@ -52,7 +52,8 @@ from controller.decisions.installation import (
     with_policy,
 )
 from controller.model.config import Edge, Policy, Previews, Production
-from controller.model.names import CONTRACT, HOST_CONFIG, database_name
+from controller.model.errors import ConfigInvalid
+from controller.model.names import CONTRACT, HOST_CONFIG, HOST_LAYOUT, Topology, database_name
 from controller.model.profiles import Walls
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -135,6 +136,10 @@ def test_a_fresh_host_gets_users_before_folders_before_files_before_units_run() 
     changes = plan_installation(fresh(), WANTED)
     kinds = [type(change).__name__ for change in changes]
 
+    written = [change.file.path for change in changes if isinstance(change, WriteFile)]
+    # The topology before the code: who is cut short wants the same the next time.
+    assert written[0] == HOST_LAYOUT.topology
+    kinds.remove("WriteFile")
     assert kinds.index("MakeUser") < kinds.index("MakeFolder") < kinds.index("InstallCode") < kinds.index("WriteFile")
     assert kinds[-1] == "Systemctl"
     assert {change.name for change in changes if isinstance(change, MakeUser)} == set(wanted_users(CONTRACT))
@@ -307,10 +312,9 @@ def test_what_is_too_old_is_named(versions: dict[str, tuple[int, ...]], told: tu
 
 def test_fewer_slots_end_what_they_no_longer_have_and_tell_the_control_plane() -> None:
     before = installed()
-    facts = replace(before, topology=CONTRACT)
     fewer = replace(WANTED, topology=replace(CONTRACT, previews=2))
 
-    changes = plan_installation(facts, fewer)
+    changes = plan_installation(before, fewer)
 
     (ended,) = (change for change in changes if isinstance(change, Systemctl) and change.verb == "disable --now")
     assert "ouroboros-web@preview3.service" in ended.units
@@ -320,6 +324,21 @@ def test_fewer_slots_end_what_they_no_longer_have_and_tell_the_control_plane() -
     assert changes.index(ended) < changes.index(removed[0]), "systemd must still know what they are"
     restarted = [unit for c in changes if isinstance(c, Systemctl) and c.verb == "restart" for unit in c.units]
     assert {"ouroboros-api.service", "ouroboros-worker.service"} <= set(restarted)
+
+
+@pytest.mark.parametrize(
+    "topology",
+    [
+        replace(CONTRACT, base_host="example.com\n:80 {"),
+        replace(CONTRACT, production_host="a b"),
+        replace(CONTRACT, trusted_proxies=("fe80::1%x\n}",)),
+        replace(CONTRACT, resolvers=("192.168.1.1\nExecStartPre=+/bin/id",)),
+        replace(CONTRACT, walls=Walls(build_memory_bytes="1\nExecStartPre=+/bin/id")),  # type: ignore[arg-type]
+    ],
+)
+def test_nothing_is_rendered_for_root_from_a_value_that_is_none(topology: Topology) -> None:
+    with pytest.raises(ConfigInvalid, match="TopologyInvalid"):
+        wanted_files(replace(WANTED, topology=topology))
 
 
 def test_the_api_gets_its_rights_once_there_are_tables() -> None:

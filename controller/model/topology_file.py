@@ -1,0 +1,89 @@
+"""What does `topology.json` say, and may each of its values stand in what is rendered from it?
+
+On a host root renders units, configurations and environment files from it, so every value is held to the rules of
+deploy.toml, whoever wrote it: of the right type, within bounds, and without a character that could end its line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import json
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+
+from controller.model.deploy_toml import Host, Network, NumberedHost, Table, WallsTable
+from controller.model.errors import ConfigInvalid
+from controller.model.names import Ports, Topology
+from controller.model.profiles import Walls
+
+PREVIEWS_MAX = 99
+PORT_OFFSET_MAX = 57_000
+PROBLEMS_MAX = 10
+
+
+def _address(value: str) -> str:
+    if "%" in value:
+        raise ValueError("must be an address without a zone")
+    ipaddress.ip_address(value)
+    return value
+
+
+Port = Annotated[StrictInt, Field(ge=1, le=65_535)]
+
+
+class _TopologyFile(Table):
+    # A newer file may say more.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    previews: Annotated[StrictInt, Field(ge=0, le=PREVIEWS_MAX)]
+    port_offset: Annotated[StrictInt, Field(ge=0, le=PORT_OFFSET_MAX)]
+    base_host: Host
+    scheme: Literal["http", "https"]
+    public_port: Port | None
+    production_host: Host | None = None
+    preview_host: NumberedHost | None = None
+    production_backend_port: Port | None = None
+    tls: Literal["off", "auto", "files"] = "off"
+    trusted_proxies: Annotated[tuple[Network, ...], Field(max_length=100)] = ()
+    resolvers: Annotated[tuple[Annotated[StrictStr, AfterValidator(_address)], ...], Field(max_length=100)] = ()
+    walls: WallsTable = Field(default_factory=WallsTable)
+    isolated_previews: StrictBool = False
+    control_plane: Literal["installed", "current"] = "installed"
+
+
+def parse_topology(value: object) -> Topology:
+    """Return the topology that a file's JSON says; ConfigInvalid, with every problem, when it makes no sense."""
+    try:
+        told = _TopologyFile.model_validate(value)
+    except ValidationError as error:
+        problems = tuple(
+            f"{'.'.join(map(str, one['loc']))[:60]}: {one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors(include_url=False, include_input=False, include_context=False)[:PROBLEMS_MAX]
+        )
+        raise ConfigInvalid("TopologyInvalid", "; ".join(problems), problems=problems) from error
+    values = dict(told) | {"walls": Walls(**dict(told.walls))}
+    return Topology(ports=Ports(offset=values.pop("port_offset")), **values)
+
+
+def render_topology(topology: Topology) -> str:
+    """Return what the file holds; ConfigInvalid when a value of the topology may not stand in it."""
+    value = {
+        "previews": topology.previews,
+        "port_offset": topology.ports.offset,
+        "base_host": topology.base_host,
+        "scheme": topology.scheme,
+        "public_port": topology.public_port,
+        "production_host": topology.production_host,
+        "preview_host": topology.preview_host,
+        "production_backend_port": topology.production_backend_port,
+        "tls": topology.tls,
+        "trusted_proxies": list(topology.trusted_proxies),
+        "resolvers": list(topology.resolvers),
+        "walls": dataclasses.asdict(topology.walls),
+        "isolated_previews": topology.isolated_previews,
+        "control_plane": topology.control_plane,
+    }
+    parse_topology(value)
+    return json.dumps(value, indent=2) + "\n"
