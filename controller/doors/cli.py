@@ -27,15 +27,18 @@ from controller.doors.forges import secret_files
 from controller.doors.log_output import hide_contents_of, log_to_stderr
 from controller.doors.stacks import Stack, find_stack, open_runtime, utc_now
 from controller.doors.views import RunView
+from controller.effects.powers import become
 from controller.effects.stack_files import read_topology
 from controller.effects.store import Store
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Stalled, Unavailable, Waiting
-from controller.model.names import HOST_CADDY, MAIN, Layout, SlotName, Topology, parse_slot
+from controller.model.names import HOST_CADDY, HOST_ROOT, MAIN, WORKER_USER, Layout, SlotName, Topology, parse_slot
 from controller.model.redaction import redact
 
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 CHECKOUT_ROOT = Path(__file__).resolve().parents[2]
+#: Under which a call of a command keeps its stack.
+STACK = "oroboros.stack"
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +94,11 @@ ACCESS: Mapping[str, Access] = {
     "version": Access.READS,
     "worker": Access.SERVES,
 }
+
+
+#: On a host these need what is root's: its files, an app's values, the secrets for the forge. Every other command of
+#: root's goes on as the worker, in whose folders it reads and writes: there a link could lead root anywhere.
+NEEDS_ROOT = frozenset({"doctor", "env list", "env set", "env unset", "github check", "maintenance stale-leases"})
 
 
 def every_command(group: click.Group | None = None, *, above: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -205,9 +213,23 @@ def _limit_option(command: AnyCommand) -> AnyCommand:
 
 
 def stack_of(context: click.Context) -> Stack:
-    """Return the stack that this call of a command means."""
-    root = context.find_root().obj
-    return find_stack(root if isinstance(root, Path) else None, os.environ, working_directory=Path.cwd())
+    """Return the stack that this call of a command means. On a host root goes on as the worker from here."""
+    first = context.find_root()
+    known = first.meta.get(STACK)
+    if isinstance(known, Stack):
+        return known
+    root = first.obj
+    stack = find_stack(root if isinstance(root, Path) else None, os.environ, working_directory=Path.cwd())
+    if goes_on_as_worker(context.command_path.partition(" ")[2], stack, is_root=os.geteuid() == 0):
+        # What only root may read was read, and is not read again.
+        first.meta[STACK] = stack
+        become(WORKER_USER)
+    return stack
+
+
+def goes_on_as_worker(command: str, stack: Stack, *, is_root: bool) -> bool:
+    """Say whether a command needs no more than the worker may. Pure."""
+    return is_root and stack.root == HOST_ROOT and command not in NEEDS_ROOT
 
 
 def print_json(value: object) -> None:
@@ -753,6 +775,8 @@ def smoke(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     of = None
+    if output is not None and HOST_ROOT in output.absolute().parents:
+        stack_of(context)
     if run_id is not None:
         _, settings, store, _ = _open(context)
         of = find_run(settings, store, run_id)

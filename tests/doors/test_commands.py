@@ -22,11 +22,11 @@ from psycopg import sql
 from controller.decisions.github.repository import Repository
 from controller.decisions.github.sweep import ASKS_MAX, Missed
 from controller.doors import cli
-from controller.doors.cli import ACCESS, Access, every_command, exit_code, main
-from controller.doors.stacks import find_stack
+from controller.doors.cli import ACCESS, NEEDS_ROOT, Access, every_command, exit_code, goes_on_as_worker, main
+from controller.doors.stacks import Stack, find_stack
 from controller.doors.tables import plain
 from controller.model.errors import ConfigInvalid, Failed, Refused, Stalled, Unavailable, Waiting
-from controller.model.names import MAIN, PRODUCTION, preview_slot
+from controller.model.names import HOST_ROOT, MAIN, PRODUCTION, preview_slot
 from controller.model.nouns import PullRequest
 from controller.model.states import RunState
 from tests.doors.stack import SECRET, Small, utc_now
@@ -101,6 +101,22 @@ def everything_at_once(small: Small) -> None:
 
 def test_every_command_says_what_it_may_change() -> None:
     assert {name for name, _ in every_command()} == set(ACCESS)
+
+
+def test_on_a_host_only_what_needs_root_stays_root() -> None:
+    host = Stack(root=HOST_ROOT, environ={}, embedded=False, is_host=True)
+    own = Stack(root=HOST_ROOT, environ={"DATABASE_URL": "postgresql://x"}, embedded=False)
+    elsewhere = Stack(root=Path("/elsewhere/.oroboros"), environ={}, embedded=True)
+
+    for command, access in ACCESS.items():
+        goes_on = goes_on_as_worker(command, host, is_root=True)
+        assert goes_on is goes_on_as_worker(command, own, is_root=True)
+        assert not goes_on_as_worker(command, host, is_root=False)
+        assert not goes_on_as_worker(command, elsewhere, is_root=True)
+        if access in (Access.TIDIES, Access.RECORDS):
+            assert goes_on, f"{command} writes where the worker may plant links"
+    assert not goes_on_as_worker("env set", host, is_root=True)
+    assert set(ACCESS) >= NEEDS_ROOT
 
 
 def test_every_command_has_help_and_takes_a_root() -> None:

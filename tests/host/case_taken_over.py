@@ -1,0 +1,114 @@
+"""What does whoever took over the worker get of root, and of Postgres, by the commands that root runs?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.host.host import Host
+from tests.host.team import Team, install, new_team
+
+WORKER = "oroboros-worker"
+NEW, FORMER = "/etc/oroboros/topology.json", "/srv/oroboros/topology.json"
+SUPERUSERS = "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolsuper"
+
+
+@pytest.fixture(scope="module")
+def team(image: Path, hosts_folder: Path) -> Iterator[Team]:
+    with new_team(image, hosts_folder) as team:
+        team.push(1)
+        team.wait_live("app", 1)
+        team.settle()
+        yield team
+
+
+@pytest.fixture(scope="module")
+def host(team: Team) -> Host:
+    return team.host
+
+
+def as_worker(host: Host, script: str, *, stdin: str = "") -> None:
+    host.run(["sh", "-e", "-c", script], user=WORKER, stdin=stdin)
+
+
+def psql(host: Host, text: str, *, user: str, role: str, database: str) -> str:
+    return host.run(["psql", "-X", "-A", "-t", "-q", "-U", role, "-d", database], user=user, stdin=text).stdout.strip()
+
+
+def test_a_view_in_place_of_a_table_makes_nobody_a_superuser(host: Host) -> None:
+    plant = (
+        "ALTER TABLE schema_migrations RENAME TO kept;"
+        " CREATE FUNCTION rise() RETURNS text LANGUAGE plpgsql AS"
+        " $$ BEGIN ALTER ROLE oroboros_worker SUPERUSER; RETURN 'risen'; END $$;"
+        " CREATE VIEW schema_migrations AS SELECT rise() AS name;"
+        ' CREATE DATABASE "x"" FROM PUBLIC; ALTER ROLE oroboros_worker SUPERUSER; --";'
+    )
+    control = {"user": WORKER, "role": "oroboros_worker", "database": "builder_control"}
+    psql(host, plant, **control)
+
+    host.run(["oroboros", "install", "--dry-run"], timeout_s=120)
+    host.run(["oroboros", "doctor"], check=False, timeout_s=120)
+    told = host.text("runuser", "-u", "postgres", "--", "psql", "-X", "-A", "-t", "-c", SUPERUSERS)
+    assert told == "postgres"
+
+    repair = "DROP VIEW schema_migrations; DROP FUNCTION rise(); ALTER TABLE kept RENAME TO schema_migrations;"
+    psql(host, repair, **control)
+    assert "all is well" in install(host)
+    assert host.text("runuser", "-u", "postgres", "--", "psql", "-X", "-A", "-t", "-c", SUPERUSERS) == "postgres"
+
+
+def test_what_the_worker_says_was_installed_counts_for_nothing(host: Host) -> None:
+    topology = json.loads(host.read(NEW))
+    topology["walls"]["build_memory_bytes"] = "1\nExecStartPre=+/bin/touch /var/taken"
+    topology["base_host"] = "taken.example"
+    as_worker(host, f"rm -f {FORMER}; cat >{FORMER}", stdin=json.dumps(topology))
+    settings = {"DATABASE_URL": "postgresql://elsewhere", "OROBOROS_REPOSITORY": "taken/over"}
+    as_worker(host, "umask 077; cat >/srv/oroboros/environment.json", stdin=json.dumps(settings))
+
+    assert "nothing to do" in install(host)
+    status = host.text("oroboros", "status")
+    assert "taken" not in status
+    host.run(["oroboros", "--root", "/srv/oroboros", "status"])
+
+    # Nor where it was before there was a file of root's.
+    host.run(["mv", NEW, "/var/topology.json"])
+    assert host.run(["oroboros", "status"], check=False).returncode == 2
+    host.run(["mv", "/var/topology.json", NEW])
+    as_worker(host, f"rm {FORMER} /srv/oroboros/environment.json")
+
+
+def test_a_topology_of_roots_in_its_former_place_is_taken_up(host: Host) -> None:
+    whole = host.read(NEW)
+    host.run(["mv", NEW, FORMER])
+    assert "app" in host.text("oroboros", "status")
+
+    assert f"write {NEW}" in install(host)
+
+    assert host.read(NEW) == whole
+    assert host.text("stat", "-c", "%a %U %G", NEW) == "644 root root"
+    assert "nothing to do" in install(host)
+    host.run(["rm", FORMER])
+
+
+def test_a_link_of_the_workers_leads_root_nowhere(team: Team, host: Host) -> None:
+    host.run(["mkdir", "-p", "-m", "700", "/var/aim"])
+    run = json.loads(host.read("/srv/oroboros/slots/main/live/live.json"))["generation"]
+    maintenance, runs = "/srv/oroboros/artifacts/maintenance", "/srv/oroboros/artifacts/runs"
+    for folder in (maintenance, runs):
+        as_worker(host, f"mv {folder} {folder}.kept; ln -s /var/aim {folder}")
+
+    summary = ["oroboros", "maintenance", "daily-summary", "--output-dir", maintenance]
+    smoke = ["oroboros", "smoke", "--preview-url", "http://app.example.com", "--proxy-origin", "http://127.0.0.1:8088"]
+    assert host.run(summary, check=False, timeout_s=120).returncode != 0
+    assert host.run([*smoke, "--run-id", str(run)], check=False).returncode == 2
+    assert host.run([*smoke, "--output", f"{runs}/smoke.json"], check=False).returncode == 2
+
+    assert host.text("find", "/var/aim", "-mindepth", "1") == ""
+    for folder in (maintenance, runs):
+        as_worker(host, f"rm {folder}; mv {folder}.kept {folder}")
+    host.run(summary, timeout_s=120)
+    host.run([*smoke, "--run-id", str(run)])
+    assert host.text("stat", "-c", "%U", f"{runs}/{run}/smoke.json") == WORKER
