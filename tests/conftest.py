@@ -56,11 +56,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         time.sleep(0.02 if base.exists() else 0)
 
 
+def violations_file() -> Path:
+    """Return where development forges of this pytest process write what is not as GitHub publishes it."""
+    return Path(os.environ[_VIOLATIONS])
+
+
 @pytest.fixture(autouse=True)
 def _what_the_forge_was_asked_and_answered_is_as_published() -> Iterator[None]:
     """Fail the test during which an exchange with a development forge was not what GitHub publishes."""
     yield
-    found = Path(os.environ[_VIOLATIONS])
+    found = violations_file()
     if found.exists():
         told = found.read_text()
         found.unlink()

@@ -182,7 +182,7 @@ class FakeHost:
         self.production = sha(number)
         self.history.append(self.production)
 
-    def open_pull(self, number: int, commit: int, *, same_repository: bool = True) -> None:
+    def open_pull(self, number: int, commit: int) -> None:
         """Open or update a pull request; nobody is told."""
         known = self.open_pulls.get(number)
         self.open_pulls[number] = PullRequest(
@@ -191,7 +191,7 @@ class FakeHost:
             head_branch=f"topic-{number}",
             title="",
             author="ann",
-            same_repository=same_repository,
+            same_repository=True,
             opened_at=known.opened_at if known is not None else self.now,
         )
 

@@ -93,6 +93,8 @@ def main(words: Sequence[str], *, around: Callable[[ASGIApp], ASGIApp] = lambda 
         access_log=False,
         log_level="warning",
         server_header=False,
+        # The API tells the time by the forge's own clock.
+        date_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=3,
     )

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from controller.development.forge_app import INSTALLATION_ID, TOKEN_CHARS, TOKEN_CHARS_MAX, NotGranted
-from controller.development.forge_events import Problem, invalid, utc_text
+from controller.development.forge_events import Problem, invalid
 from controller.development.forge_guard import Guard
 from controller.development.forge_input import read_body, read_object
 from controller.development.forge_shapes import Json, Object
@@ -46,7 +46,7 @@ class AppDoors:
         hook = manifest.get("hook_attributes")
         if not isinstance(hook, dict) or not str(hook.get("url", "")).startswith("http"):
             raise Problem(422, "Invalid manifest: hook_attributes.url is required")
-        code = self._apps.register(manifest, now=utc_text())
+        code = self._apps.register(manifest, now=self._guard.forge.now_text())
         query = urlencode({"code": code, "state": request.query_params.get("state", "")})
         return RedirectResponse(f"{manifest.get('redirect_url')}?{query}", status_code=302)
 

@@ -41,7 +41,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller.development.forge_app import Apps
 from controller.development.forge_app_doors import AppDoors
-from controller.development.forge_events import REORDERED_MAX, Forge, Knobs, Limit, Problem, invalid, utc_text
+from controller.development.forge_events import REORDERED_MAX, Forge, Knobs, Limit, Problem, invalid
 from controller.development.forge_git import BodyMalformed, BodyTooLarge, Service
 from controller.development.forge_guard import Guard, answer_problem
 from controller.development.forge_input import (
@@ -299,12 +299,14 @@ class Doors:
             pull = self._read_pull(request)
             if "title" in content:
                 pull = replace(
-                    pull, title=text(content, "title", "PullRequest")[:TITLE_CHARS_MAX], updated_at=utc_text()
+                    pull,
+                    title=text(content, "title", "PullRequest")[:TITLE_CHARS_MAX],
+                    updated_at=self.forge.now_text(),
                 )
                 self.forge.records.replace_pull(pull)
             state = content.get("state", "open" if pull.is_open else "closed")
             if state == "closed" and pull.is_open:
-                pull = closed(pull, now=utc_text())
+                pull = closed(pull, now=self.forge.now_text())
                 self.forge.change_pull(pull, "closed")
             elif state == "open" and not pull.is_open:
                 pull = self._reopened(pull)
@@ -319,7 +321,7 @@ class Doors:
         if pull.merged_at is not None or head is None:
             raise invalid("PullRequest", "state", message="The pull request cannot be reopened.")
         self.forge.git.set_pull_head(pull.number, head)
-        return replace(pull, head_sha=head, is_open=True, closed_at=None, updated_at=utc_text())
+        return replace(pull, head_sha=head, is_open=True, closed_at=None, updated_at=self.forge.now_text())
 
     async def merge_pull(self, request: Request) -> Response:
         self.guard.admit(request, "contents:write")
@@ -350,7 +352,7 @@ class Doors:
             forge.note_ref_moves(before, await forge.git.refs())
             pull = forge.records.read_pull(pull.number)
             if pull.is_open:  # a squash has no trace of the head
-                forge.change_pull(closed(pull, now=utc_text(), merge_commit_sha=merged), "closed")
+                forge.change_pull(closed(pull, now=self.forge.now_text(), merge_commit_sha=merged), "closed")
         return JSONResponse({"sha": merged, "merged": True, "message": "Pull Request successfully merged"})
 
     def _read_pull(self, request: Request) -> Pull:
@@ -419,7 +421,12 @@ class Doors:
         if self.forge.records.count_statuses(sha, context) >= STATUSES_PER_CONTEXT_MAX:
             raise invalid("Status", None, message="This SHA and context has reached the maximum number of statuses.")
         status = self.forge.records.add_status(
-            sha, state=str(state), context=context, description=description, target_url=target_url, now=utc_text()
+            sha,
+            state=str(state),
+            context=context,
+            description=description,
+            target_url=target_url,
+            now=self.forge.now_text(),
         )
         shape = self.forge.shapes.status(status)
         return JSONResponse(shape, status_code=201, headers={"Location": str(shape["url"])})

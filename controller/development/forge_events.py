@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -126,6 +126,10 @@ class Forge:
     #: When deliveries were queued, of those that this process queued: a delay counts from then.
     queued_at_s: dict[int, float] = field(default_factory=dict)
 
+    def now_text(self) -> str:
+        """Return the present instant by the forge's clock."""
+        return utc_text(ahead_s=self.knobs.clock_ahead_s)
+
     def rename(self, repository: str) -> None:
         """Give the repository another name; the old one leads to the new one."""
         self.former_names.add(self.shapes.full_name.lower())
@@ -179,7 +183,7 @@ class Forge:
     def queue(self, *, guid: str, event: str, action: str | None, body: bytes, redelivery: bool) -> None:
         """Queue a delivery."""
         number = self.records.add_delivery(
-            guid=guid, event=event, action=action, body=body, redelivery=redelivery, now=utc_text()
+            guid=guid, event=event, action=action, body=body, redelivery=redelivery, now=self.now_text()
         )
         self.queued_at_s[number] = time.monotonic()
         self.queued_at_s.pop(number - DELIVERIES_KEPT, None)
@@ -199,7 +203,7 @@ class Forge:
             if before.get(ref) != after.get(ref)
         ]
         if moved:
-            self.records.set_fact("pushed_at", utc_text())
+            self.records.set_fact("pushed_at", self.now_text())
         for ref, old, new in moved:
             log.info("forge: %s moves from %s to %s", ref[:100], (old or NO_SHA)[:7], (new or NO_SHA)[:7])
             self._deliver_push(ref, old, new)
@@ -220,7 +224,7 @@ class Forge:
         self.deliver("push", None, payload)
 
     def _note_branch(self, branch: str, old: str | None, new: str | None) -> None:
-        now = utc_text()
+        now = self.now_text()
         for pull in self.records.load_open_pulls():
             if pull.origin == "own" and pull.head_branch == branch:
                 if new is None:
@@ -262,7 +266,7 @@ class Forge:
             if self.git.contains(base_sha, head_sha):
                 raise invalid("PullRequest", None, message=f"No commits between {base} and {branch}")
         pull = self.records.add_pull(
-            title=title, body=body, head=(branch, head_sha), base=(base, base_sha), origin=origin, now=utc_text()
+            title=title, body=body, head=(branch, head_sha), base=(base, base_sha), origin=origin, now=self.now_text()
         )
         self.git.set_pull_head(pull.number, head_sha)
         self.deliver_pull("opened", pull)
@@ -323,7 +327,7 @@ class Forge:
         took_s = time.monotonic() - began_s
         log.info("forge: %s %s: %s %s after %.3f s", delivery.event, delivery.guid, status_code, status, took_s)
         self.records.record_sent(
-            delivery, at=utc_text(), duration_s=round(took_s, 3), status=status, status_code=status_code
+            delivery, at=self.now_text(), duration_s=round(took_s, 3), status=status, status_code=status_code
         )
 
     def _delivery_headers(self, delivery: Delivery) -> dict[str, str]:
@@ -355,9 +359,9 @@ def read_first_line(path: Path) -> str:
     raise ValueError(f"{path} is empty")
 
 
-def utc_text() -> str:
+def utc_text(*, ahead_s: float = 0.0) -> str:
     """Return the present instant as GitHub writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (datetime.now(UTC) + timedelta(seconds=ahead_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def invalid(resource: str, key: str | None, *, code: str = "invalid", message: str | None = None) -> Problem:

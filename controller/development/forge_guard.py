@@ -14,6 +14,7 @@ import hmac
 import math
 import time
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from typing import Final
 from urllib.parse import quote
 
@@ -51,7 +52,7 @@ class Guard:
                 self._fail_as_asked(request)
                 self.limits.begin(f"{request.method} {request.url.path}", is_write=is_write)
             except Problem as problem:
-                return self._told(problem)
+                return self._stamped(answer_problem(problem))
             is_free = False
             try:
                 found = await answer(request)
@@ -62,9 +63,7 @@ class Guard:
                 found = answer_problem(problem)
             finally:
                 self.limits.end(is_write=is_write, is_free=is_free)
-            for name, value in self.limits.headers().items():
-                found.headers.setdefault(name, value)
-            return found
+            return self._stamped(found)
 
         return guarded
 
@@ -181,8 +180,9 @@ class Guard:
         if knobs.limit is not None and limits.now_s() < knobs.limit.ends_at_s:
             raise _limited(knobs.limit, limits)
 
-    def _told(self, problem: Problem) -> Response:
-        found = answer_problem(problem)
+    def _stamped(self, found: Response) -> Response:
+        """Add what every answer says: of the primary limit, and of the forge's clock."""
+        found.headers["Date"] = formatdate(self.now_s(), usegmt=True)
         for name, value in self.limits.headers().items():
             found.headers.setdefault(name, value)
         return found

@@ -17,7 +17,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from controller.development.forge_events import Problem, invalid, utc_text
+from controller.development.forge_events import Problem, invalid
 from controller.development.forge_input import page, read_object, text
 from controller.development.forge_report_doors import ReportDoors
 from controller.development.forge_shapes import DEVELOPER, STRANGER, Json, Object, Pull, person
@@ -89,7 +89,7 @@ class PeopleDoors:
         for made, kept in self.records.load_made("reaction", str(comment)):
             if (kept["content"], kept["by_app"]) == (content, by_app):
                 return JSONResponse(self._reaction_shape(made, kept))
-        new: Object = {"content": content, "by_app": by_app, "created_at": utc_text()}
+        new: Object = {"content": content, "by_app": by_app, "created_at": self.forge.now_text()}
         made = self.records.add_made("reaction", str(comment), new)
         return JSONResponse(self._reaction_shape(made, new), status_code=201)
 
@@ -144,7 +144,7 @@ class PeopleDoors:
         async with self.forge.changing:
             pull = self._pull(content)
             for action, changed in self._changes(pull, content):
-                pull = replace(changed(pull), updated_at=utc_text())
+                pull = replace(changed(pull), updated_at=self.forge.now_text())
                 self.forge.change_pull(pull, action)
         return JSONResponse(self.forge.pull_shape(pull))
 
@@ -158,7 +158,7 @@ class PeopleDoors:
             if head is None or pull.origin == "own":
                 raise invalid("PullRequest", "head")
             self.forge.git.set_pull_head(pull.number, head)
-            before, pull = pull.head_sha, replace(pull, head_sha=head, updated_at=utc_text())
+            before, pull = pull.head_sha, replace(pull, head_sha=head, updated_at=self.forge.now_text())
             self.forge.change_pull(pull, "synchronize", before=before, after=head)
         return JSONResponse(self.forge.pull_shape(pull))
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from controller.development.forge_app import APP_ID
-from controller.development.forge_events import Problem, invalid, utc_text
+from controller.development.forge_events import Problem, invalid
 from controller.development.forge_guard import Guard
 from controller.development.forge_input import page, read_object, text
 from controller.development.forge_shapes import DEFAULT_BRANCH, DEVELOPER, Json, Object, person
@@ -46,7 +46,9 @@ class ReportDoors:
         self._admit_app(request)
         content = await read_object(request)
         name, sha = _bounded(content, "name", "CheckRun"), self._commit(text(content, "head_sha", "CheckRun"))
-        number = self.records.add_made("check", sha, {"name": name, "annotations": 0, "started_at": utc_text()})
+        number = self.records.add_made(
+            "check", sha, {"name": name, "annotations": 0, "started_at": self.forge.now_text()}
+        )
         return self._check_answer(number, sha, {"status": "queued", **content}, status=201)
 
     async def update_check(self, request: Request) -> Response:
@@ -94,7 +96,7 @@ class ReportDoors:
         if state == "completed" and conclusion not in CONCLUSIONS:
             raise self._refused_check(number, status, "conclusion")
         changed: Object = {"status": state, "conclusion": conclusion}
-        changed["completed_at"] = content.get("completed_at", utc_text()) if state == "completed" else None
+        changed["completed_at"] = content.get("completed_at", self.forge.now_text()) if state == "completed" else None
         for key in ("external_id", "details_url", "started_at", "name"):
             if key in content:
                 changed[key] = content[key]
@@ -176,7 +178,7 @@ class ReportDoors:
             "description": content.get("description"),
             "transient_environment": content.get("transient_environment", False),
             "production_environment": content.get("production_environment", environment == "production"),
-            "created_at": utc_text(),
+            "created_at": self.forge.now_text(),
             "by_app": caller.kind == "installation",
         }
         number = self.records.add_made("deployment", sha, kept)
@@ -239,7 +241,7 @@ class ReportDoors:
 
     def _add_deployment_status(self, number: int, content: Object) -> int:
         kept = {key: content.get(key, "") for key in ("state", "description", "log_url", "environment_url")}
-        kept |= {"created_at": utc_text(), "by_app": content.get("by_app", False)}
+        kept |= {"created_at": self.forge.now_text(), "by_app": content.get("by_app", False)}
         return self.records.add_made("deployment_status", str(number), kept)
 
     async def deployment_statuses(self, request: Request) -> Response:
@@ -296,7 +298,7 @@ class ReportDoors:
 
     def add_comment(self, number: int, body: str, *, author: str = "", by_app: bool = False) -> Object:
         """Keep a comment, tell of it, and return it as it is shown."""
-        now = utc_text()
+        now = self.forge.now_text()
         kept: Object = {"body": body, "created_at": now, "updated_at": now, "by_app": by_app, "author": author}
         made = self.records.add_made("comment", str(number), kept)
         shape = self.comment_shape(made, str(number), kept)
@@ -329,7 +331,7 @@ class ReportDoors:
     async def update_comment(self, request: Request) -> Response:
         self.guard.admit(request, "issues:write", "pull_requests:write")
         made, subject, kept = self._read(request, "comment")
-        kept |= {"body": await self._read_body(request), "updated_at": utc_text()}
+        kept |= {"body": await self._read_body(request), "updated_at": self.forge.now_text()}
         self.records.replace_made(made, kept)
         return JSONResponse(self.comment_shape(made, subject, kept))
 
