@@ -156,13 +156,32 @@ def allow_user(path: Path, uid: int, permissions: int, *, inherited: bool = Fals
         if entries.get((_ACL_USER, uid)) == permissions:
             return
         entries[(_ACL_USER, uid)] = permissions
-        named = [bits for (tag, _), bits in entries.items() if tag in (_ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP)]
-        entries[(_ACL_MASK, _ACL_NO_ID)] = functools.reduce(operator.or_, named)
-        packed = [struct.pack("<HHI", tag, bits, who) for (tag, who), bits in sorted(entries.items())]
-        os.setxattr(path, name, struct.pack("<I", _ACL_VERSION) + b"".join(packed))
+        _write_acl(path, name, entries)
     except OSError as error:
         message = f"{path} could not be opened to user {uid}: {error.strerror}; does the file system keep access lists?"
         raise Unavailable("AccessListRefused", message) from error
+
+
+def forget_user(path: Path, uid: int) -> None:
+    """Take a user from the access list of a folder. What the list says of others stays. Safe to repeat, also when the
+    folder is gone."""
+    name = "system.posix_acl_access"
+    try:
+        entries = _read_acl(path, name)
+        if entries.pop((_ACL_USER, uid), None) is not None:
+            _write_acl(path, name, entries)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        message = f"{path} could not be closed to user {uid}: {error.strerror}"
+        raise Unavailable("AccessListRefused", message) from error
+
+
+def _write_acl(path: Path, name: str, entries: dict[tuple[int, int], int]) -> None:
+    named = [bits for (tag, _), bits in entries.items() if tag in (_ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP)]
+    entries[(_ACL_MASK, _ACL_NO_ID)] = functools.reduce(operator.or_, named)
+    packed = [struct.pack("<HHI", tag, bits, who) for (tag, who), bits in sorted(entries.items())]
+    os.setxattr(path, name, struct.pack("<I", _ACL_VERSION) + b"".join(packed))
 
 
 def _read_acl(path: Path, name: str) -> dict[tuple[int, int], int]:

@@ -38,6 +38,7 @@ from controller.disk import (
     READ_AND_ENTER,
     READ_WRITE_AND_ENTER,
     allow_user,
+    forget_user,
     remove_folder,
     sync_folder,
 )
@@ -238,7 +239,8 @@ class SystemdRuntime:
         self.wipe(slot, ())
 
     def wipe(self, slot: SlotName, folders: Sequence[Path]) -> None:
-        """Have the slot's own user empty what it wrote, then remove what is ours. Safe to repeat."""
+        """Have the slot's own user empty what it wrote, then remove what is ours, and close to it every release that it
+        was let read. Safe to repeat."""
         builds = [build for folder in folders for build in _folders_in(folder)]
         for build in builds:
             # It was closed to writing when an instance was started from it.
@@ -249,6 +251,9 @@ class SystemdRuntime:
         self._call("start", systemd_unit(unit), timeout_s=WIPE_TIMEOUT_S, reason="SlotNotWiped")
         for folder in folders:
             remove_folder(folder)
+        # The slot's next tenant is the same user, and may have learned the name of a release.
+        for release in _folders_in(self._layout.releases):
+            forget_user(release, _uid(slot_user(slot)))
         for file in self._layout.order_file(unit).parent.glob("*.json"):
             of = unit_of_systemd(f"{file.stem}.service")
             if of is not None and slot_of_unit(of) == slot:

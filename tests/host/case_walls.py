@@ -168,6 +168,9 @@ def test_nothing_of_it_outlives_its_lease(team: Team) -> None:
     number = team.open_pull("stay", 6, do=STAY)
     slot = wait_preview(team, 6)
     assert team.get(slot, "/do")["done"] == "stays"
+    release = f"/srv/oroboros/releases/{team.get(slot)['release']}"
+    opened_to = team.host.text("getfacl", "-cp", release)
+    assert f"user:oroboros-{slot.replace('preview', 'preview-')}:r-x" in opened_to
     user = f"oroboros-{slot.replace('preview', 'preview-')}"
     assert team.host.run(["pgrep", "-c", "-u", user], check=False).stdout.strip() != "0"
     team.close_pull(number)
@@ -175,6 +178,8 @@ def test_nothing_of_it_outlives_its_lease(team: Team) -> None:
     data = f"/srv/oroboros/slots/{slot.replace('preview', 'preview-')}/data"
     team.wait(lambda: team.host.text("find", data, "-mindepth", "1") == "", "its data is to be gone")
     assert team.host.run(["sh", "-c", "ls /tmp/left /dev/shm/left"], check=False).stdout == ""
+    opened = f"getfacl -cp /srv/oroboros/releases/* 2>/dev/null | grep '^user:{user}:'"
+    team.wait(lambda: team.host.run(["sh", "-c", opened], check=False).stdout == "", "no release is to be open to it")
     owned = f"find /tmp /var/tmp /dev/shm /srv/oroboros/builds -user {user} 2>/dev/null"
     assert team.host.text("sh", "-c", owned) == ""
     team.settle()
