@@ -753,10 +753,14 @@ def plan_removal(facts: HostFacts) -> tuple[Change, ...]:
     """Return what to undo: units, rule and code go; data, configuration, databases and users stay."""
     running = tuple(sorted(name for name in facts.active | facts.enabled if name.startswith("ouroboros-")))
     changes: list[Change] = []
+    directing = tuple(unit for unit in ("ouroboros-judge.service", "ouroboros-worker.service") if unit in running)
+    if directing:
+        # First: with them gone nothing new begins, and nobody takes what ends now for the fault of a release.
+        changes.append(Systemctl(verb="stop", units=directing))
     if running:
         changes.append(Systemctl(verb="disable --now", units=running))
     if running or facts.units:
-        # With the worker gone nothing new begins: a build or a migration, never "active", ends now, with all else.
+        # A build or a migration is never "active", and may have begun since anybody looked.
         changes.append(Systemctl(verb="stop", units=("ouroboros-*",)))
         # One that was stopped in the middle has failed, and systemd would go on to show it.
         changes.append(Systemctl(verb="reset-failed", units=("ouroboros-*",)))

@@ -153,6 +153,7 @@ def test_uninstall_leaves_data_and_installing_takes_it_up_again(team: Team, host
     host.run(["cp", "-al", "/usr/src/venvs", "/opt/oroboros/venvs"])
     assert "all is well" in install(host, "--base-host", BASE_HOST)
     team.wait_live("app", 2)
+    assert team.sql("SELECT count(*) FROM quarantine") == "0", "no release is to blame for an end that we ordered"
     assert host.read("/etc/oroboros/webhook-secrets") == secret
     team.push(3)
     team.wait_live("app", 3)

@@ -396,11 +396,15 @@ def test_removal_takes_units_and_code_and_no_data() -> None:
     changes = plan_removal(installed())
     removed = [change.path for change in changes if isinstance(change, RemoveFile)]
 
-    verbs = [change.verb if isinstance(change, Systemctl) else "" for change in changes]
-    everything = changes.index(Systemctl(verb="stop", units=("ouroboros-*",)))
-    assert verbs.index("disable --now") < everything < min(n for n, verb in enumerate(verbs) if not verb), (
-        "what is on its way, a build or a migration, ends after the worker and before its unit goes"
-    )
+    assert [change for change in changes if isinstance(change, Systemctl)] == [
+        Systemctl(verb="stop", units=("ouroboros-judge.service", "ouroboros-worker.service")),
+        Systemctl(verb="disable --now", units=tuple(sorted(installed().active | installed().enabled))),
+        Systemctl(verb="stop", units=("ouroboros-*",)),
+        Systemctl(verb="reset-failed", units=("ouroboros-*",)),
+        Systemctl(verb="daemon-reload", units=()),
+    ]
+    first_removal = next(n for n, change in enumerate(changes) if isinstance(change, RemoveFile))
+    assert changes.index(Systemctl(verb="reset-failed", units=("ouroboros-*",))) < first_removal
     assert COMMAND in removed
     assert not [path for path in removed if str(path).startswith(("/srv", "/etc/oroboros"))]
     assert plan_removal(HostFacts()) == ()
