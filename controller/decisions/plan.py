@@ -40,7 +40,7 @@ from controller.model.names import (
     job_unit,
     pull_request_domain,
 )
-from controller.model.nouns import Head, Live, Override, ProcessFact, Proven, Run, Stop, Verdict
+from controller.model.nouns import WORKER, Head, Live, Override, ProcessFact, Proven, Run, Stop, Verdict
 from controller.model.states import Cause, Outcome, ProcessState, RunState
 from controller.model.steps import (
     AdvanceRun,
@@ -209,7 +209,12 @@ def stop_in_force(observed: Observed, slot: SlotObserved) -> Stop | None:
 
 
 def _why_stopped(stop: Stop) -> str:
-    return ": ".join(part for part in (f"stopped by hand by {stop.actor}", stop.reason) if part)
+    return ": ".join(part for part in (stopped_by(stop.actor), stop.reason) if part)
+
+
+def stopped_by(actor: str) -> str:
+    """Return who ordered a stop, in words."""
+    return "stopped by the worker" if actor == WORKER else f"stopped by hand by {actor}"
 
 
 def release_for(observed: Observed, wanted: Wanted) -> Sha:

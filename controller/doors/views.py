@@ -16,6 +16,7 @@ from typing import LiteralString, Protocol
 
 from controller.decisions.github.sweep import ASKS_MAX
 from controller.decisions.holds import HELD_BY_HAND, describe_held, judge_held
+from controller.decisions.plan import stopped_by
 from controller.effects.live import read_current, read_live
 from controller.model.config import Freeze
 from controller.model.errors import Stalled
@@ -537,7 +538,7 @@ def _slot_view(
 def _describe_stop(stop: Mapping[str, object]) -> str:
     if not stop:
         return ""
-    return ": ".join(part for part in (f"stopped by hand by {_text(stop['actor'])}", _text(stop["reason"])) if part)
+    return ": ".join(part for part in (stopped_by(_text(stop["actor"])), _text(stop["reason"])) if part)
 
 
 def read_host_slot(layout: Layout, slot: SlotName) -> tuple[Live | None, Sha | None, str]:

@@ -116,6 +116,7 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         quarantined=history.quarantined,
         overrides=history.overrides,
         stops=history.stops,
+        disk_free_bytes=_free_bytes(sight.layout),
         preview_orders=history.preview_orders,
         holds=history.holds,
         commands=history.commands,
@@ -407,6 +408,14 @@ def _fallback_live(layout: Layout, slot: SlotName, fallback: Run | None, on_disk
     if fallback is None or fallback.release not in on_disk:
         return None
     return read_live_version(layout, slot, fallback.generation)
+
+
+def _free_bytes(layout: Layout) -> int | None:
+    try:
+        found = os.statvfs(layout.root)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
 
 
 def _activities(sight: Sight, slot: SlotName, run: Run | None) -> frozenset[Activity]:

@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from controller.decisions.admission import forks_to_fetch
+from controller.decisions.disk_floor import previews_to_stop
 from controller.decisions.drift import BY_HAND, RELEASE_EDITED, SEEN_BY_TICK, judge_drift
 from controller.decisions.explain import why
 from controller.decisions.fitness import WorkerFacts
@@ -41,7 +42,7 @@ from controller.loop.observe import observe
 from controller.model.config import Policy
 from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
 from controller.model.names import Sha, SlotName
-from controller.model.nouns import Drift, PullRequest, Signature
+from controller.model.nouns import WORKER, Drift, PullRequest, Signature
 from controller.model.reports import Surface
 from controller.model.steps import Step
 from controller.model.world import Held, Hold, Observed, Wanted
@@ -204,6 +205,7 @@ class Reconciler:
         steps = self._without_prune(decision, now=now)
         self._tell(decision, steps)
         self._execute_leases(observed, decision.slots, now=now)
+        self._keep_room(observed, now=now)
         for one in decision.each:
             self._execute_slot(one, observed, now=now)
         if steps and steps[-len(decision.prune) :] == decision.prune and decision.prune:
@@ -456,6 +458,16 @@ class Reconciler:
         gone = [pull.number for pull in observed.pulls if pull.number in since and not may_preview(pull, observed)]
         if gone:
             self.hands.store.forget_waiting(gone)
+
+    def _keep_room(self, observed: Observed, *, now: datetime) -> None:
+        """Stop previews before they fill the disk of all; the next tick sees the orders, and comes at once."""
+        for one in previews_to_stop(observed):
+            live, why = observed.slot(one.slot).live, f"{one.reason}: {one.message}"
+            self.hands.store.record_stop(
+                slot=one.slot, kind="stopped", fence=one.fence, live=live, actor=WORKER, reason=why, now=now
+            )
+            log.error("%s is stopped: %s", one.slot, why, extra={"action": "disk.low", "slot": one.slot})
+            self.bell.set()
 
     def _execute_slot(self, one: SlotDecision, observed: Observed, *, now: datetime) -> None:
         """Execute one slot's straight line; an error ends it, and never reaches another slot."""

@@ -161,6 +161,8 @@ class Previews:
     exclude_base_branches: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     exclude_paths: tuple[str, ...] = ()
+    #: With less room on the disk than this, previews are stopped.
+    disk_free_bytes_min: int = 1 << 30
     #: One comment at each pull request that is previewed; without it, checks and statuses tell alone.
     comment: bool = True
 

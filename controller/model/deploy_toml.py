@@ -328,6 +328,7 @@ class _Previews(Table):
     exclude_base_branches: Globs = ()
     paths: Globs = ()
     exclude_paths: Globs = ()
+    disk_free_bytes_min: Annotated[StrictInt, Field(ge=0, le=1 << 50)] = 1 << 30
     comment: StrictBool = True
 
 

@@ -297,10 +297,15 @@ class HoldOrder:
     at: datetime
 
 
+#: Who orders what nobody ordered by hand.
+WORKER = "worker"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """An order by hand: nothing of this slot shall run, as long as this lease holds it. It ends by hand, or by itself:
-    with the lease, with an order of a release, and, of a restart, once nothing runs any more."""
+    """An order, by hand or by the worker where the disk is nearly full: nothing of this slot shall run, as long as this
+    lease holds it. It ends by hand, or by itself: with the lease, with an order of a release, and, of a restart, once
+    nothing runs any more."""
 
     id: int
     slot: SlotName

@@ -191,6 +191,8 @@ class Observed:
     quarantined: tuple[Quarantined, ...] = ()
     overrides: tuple[Override, ...] = ()
     stops: tuple[Stop, ...] = ()
+    #: What is free where releases, builds and data folders lie; None when nobody can tell.
+    disk_free_bytes: int | None = None
     #: What people said of single previews, as long as it counts.
     preview_orders: tuple[PreviewOrder, ...] = ()
     #: Not ended by anybody; their time may be over.
