@@ -15,6 +15,10 @@ COMMANDS = "controller/decisions/commands.py"
 HOLDS = "controller/decisions/holds.py"
 SIGNATURES = "controller/decisions/signatures.py"
 RETENTION = "controller/decisions/retention.py"
+DRIFT = "controller/decisions/drift.py"
+INTEGRITY = "controller/decisions/integrity.py"
+FITNESS = "controller/decisions/fitness.py"
+DISK_FLOOR = "controller/decisions/disk_floor.py"
 DEPLOYMENTS = "controller/decisions/report_deployments.py"
 COMMENTS = "controller/decisions/report_comments.py"
 OUR_COMMENT = "controller/decisions/github/comments.py"
@@ -299,5 +303,33 @@ MUTANTS: tuple[Mutant, ...] = (
         original="    if exit_code == 0 and good is not None:",
         replacement="    if good is not None:",
         caught_by=f"{SIGNATURE_RULES}::test_only_what_is_plainly_good_is_good",
+    ),
+    Mutant(
+        name="whatever runs in a slice of ours may hold any port of ours",
+        file=DRIFT,
+        original='    return holder.holders.isdisjoint(cgroup.split("/"))',
+        replacement='    return not cgroup.startswith("ouroboros.slice/")',
+        caught_by="tests/unit/decisions/test_drift.py::test_a_port_of_the_table_is_held_by_the_unit_that_it_is_of",
+    ),
+    Mutant(
+        name="a unit of no run is in order",
+        file=INTEGRITY,
+        original="        if of_fence is None:",
+        replacement="        if False:",
+        caught_by="tests/unit/decisions/test_integrity.py::test_a_unit_of_no_run_that_there_is_is_named",
+    ),
+    Mutant(
+        name="a forge that is away makes the worker unfit",
+        file=FITNESS,
+        original="    if facts.oldest_pending_at is not None and not facts.looks_fail:",
+        replacement="    if facts.oldest_pending_at is not None:",
+        caught_by="tests/unit/decisions/test_fitness.py::test_an_outage_of_the_forge_or_of_redis_is_said_and_does_not_decide",
+    ),
+    Mutant(
+        name="a full disk stops production too",
+        file=DISK_FLOOR,
+        original="        if slot.slot == MAIN or slot.lease is None or stop_in_force(observed, slot) is not None:",
+        replacement="        if stop_in_force(observed, slot) is not None:",
+        caught_by="tests/unit/decisions/test_disk_floor.py::test_previews_that_run_stop_below_the_floor_and_production_does_not",
     ),
 )
