@@ -13,6 +13,7 @@ QUARANTINE = "controller/decisions/quarantine.py"
 ADMISSION = "controller/decisions/admission.py"
 COMMANDS = "controller/decisions/commands.py"
 HOLDS = "controller/decisions/holds.py"
+ORDER = "controller/decisions/order.py"
 SIGNATURES = "controller/decisions/signatures.py"
 RETENTION = "controller/decisions/retention.py"
 DRIFT = "controller/decisions/drift.py"
@@ -28,6 +29,7 @@ COMMAND_RULES = "tests/unit/decisions/test_commands.py"
 ADMISSION_RULES = "tests/unit/decisions/test_admission.py"
 PLAN_RULES = "tests/unit/decisions/test_plan.py"
 SLOT_RULES = "tests/unit/decisions/test_slots.py"
+ORDER_RULES = "tests/unit/decisions/test_order.py"
 HOLD_RULES = "tests/unit/decisions/test_holds.py"
 SIGNATURE_RULES = "tests/unit/decisions/test_signatures.py"
 RETENTION_RULES = "tests/unit/decisions/test_retention.py"
@@ -249,6 +251,13 @@ MUTANTS: tuple[Mutant, ...] = (
         caught_by=f"{COMMAND_RULES}::test_what_those_who_may_not_write_have_us_say_is_bounded_for_each_and_for_all",
     ),
     Mutant(
+        name="the head is never asked for before a switch",
+        file=ORDER,
+        original="    return is_following(run) and not is_fresh",
+        replacement="    return False",
+        caught_by=f"{ORDER_RULES}::TestNews::test_the_head_is_asked_for_once_more_unless_a_fetch_has_just_begun",
+    ),
+    Mutant(
         name="what strangers order hides what others did",
         file=COMMENTS,
         original="(one.permission in WRITERS, *_when(one))",
@@ -274,7 +283,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=COMMENTS,
         original="is_open=False, is_answer=is_answer)",
         replacement="is_open=True, is_answer=is_answer)",
-        caught_by=f"{WORLDS}::test_all_surfaces_agree_in_the_end_and_nothing_stays_open_that_is_over",
+        caught_by=f"{PAGES}::test_a_comment_that_is_there_tells_that_the_preview_ended_and_of_commands",
     ),
     Mutant(
         name="whoever copies our marker is believed to be us",
