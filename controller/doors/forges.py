@@ -11,7 +11,7 @@ from typing import Self
 
 from controller.decisions.github.identity import Identity
 from controller.decisions.github.limits import WRITE_PAUSE_S
-from controller.effects.github_http import Client, Forge
+from controller.effects.github_http import Client, Forge, Memory
 from controller.effects.github_identity import AppIdentity, TokenFile
 from controller.effects.mirror import Mirror
 from controller.model.config import Settings
@@ -48,9 +48,11 @@ class Forges:
         return self.identity
 
 
-def open_forges(settings: Settings, *, clock: Callable[[], datetime]) -> Forges:
-    """Return the way to the forge. Nothing is asked, and no secret is read, before it is needed."""
-    client = Client(settings.forge_url, clock=clock, write_pause_s=_write_pause_s(settings.forge_url))
+def open_forges(settings: Settings, *, clock: Callable[[], datetime], memory: Memory | None = None) -> Forges:
+    """Return the way to the forge. Nothing is asked, and no secret is read, before it is needed.
+
+    `memory`: where its pace outlives this process."""
+    client = Client(settings.forge_url, clock=clock, write_pause_s=_write_pause_s(settings.forge_url), memory=memory)
     identity = _identity(settings, client)
     forge = Forge(client, settings.repository, identity)
     return Forges(settings=settings, client=client, identity=identity, forge=forge)

@@ -92,7 +92,7 @@ class Worker:
             side = store.shared()
             bell = threading.Event()
             health = Health(started_at=self.clock())
-            forges = open_forges(settings, clock=self.clock)
+            forges = open_forges(settings, clock=self.clock, memory=store.shared())
             outbox = store.shared()
             archive = Archive(store=outbox, runtime=self.runtime, open_mirror=forges.open_mirror)
             app_id = settings.github_app_id if isinstance(forges.identity, AppIdentity) else None

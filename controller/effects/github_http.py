@@ -9,13 +9,14 @@ Safe to repeat: reading changes nothing, and of two equal statuses the newest co
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import httpx
 
@@ -36,7 +37,7 @@ from controller.decisions.github.exchange import (
     to_know,
 )
 from controller.decisions.github.identity import Identity
-from controller.decisions.github.limits import WRITE_PAUSE_S, Pace, may_ask_at, paced, raise_if_quiet
+from controller.decisions.github.limits import WRITE_PAUSE_S, Pace, may_ask_at, paced, raise_quiet, restored
 from controller.decisions.github.repository import PostedStatus, Repository
 from controller.decisions.github.wire import Reply, Request, api_base, git_url, with_token
 from controller.model.errors import Unavailable
@@ -56,9 +57,19 @@ PAUSE_S_MAX: Final = 2.0
 KNOWN_MAX: Final = 64
 KNOWN_BYTES_MAX: Final = 4 << 20
 
+log = logging.getLogger(__name__)
+
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+class Memory(Protocol):
+    """Where the pace outlives the process."""
+
+    def load_pace(self) -> Pace: ...
+
+    def record_pace(self, pace: Pace) -> None: ...
 
 
 class Client:
@@ -72,12 +83,17 @@ class Client:
         write_pause_s: float = WRITE_PAUSE_S,
         sleep: Callable[[float], None] = time.sleep,
         transport: httpx.BaseTransport | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.clock = clock
         self._api = api_base(self.base_url)
         self._sleep = sleep
-        self._pace = Pace(write_pause_s=write_pause_s)
+        self._memory = memory
+        self._kept = Pace(write_pause_s=write_pause_s)
+        self._pace = self._kept
+        if memory is not None:
+            self._pace = self._kept = restored(memory.load_pace(), write_pause_s=write_pause_s, now=clock())
         self._in_flight = threading.Lock()
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._client = httpx.Client(
@@ -137,16 +153,28 @@ class Client:
                 reply = self._receive(conditional(request, known), where)
             finally:
                 self._pace = paced(self._pace, request, reply, now=self.clock())
+                self._keep()
             self._remember(request, reply)
             return settled(reply, known)
         finally:
             self._in_flight.release()
 
+    def _keep(self) -> None:
+        """Let the next process know the pace, if it changed."""
+        if self._memory is None or self._pace == self._kept:
+            return
+        try:
+            self._memory.record_pace(self._pace)
+        except Unavailable as error:
+            log.warning("forge: the pace is not kept: %s", error, extra={"action": "forge.pace"})
+        else:
+            self._kept = self._pace
+
     def _keep_pace(self, request: Request, where: str) -> None:
         now = self.clock()
         at = may_ask_at(self._pace, request, now=now)
         if at > now + timedelta(seconds=PAUSE_S_MAX):
-            raise_if_quiet(self._pace, at=at, what=where)
+            raise_quiet(self._pace.quiet_of(request), at=at, what=where)
         if at > now:
             self._sleep((at - now).total_seconds())
 

@@ -15,6 +15,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -116,7 +117,7 @@ class AppIdentity:
 
     def ask(self, request: Request) -> Reply:
         """Ask in the name of the App itself."""
-        return self._ask(with_token(request, self.jwt()))
+        return self._ask(replace(with_token(request, self.jwt()), is_of_app=True))
 
     def installation(self) -> Installation:
         """Return where the App is installed for the repository."""

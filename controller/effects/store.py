@@ -24,6 +24,7 @@ from psycopg.types.json import Jsonb
 
 from controller.decisions.commands import Lately
 from controller.decisions.forget import EndedRun
+from controller.decisions.github.limits import Pace, Quiet
 from controller.decisions.github.repository import Repository
 from controller.decisions.github.sweep import LOG_KEPT, Missed
 from controller.decisions.holds import freeze_from_json, freeze_to_json
@@ -1738,6 +1739,36 @@ class Store:
             )
             connection.execute(
                 "UPDATE delivery_sweeps SET asked_count = asked_count + 1 WHERE repository_id = %s", [self._id()]
+            )
+
+    def load_pace(self) -> Pace:
+        """Return how the forge was asked lately."""
+        with self._transaction() as connection:
+            row = connection.execute("SELECT * FROM forge_pace WHERE repository_id = %s", [self._id()]).fetchone()
+            if row is None:
+                return Pace()
+            return Pace(
+                quiet=Quiet(until=row["quiet_until"], in_a_row=row["limits_in_a_row"]),
+                app_quiet=Quiet(until=row["app_quiet_until"], in_a_row=row["app_limits_in_a_row"]),
+                writes_at=tuple(row["writes_at"]),
+            )
+
+    def record_pace(self, pace: Pace) -> None:
+        """Remember how the forge was asked lately. Safe to repeat."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO forge_pace VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (repository_id) DO UPDATE SET"
+                " quiet_until = excluded.quiet_until, limits_in_a_row = excluded.limits_in_a_row,"
+                " app_quiet_until = excluded.app_quiet_until, app_limits_in_a_row = excluded.app_limits_in_a_row,"
+                " writes_at = excluded.writes_at",
+                [
+                    self._id(),
+                    pace.quiet.until,
+                    pace.quiet.in_a_row,
+                    pace.app_quiet.until,
+                    pace.app_quiet.in_a_row,
+                    list(pace.writes_at),
+                ],
             )
 
     def forget_surfaces(self, *, but: Collection[str]) -> int:

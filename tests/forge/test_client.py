@@ -5,12 +5,13 @@ The forge here is a script over an HTTP transport in memory, and a clock that st
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
@@ -24,7 +25,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from controller.decisions.github.exchange import REDIRECTS_MAX, Asked, Read, Send, after
-from controller.decisions.github.limits import LIMITS_IN_A_ROW_MAX, WRITES_KEPT_FOR_URGENT, WRITES_PER_HOUR_MAX
+from controller.decisions.github.limits import (
+    LIMITS_IN_A_ROW_MAX,
+    QUIET_RESTORED_MAX,
+    WRITES_KEPT_FOR_URGENT,
+    WRITES_PER_HOUR_MAX,
+    Pace,
+    Quiet,
+    restored,
+)
 from controller.decisions.github.repository import get_repository
 from controller.decisions.github.wire import Reply, tell
 from controller.effects.github_http import Client, Forge
@@ -69,13 +78,14 @@ class Script:
         finally:
             self.in_flight -= 1
 
-    def client(self, *, write_pause_s: float = 1.0) -> Client:
+    def client(self, *, write_pause_s: float = 1.0, memory: Remembered | None = None) -> Client:
         return Client(
             "https://git.example.org",
             clock=self.clock,
             write_pause_s=write_pause_s,
             sleep=self.clock.sleep,
             transport=httpx.MockTransport(self),
+            memory=memory,
         )
 
 
@@ -221,6 +231,56 @@ def test_t_g12_a_limit_without_a_time_doubles_and_then_somebody_must_look(clock:
         assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600]
         assert caught.value.reason == "ForgeLimitedForLong"
         assert len(script.seen) == LIMITS_IN_A_ROW_MAX
+
+
+@dataclass(slots=True)
+class Remembered:
+    """What outlives a process."""
+
+    pace: Pace = field(default_factory=Pace)
+
+    def load_pace(self) -> Pace:
+        return self.pace
+
+    def record_pace(self, pace: Pace) -> None:
+        self.pace = pace
+
+
+def test_t_g12_a_restart_forgets_no_limit_and_no_write(clock: Clock) -> None:
+    memory = Remembered()
+    script = scripted(clock, httpx.Response(201, json={}), httpx.Response(403, headers={"Retry-After": "3600"}))
+    for _ in range(5):
+        with Forge(script.client(memory=memory), "acme/shop", Tokens(["t"])) as forge:
+            for _ in range(2):
+                with contextlib.suppress(Unavailable):
+                    forge.post_status(report())
+    assert [(at - NOW).total_seconds() for at, _ in script.seen] == [0.0, 1.0]
+    assert len(memory.pace.writes_at) == 2
+    clock.now = NOW + timedelta(seconds=3601)
+    with Forge(script.client(memory=memory), "acme/shop", Tokens(["t"])) as forge, pytest.raises(Unavailable):
+        forge.post_status(report())
+    assert len(script.seen) == 3
+
+
+def test_a_limit_from_before_a_restart_is_not_believed_for_ever() -> None:
+    kept = Pace(quiet=Quiet(until=NOW + timedelta(days=9000)), writes_at=(NOW - timedelta(hours=2), NOW))
+    found = restored(kept, write_pause_s=1.0, now=NOW)
+    assert (found.quiet.until, found.writes_at) == (NOW + QUIET_RESTORED_MAX, (NOW,))
+
+
+def test_t_g12_the_app_itself_has_a_limit_of_its_own_so_that_git_has_its_password(clock: Clock) -> None:
+    limited = httpx.Response(403, headers={"Retry-After": "3600"}, json=LIMITED)
+    script = scripted(clock, limited, httpx.Response(200, json={}), limited)
+    with script.client() as client:
+        client.ask(get_repository("acme/shop"))
+        with pytest.raises(Unavailable, match="ForgeLimited"):
+            client.ask(get_repository("acme/shop"))
+        of_app = replace(get_repository("acme/shop"), is_of_app=True)
+        client.ask(of_app)
+        client.ask(of_app)
+        with pytest.raises(Unavailable, match="ForgeLimited"):
+            client.ask(of_app)
+    assert len(script.seen) == 3
 
 
 def test_t_g12_after_the_last_request_of_the_hour_none_is_sent_before_the_next(clock: Clock) -> None:

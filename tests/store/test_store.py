@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from controller.decisions.commands import Lately
+from controller.decisions.github.limits import Pace, Quiet
 from controller.decisions.github.repository import Repository
 from controller.effects.store import PAUSE_OFTEN, PAUSE_TOO_OFTEN, SENT_OFTEN, SENT_TOO_OFTEN, LostEpoch, Store, migrate
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
@@ -735,6 +736,18 @@ def test_t_g13_rows_follow_a_rename_once_the_settings_do(store: Store, postgres_
     assert [tuple(row.values()) for row in rows] == [("acme/store", 1001, None)]
     assert [one.number for one in renamed.load_history().pulls] == [7]
     renamed.close()
+
+
+def test_t_g12_the_pace_at_the_forge_outlives_the_process(store: Store) -> None:
+    assert store.load_pace() == Pace()
+    pace = Pace(
+        quiet=Quiet(until=LATER, in_a_row=3),
+        app_quiet=Quiet(until=None, in_a_row=0),
+        writes_at=(NOW, NOW + timedelta(seconds=1)),
+    )
+    store.record_pace(replace(pace, writes_at=()))
+    store.record_pace(pace)
+    assert store.load_pace() == pace
 
 
 def test_an_id_stays_pinned_whoever_has_the_name_until_it_is_set_anew(store: Store, postgres_url: str) -> None:

@@ -35,6 +35,8 @@ class Request:
     body: bytes = b""
     #: A write that others must not use the hour's allowance up before.
     is_urgent: bool = False
+    #: In the name of our App itself, whose limits are its own.
+    is_of_app: bool = False
 
     @property
     def is_write(self) -> bool:
