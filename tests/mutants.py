@@ -48,6 +48,21 @@ class Mutant:
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
+        name="takes from whoever has the name of our repository",
+        file="controller/decisions/github/repository.py",
+        original="    if pinned is not None and found.id != pinned:",
+        replacement="    if pinned is not None and found.id == 0:",
+        caught_by="tests/unit/decisions/test_repository.py::test_a_repository_of_another_id_is_not_ours_whatever_its_name_is",
+    ),
+    Mutant(
+        name="says that all is well while a repair follows a failure",
+        file="controller/decisions/report.py",
+        original="    was_well = before is None or before.state in (RunState.LIVE, RunState.SUPERSEDED)",
+        replacement="    was_well = True",
+        caught_by="tests/unit/decisions/test_report.py::TestRepair"
+        "::test_that_failed_is_a_failure_and_the_one_after_it_says_each_state",
+    ),
+    Mutant(
         name="switches to an instance that is gone",
         file=PLAN,
         original="    if slot.recipe is None or slot.recipe.api is None or run.colour is None:",
