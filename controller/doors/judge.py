@@ -106,8 +106,8 @@ class Judge:
         if environment_of(self.layout.release(order.release)) is not None:
             return ""
         return (
-            f"{order.release[:7]} requires packages that this host has not: run scripts/install.sh --prepare of that"
-            " commit as root; it is tried again"
+            f"{order.release[:7]} requires packages that this host has not: check that commit out yourself and run its"
+            " scripts/install.sh --prepare as root; it is tried again"
         )
 
     def _serve(self, live: Live) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,8 +37,9 @@ from controller.effects.host import (
     run_sql,
     run_sql_as_worker,
 )
+from controller.effects.powers import ask_as
 from controller.effects.store import SQL_FOLDER, migrate
-from controller.model.errors import Stalled
+from controller.model.errors import Stalled, Unavailable
 from controller.model.names import Topology
 
 PASSWORDS = Passwords(api="api", worker="worker", redis="redis")
@@ -280,3 +282,21 @@ def test_installed_code_that_was_changed_is_noticed_and_replaced(tmp_path: Path,
     install_code(files, source=source, digest=digest, link=link)
     assert installed_code(link) == digest
     assert installed_code(tmp_path / "nothing") == ""
+
+
+def refuse() -> bytes:
+    raise Stalled("Refused", "the child cannot answer")
+
+
+@pytest.mark.parametrize("question", [refuse, lambda: b"x" * 11, lambda: time.sleep(60) or b""])
+def test_a_child_that_does_not_answer_as_it_should_is_ended(question: Callable[[], bytes]) -> None:
+    assert ask_as(ME, lambda: str(os.getpid()).encode(), bytes_max=10, timeout_s=10) != str(os.getpid()).encode()
+    assert ask_as(ME, lambda: b"", bytes_max=10, timeout_s=10) == b""
+
+    with pytest.raises(Unavailable, match="HostToolFailed"):
+        ask_as(ME, question, bytes_max=10, timeout_s=1)
+
+
+def test_nobody_is_asked_who_is_no_user() -> None:
+    with pytest.raises(Unavailable, match="HostToolFailed"):
+        ask_as("oroboros-nobody", lambda: b"", bytes_max=10, timeout_s=10)
