@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 _QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
 settings.register_profile("quick", max_examples=100, deadline=None, suppress_health_check=_QUIET)
-settings.register_profile("ci", max_examples=500, deadline=None, derandomize=True, suppress_health_check=_QUIET)
+settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True, suppress_health_check=_QUIET)
 #: Mutants are run one by one, each against one property.
 settings.register_profile(
     "mutants", max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=_QUIET
