@@ -151,9 +151,10 @@ def test_uninstall_leaves_data_and_installing_takes_it_up_again(team: Team, host
     host.run(["test", "-s", f"/srv/oroboros/releases/{release}/app.py"])
     host.run(["mkdir", "-p", "/opt/oroboros"])
     host.run(["cp", "-al", "/usr/src/venvs", "/opt/oroboros/venvs"])
+    team.push(3)  # without that build, which would go on first
     assert "all is well" in install(host, "--base-host", BASE_HOST)
-    team.wait_live("app", 2)
+    team.wait_live("app", 3)
     assert team.sql("SELECT count(*) FROM quarantine") == "0", "no release is to blame for an end that we ordered"
     assert host.read("/etc/oroboros/webhook-secrets") == secret
-    team.push(3)
-    team.wait_live("app", 3)
+    team.push(4)
+    team.wait_live("app", 4)
