@@ -65,15 +65,31 @@ fi
 /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || [ -n "$dry" ] ||
     fail "/usr/bin/python3 is $(/usr/bin/python3 --version 2>&1); 3.11 is needed, as in Debian 12"
 
+make_environment() {
+    /usr/bin/python3 -m venv "$1" || fail "/usr/bin/python3 could not make a virtual environment in $1"
+    "$1/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off --quiet \
+        --require-hashes -r "$root/requirements.lock" >&2 ||
+        fail "the locked Python packages could not be installed; is the network up? Try again."
+}
+
 # One environment for each lock, under its digest; it is there whole or not at all.
 digest=$(sha256sum "$root/requirements.lock" | cut -c1-12)
 venv=$program/venvs/$digest
-if [ ! -x "$venv/bin/python" ]; then
-    if [ -n "$dry" ]; then
-        say "install the locked Python packages into $venv"
-        say "oroboros: what else would change can be told once they are there: $0 --prepare"
+python=$venv/bin/python
+if [ ! -x "$python" ] && [ -n "$dry" ]; then
+    say "install the locked Python packages into $venv"
+    [ -z "$prepare_only" ] || exit 0
+    if ! /usr/bin/python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        say "oroboros: what else would change can be told once Python 3.11 and its venv module are there (python3-venv)"
         exit 0
     fi
+    # What else would change is told by the very packages, from a folder that goes when this ends.
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    say "oroboros: looking with the locked Python packages, in $scratch for as long as that takes"
+    make_environment "$scratch/venv"
+    python=$scratch/venv/bin/python
+elif [ ! -x "$python" ]; then
     mkdir -p "$program/venvs"
     exec 9>"$program/venvs/.lock"
     flock -w 900 9 || fail "another installation takes longer than 15 minutes (lock: $program/venvs/.lock)"
@@ -81,10 +97,7 @@ if [ ! -x "$venv/bin/python" ]; then
         new=$program/venvs/.$digest.new
         rm -rf "$new"
         say "oroboros: installing the locked Python packages into $venv"
-        /usr/bin/python3 -m venv "$new" || fail "/usr/bin/python3 could not make a virtual environment in $new"
-        "$new/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off --quiet \
-            --require-hashes -r "$root/requirements.lock" >&2 ||
-            fail "the locked Python packages could not be installed; is the network up? Try again."
+        make_environment "$new"
         mv -T "$new" "$venv"
     fi
     exec 9>&-
@@ -97,4 +110,5 @@ fi
 
 cd /
 export PYTHONPATH=$root PYTHONDONTWRITEBYTECODE=1
-exec "$venv/bin/python" -P -m controller.doors.cli install "${arguments[@]}"
+[ -n "${scratch:-}" ] || exec "$python" -P -m controller.doors.cli install "${arguments[@]}"
+"$python" -P -m controller.doors.cli install "${arguments[@]}"

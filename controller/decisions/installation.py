@@ -317,18 +317,36 @@ def private_resolvers(resolv_conf: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def missing_parts(facts: HostFacts, *, redis_shared: bool = False) -> tuple[str, ...]:
+    """Return what of the host is not there. A Redis of others may be anywhere."""
+    return tuple(name for name in VERSIONS_MIN if name not in facts.versions and not (name == "redis" and redis_shared))
+
+
 def too_old(facts: HostFacts, *, redis_shared: bool = False) -> tuple[str, ...]:
-    """Return what of the host is missing, or older than we can rely on. A Redis of others may be anywhere."""
-    problems = []
-    for name, least in VERSIONS_MIN.items():
-        if name == "redis" and redis_shared:
-            continue
-        found = facts.versions.get(name)
-        if found is None:
-            problems.append(f"{name} is not there")
-        elif found < least:
-            problems.append(f"{name} {'.'.join(map(str, found))} is older than {'.'.join(map(str, least))}")
-    return tuple(problems)
+    """Return what of the host is older than we can rely on."""
+    return tuple(
+        f"{name} {'.'.join(map(str, found))} is older than {'.'.join(map(str, least))}"
+        for name, least in VERSIONS_MIN.items()
+        if (found := facts.versions.get(name)) is not None and found < least and not (name == "redis" and redis_shared)
+    )
+
+
+def fresh_postgres(version: int, migrations: Iterable[str]) -> PostgresFact:
+    """Return Postgres as Debian's packages of this version make it."""
+    folder = Path(f"/etc/postgresql/{version}/main")
+    databases = frozenset({"postgres", "template0", "template1"})
+    return PostgresFact(
+        hba_file=folder / "pg_hba.conf",
+        ident_file=folder / "pg_ident.conf",
+        roles=frozenset({"postgres"}),
+        odd_roles=frozenset(),
+        worker_is=frozenset(),
+        databases=databases,
+        open_to_all=databases,
+        passwords_work=frozenset(),
+        migrations=tuple(sorted(migrations)),
+        api_is_bounded=False,
+    )
 
 
 def with_policy(topology: Topology, policy: Policy) -> Topology:

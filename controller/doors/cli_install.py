@@ -20,6 +20,8 @@ import click
 from controller.decisions.host_environment import CONTROL_SOCKET_URL
 from controller.decisions.installation import (
     Wanted,
+    fresh_postgres,
+    missing_parts,
     plan_installation,
     plan_removal,
     private_resolvers,
@@ -32,7 +34,15 @@ from controller.decisions.installation import (
 )
 from controller.doors import tables
 from controller.doors.stacks import Stack, find_stack
-from controller.effects.host import Host, read_host_name, read_passwords, read_shared_redis, run, write_file
+from controller.effects.host import (
+    Host,
+    packaged_postgres,
+    read_host_name,
+    read_passwords,
+    read_shared_redis,
+    run,
+    write_file,
+)
 from controller.effects.ping import redis_address
 from controller.effects.powers import ask_as
 from controller.effects.stack_files import read_topology, write_private
@@ -142,12 +152,20 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
         facts = host.observe(
             passwords, [file.path for file in wanted_files(wanted)], [f.path for f in wanted_folders(topology)]
         )
+    missing = missing_parts(facts, redis_shared=shared_redis is not None)
     problems = too_old(facts, redis_shared=shared_redis is not None)
+    if not dry_run:
+        problems = (*(f"{name} is not there" for name in missing), *problems)
     if problems:
         raise ConfigInvalid("HostTooOld", "; ".join(problems), problems=problems)
+    if missing:
+        click.echo(f"not there yet, and taken to be as its packages make it: {', '.join(missing)}", err=True)
+    if "postgresql" in missing:
+        files = (file.name for file in SQL_FOLDER.glob("[0-9]*.sql"))
+        facts = replace(facts, postgres=fresh_postgres(packaged_postgres(), files))
     if facts.postgres is None and os.geteuid() == 0:
         raise Unavailable("PostgresAway", "Postgres' administrator cannot be reached: systemctl start postgresql")
-    if facts.redis is None and os.geteuid() == 0 and shared_redis is None:
+    if facts.redis is None and os.geteuid() == 0 and shared_redis is None and "redis" not in missing:
         raise Unavailable("RedisAway", "Redis does not answer on 127.0.0.1:6379: systemctl start redis-server")
     strangers = redis_strangers(facts)
     if strangers and shared_redis is None:

@@ -46,6 +46,7 @@ from controller.decisions.installation import (
     ODD_ROLES,
     REDIS_CONFIG,
     REDIS_FILE,
+    VERSIONS_MIN,
     Change,
     FileFact,
     Folder,
@@ -144,7 +145,8 @@ class Host:
         return [
             path
             for path in self.source.rglob("*")
-            if path.is_file() and not any(part.startswith((".venv", ".git", "__pycache__")) for part in path.parts)
+            if path.is_file()
+            and not any(part in (".git", "__pycache__") or part.startswith(".venv") for part in path.parts)
         ]
 
     # -- changing it --------------------------------------------------------------------------------------------------
@@ -301,13 +303,24 @@ def observe_versions() -> dict[str, tuple[int, ...]]:
             number = re.search(r"(?:v=)?(\d+(?:\.\d+)*)", run(argv).replace("Redis server", ""))
             if number is not None:
                 found[name] = tuple(map(int, number[1].split(".")))
-    # Only root may ask the server itself; Debian's client is of the same version.
-    asking = ("psql", "--version") if os.geteuid() != 0 else (*AS_POSTGRES, *PSQL_SETTINGS)
-    with contextlib.suppress(Unavailable):
-        number = re.search(r"\d+", run(asking, text="SHOW server_version;\n").replace("psql (PostgreSQL)", ""))
-        if number is not None:
-            found["postgresql"] = (int(number[0]),)
+    # Only root may ask the server itself. One that is stopped is there all the same: pg_lsclusters(1) tells of it.
+    as_root = (("pg_lsclusters", "--no-header"), (*AS_POSTGRES, *PSQL_SETTINGS))
+    for asking in as_root if os.geteuid() == 0 else (("psql", "--version"),):
+        with contextlib.suppress(Unavailable):
+            number = re.search(r"\d+", run(asking, text="SHOW server_version;\n").replace("psql (PostgreSQL)", ""))
+            if number is not None:
+                found["postgresql"] = (int(number[0]),)
     return found
+
+
+def packaged_postgres() -> int:
+    """Return the version of Postgres that Debian's packages would bring; where they do not say, the least we need."""
+    with contextlib.suppress(Unavailable):
+        told = run(("apt-cache", "show", "--no-all-versions", "postgresql"))
+        number = re.search(r"^Version: (\d+)", told, re.MULTILINE)
+        if number is not None:
+            return int(number[1])
+    return VERSIONS_MIN["postgresql"][0]
 
 
 def observe_postgres(

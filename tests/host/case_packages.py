@@ -5,12 +5,15 @@ The hosts have no network; what apt once fetched for them is still in its cache,
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.host.host import Host, new_host
+from tests.host.image import MEANT_FOR_IT, download_wheels
 from tests.host.team import BASE_HOST, SOURCE, install
 
 MISSING = ("python3-venv", "git", "postgresql", "redis-server", "polkitd")
@@ -45,8 +48,31 @@ def test_a_package_that_cannot_be_had_ends_it_before_anything_of_ours_is_changed
         assert host.run(["test", "-e", path], check=False).returncode == 1
 
 
-def test_with_the_packages_at_hand_one_command_brings_the_host_up(host: Host) -> None:
-    assert "all is well" in install(host, "--base-host", BASE_HOST)
+@pytest.mark.timeout(900)  # the packages are fetched once, and installed twice
+def test_a_dry_run_says_what_one_command_then_does_and_leaves_nothing(host: Host, tmp_path: Path) -> None:
+    host.run(
+        ["apt-get", "install", "-y", "-q", "--no-install-recommends", "python3-venv"],
+        environment={"DEBIAN_FRONTEND": "noninteractive"},
+        timeout_s=120,
+    )
+    # Nor has it the Python packages; in place of a network for them, a folder.
+    python = host.text("sh", "-c", "echo /opt/oroboros/venvs/*/bin/python")
+    meant = tmp_path / "meant"
+    meant.write_text(host.text(python, "-c", MEANT_FOR_IT, f"{SOURCE}/requirements.lock"))
+    download_wheels(meant, tmp_path / "wheels")
+    shutil.copytree(tmp_path / "wheels", Path(f"/proc/{host.pid}/root") / "usr/src/wheels")
+    host.write("/etc/pip.conf", "[global]\nno-index = true\nfind-links = /usr/src/wheels\n")
+    host.run(["rm", "-r", "/opt/oroboros"])
+    files = ["find", "/etc", "/opt", "/srv", "/tmp", "/usr/local", "-mindepth", "1", "-printf", "%p %m %u %T@\\n"]
+    before = host.text(*files)
+    dry = install(host, "--dry-run", "--base-host", BASE_HOST).splitlines()
+    assert host.text(*files) == before
+
+    told = host.run([f"{SOURCE}/scripts/install.sh", "--base-host", BASE_HOST], timeout_s=400).stdout
+
+    assert "all is well" in told
+    made = re.findall(r"^\[\d+/\d+\] (.*)$", told, re.MULTILINE)
+    assert dry == [*made, f"{len(made)} changes; nothing was changed"]
     for package in MISSING:
         assert host.text("dpkg-query", "-W", "-f", "${db:Status-Status}", package) == "installed"
     assert "nothing to do" in install(host)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.host import Host
-from tests.host.team import Team, install, new_team
+from tests.host.team import RECIPE, SOURCE, Team, install, new_team
 
 WORKER = "oroboros-worker"
 NEW, FORMER = "/etc/oroboros/topology.json", "/srv/oroboros/topology.json"
@@ -112,3 +112,23 @@ def test_a_link_of_the_workers_leads_root_nowhere(team: Team, host: Host) -> Non
     host.run(summary, timeout_s=120)
     host.run([*smoke, "--run-id", str(run)])
     assert host.text("stat", "-c", "%U", f"{runs}/{run}/smoke.json") == WORKER
+
+
+def test_install_reads_the_policy_of_the_mirror_as_the_worker(team: Team, host: Host) -> None:
+    sha = team.commit("Four slots", {"deploy.toml": RECIPE + "[previews]\nslots = 4\n"})
+    team.git("push", "-q", "origin", "HEAD")
+    team.wait_status(sha, "success")
+    done = host.run([f"{SOURCE}/scripts/install.sh", "--dry-run"], timeout_s=120)
+    assert "make user oroboros-preview-4" in done.stdout
+    assert "left out" not in done.stderr
+
+    # What is no file that the worker may read, root does not read for it.
+    packs = "/srv/oroboros/repo.git/objects"
+    as_worker(host, f"mv {packs} {packs}.kept")
+    host.run(["cp", "-a", f"{packs}.kept", "/var/objects"])
+    host.run(["chown", "-R", "root:root", "/var/objects"])
+    host.run(["chmod", "-R", "go=", "/var/objects"])
+    as_worker(host, f"ln -s /var/objects {packs}")
+    done = host.run([f"{SOURCE}/scripts/install.sh", "--dry-run"], timeout_s=120)
+    assert "oroboros-preview-4" not in done.stdout
+    as_worker(host, f"rm {packs}; mv {packs}.kept {packs}")

@@ -42,6 +42,7 @@ PACKAGES = (
 MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer")
 #: Of the venvs that install makes: see `controller.control_launcher`.
 DIGEST_DIGITS = 12
+QUIET = ("-m", "pip", "--disable-pip-version-check", "--no-input", "-q")
 #: Prints what of a lock is meant for the Python that runs this, without the conditions.
 MEANT_FOR_IT = r"""
 import sys
@@ -163,25 +164,28 @@ def make_debian(root: Path, mirror: str) -> None:
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
 
 
+def download_wheels(meant: Path, folder: Path) -> None:
+    """Download what a lock means for a host; out here, since only this machine knows how its pip gets its packages."""
+    wheels = ["--only-binary=:all:", "--python-version", PYTHON, "--no-deps", "-d", str(folder)]
+    download = [sys.executable, *QUIET, "download", *wheels, "--require-hashes", "-r", str(meant)]
+    _run(download, what="pip download", timeout_s=900, environment=os.environ)
+
+
 def add_environment(root: Path, lock: Path) -> None:
     """Install the locked requirements, where install looks for them."""
     venv = Path("/opt/oroboros/venvs") / _digest(lock.read_bytes())
     inside = root / "tmp/environment"
     inside.mkdir()
     shutil.copyfile(lock, inside / "requirements.lock")
-    quiet = ["-m", "pip", "--disable-pip-version-check", "--no-input", "-q"]
     try:
         _in(root, "python3", "-m", "venv", str(venv), what="making the environment")
         meant = _in(
             root, f"{venv}/bin/python", "-c", MEANT_FOR_IT, "/tmp/environment/requirements.lock", what="the lock"
         )
         (inside / "meant").write_text(meant)
-        # Out here, since how this machine's pip gets its packages is known to this machine only.
-        wheels = ["--only-binary=:all:", "--python-version", PYTHON, "--no-deps", "-d", str(inside / "wheels")]
-        download = [sys.executable, *quiet, "download", *wheels, "--require-hashes", "-r", str(inside / "meant")]
-        _run(download, what="pip download", timeout_s=900, environment=os.environ)
+        download_wheels(inside / "meant", inside / "wheels")
         from_wheels = ["--no-index", "--find-links", "/tmp/environment/wheels", "--require-hashes"]
-        install = [f"{venv}/bin/python", *quiet, "install", *from_wheels, "-r", "/tmp/environment/requirements.lock"]
+        install = [f"{venv}/bin/python", *QUIET, "install", *from_wheels, "-r", "/tmp/environment/requirements.lock"]
         _in(root, *install, what="pip install")
     finally:
         shutil.rmtree(inside, ignore_errors=True)

@@ -38,6 +38,7 @@ from controller.decisions.installation import (
     WriteFile,
     hba_lines,
     ident_lines,
+    missing_parts,
     plan_installation,
     plan_removal,
     private_resolvers,
@@ -302,12 +303,19 @@ def test_nothing_is_planned_for_what_could_not_be_looked_at_and_it_is_named() ->
         ),
         (
             {"systemd": (252,), "postgresql": (13,), "redis": (6, 0, 16)},
-            ("polkit is not there", "postgresql 13 is older than 15", "redis 6.0.16 is older than 6.2"),
+            ("postgresql 13 is older than 15", "redis 6.0.16 is older than 6.2"),
         ),
     ],
 )
 def test_what_is_too_old_is_named(versions: dict[str, tuple[int, ...]], told: tuple[str, ...]) -> None:
     assert too_old(HostFacts(versions=versions)) == told
+
+
+def test_what_is_not_there_is_named_but_for_a_redis_that_is_elsewhere() -> None:
+    facts = HostFacts(versions={"systemd": (252,), "postgresql": (13,)})
+
+    assert missing_parts(facts) == ("polkit", "redis")
+    assert missing_parts(facts, redis_shared=True) == ("polkit",)
 
 
 def test_fewer_slots_end_what_they_no_longer_have_and_tell_the_control_plane() -> None:
