@@ -70,6 +70,13 @@ MUTANTS: tuple[Mutant, ...] = (
         caught_by=f"{PLAN_RULES}::TestARunGoesOn::test_a_passed_gate_does_not_switch_to_an_instance_that_is_gone",
     ),
     Mutant(
+        name="what serves stays away while a run works or waits",
+        file=PLAN,
+        original="        steps.extend(_keep_serving(observed, slot, slot.run, now=now))",
+        replacement="        pass",
+        caught_by=f"{PLAN_RULES}::TestWhatServesIsLostMeanwhile::test_it_is_started_again_beside_the_run",
+    ),
+    Mutant(
         name="serves by lease no longer held",
         file=PLAN,
         original="            if run.fence == wanted.fence and run.head.tree == wanted.head.tree:",

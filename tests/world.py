@@ -674,8 +674,11 @@ class FakeHost:
 
     def _start_process(self, slot: SlotName, unit: str, generation: int) -> None:
         world = self.slots[slot]
-        if self._running(slot, generation) is None:
+        serves = world.live is not None and world.live.state == "live" and world.live.generation == generation
+        if self._running(slot, generation) is None and not serves:
             return
+        if serves and self.is_stopped(slot):
+            raise Broken(f"{unit} is started again, but a person has stopped it")
         known = world.processes.get(unit)
         if known is not None and known.generation != generation:
             raise Broken(f"{unit} is taken by run {known.generation}, run {generation} cannot start")

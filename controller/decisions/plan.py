@@ -73,6 +73,8 @@ ATTEMPTS_MAX = 3
 #: Failures in a row that were nobody's fault, after which a human must look.
 RETRIES_MAX = 6
 RETRY_BASE_S = 2.0
+#: What serves is started again so long after it ended, where a run is under way.
+RESTART_PAUSE_S = 10.0
 RETRY_CAP_S = 300.0
 #: Ends that are decisions about the release or the schema, not accidents: trying again changes nothing.
 REFUSALS = frozenset({MIGRATIONS_DIFFER})
@@ -267,6 +269,7 @@ def plan_slot(
         steps.append(_supersede(wanted, observed, slot, slot.run))
     else:
         steps.extend(_plan_run(observed, slot, slot.run, now=now))
+        steps.extend(_keep_serving(observed, slot, slot.run, now=now))
     return tuple(steps)
 
 
@@ -485,6 +488,28 @@ def _repair(observed: Observed, slot: SlotObserved, *, now: datetime, comes_next
         return []
     again = Wanted(slot=slot.slot, domain=live_run.domain, fence=live_run.fence, head=live_run.head, cause=Cause.REPAIR)
     return _begin(again, observed, slot) if retry_at(observed, slot, again) <= now else []
+
+
+def _keep_serving(observed: Observed, slot: SlotObserved, run: Run, *, now: datetime) -> list[Step]:
+    """What serves was lost while a run works or waits, for minutes of a build or days of a freeze: it is started again
+    as at a boot, by what `live` names. A repair of its own would have to wait for that run."""
+    live = slot.live
+    has_begun_to_switch = run.state in (RunState.SWITCHING, RunState.WATCHING)
+    if live is None or live.state != "live" or has_begun_to_switch or run.cause in RESTORING:
+        return []
+    if not _is_lost(slot, live) or holds_stopped(observed, slot):
+        return []
+    assert live.colour is not None
+    assert live.release is not None
+    process = _process(slot, instance_unit(slot.slot, live.colour), live.generation)
+    if process is None:
+        return [
+            StartInstance(slot=slot.slot, generation=live.generation, colour=live.colour, release=live.release),
+        ]
+    # One that ends at once is not started in a circle.
+    if process.ended_at is not None and now < process.ended_at + timedelta(seconds=RESTART_PAUSE_S):
+        return []
+    return [_stop(slot, process)]
 
 
 def _is_lost(slot: SlotObserved, live: Live) -> bool:

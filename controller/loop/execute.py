@@ -722,7 +722,16 @@ class Hands:
     # -- instances, the switch -------------------------------------------------------------------------------
 
     def _start_instance(self, step: s.StartInstance, slot: SlotObserved, now: datetime) -> None:
-        run, recipe = _run_and_recipe(slot)
+        live_run = slot.live_run
+        is_again = live_run is not None and live_run.generation == step.generation
+        if live_run is not None and is_again:
+            # What serves was lost while another run is under way.
+            found = recipe_at(self.sight, live_run.release)
+            if found.recipe is None:
+                raise Waiting("RecipeUnknown", f"{step.slot}: {live_run.release[:7]} is not fetched: not started again")
+            run, recipe = live_run, found.recipe
+        else:
+            run, recipe = _run_and_recipe(slot)
         assert recipe.api is not None
         unit = instance_unit(step.slot, step.colour)
         listens_at = listening_address(
@@ -732,7 +741,13 @@ class Hands:
         values = self._environment(run, recipe, nonce=nonce, listens_at=listens_at, with_database=True)
         base = self._base(run, recipe)
         self.runtime.start(self._spec(unit, run, recipe.api.command, base, values, time_limit_s=None))
-        self.store.record_step(step.generation, "start", began_at=now, ended_at=self.clock())
+        if is_again:
+            log.warning(
+                "%s: the instance of %s was lost, and is started again", step.slot, run.release[:7],
+                extra={"action": "instance.restarted"},
+            )  # fmt: skip
+        else:
+            self.store.record_step(step.generation, "start", began_at=now, ended_at=self.clock())
 
     def _nonce(self, unit: str) -> str:
         """Return the nonce that the running instance was given: what it was started from is kept."""

@@ -150,7 +150,7 @@ class SealBuild:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartInstance:
-    """Start the release's backend on the slot's colour, with a fresh nonce."""
+    """Start the backend of the run, or of what `live` names, on that colour, with a fresh nonce."""
 
     slot: SlotName
     generation: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,8 +20,12 @@ import psycopg
 import pytest
 
 from controller.development.author import Author
+from controller.doors.stacks import open_runtime
+from controller.effects.live import read_live
 from controller.effects.stack_files import read_stack
+from controller.model.config import read_settings
 from controller.model.errors import Unavailable
+from controller.model.names import MAIN, instance_unit
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 APP = Path(__file__).resolve().parent / "app"
@@ -63,6 +68,17 @@ class World:
 
     def kill(self, part: str) -> None:
         os.kill(self.pids()[part], signal.SIGKILL)
+
+    def signal_instance(self, number: signal.Signals) -> None:
+        """Send a signal to what serves production, as somebody with a shell would."""
+        settings = read_settings(json.loads((self.root / "environment.json").read_text()))
+        live = read_live(settings.layout, MAIN)
+        assert live is not None
+        assert live.colour is not None
+        for pid in open_runtime(settings).process_ids(instance_unit(MAIN, live.colour), live.generation):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if b"app.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, number)
 
     def rows(self, statement: str, *parameters: object) -> list[tuple[object, ...]]:
         with psycopg.connect(str(self.stack["database_url"])) as connection:

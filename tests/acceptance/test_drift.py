@@ -8,10 +8,6 @@ import signal
 import time
 from pathlib import Path
 
-from controller.doors.stacks import open_runtime
-from controller.effects.live import read_live
-from controller.model.config import read_settings
-from controller.model.names import MAIN, instance_unit
 from tests.acceptance.conftest import World
 
 
@@ -44,18 +40,6 @@ def move_current(world: World, sha: str) -> Path:
     return current
 
 
-def stop_instance(world: World) -> None:
-    """Send TERM to what serves, as somebody with a shell would."""
-    settings = read_settings(json.loads((world.root / "environment.json").read_text()))
-    live = read_live(settings.layout, MAIN)
-    assert live is not None
-    assert live.colour is not None
-    runtime = open_runtime(settings)
-    for pid in runtime.process_ids(instance_unit(MAIN, live.colour), live.generation):
-        if b"app.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGTERM)
-
-
 def test_what_is_changed_by_hand_is_put_right_and_told(world: World) -> None:
     live(world, "Before")
     sha = live(world, "To be changed")
@@ -67,7 +51,7 @@ def test_what_is_changed_by_hand_is_put_right_and_told(world: World) -> None:
     current.symlink_to("/etc")
     world.author.wait(lambda: os.readlink(current).endswith(sha), lambda: "a link that leads out is put right too")
 
-    stop_instance(world)
+    world.signal_instance(signal.SIGTERM)
     await_drift(world, ("InstanceStopped", "heals", True))
     world.await_serving(sha)
     assert ("repair",) in world.rows("SELECT cause FROM runs WHERE sha = %s", sha)
@@ -100,7 +84,7 @@ def test_what_is_changed_by_hand_stays_where_policy_holds_it_until_it_is_ordered
     assert os.readlink(current).endswith(sha)
     assert title.read_text() != "edited\n"
 
-    stop_instance(world)
+    world.signal_instance(signal.SIGTERM)
     await_drift(world, ("InstanceStopped", "held", False))
     assert world.rows("SELECT 1 FROM runs WHERE sha = %s AND cause = 'repair'", sha) == []
     assert world.command("heal").returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from datetime import UTC, datetime, timedelta
 
 from tests.acceptance.conftest import World
@@ -52,6 +53,20 @@ def test_a_push_waits_while_production_is_held_and_goes_live_by_itself_at_the_en
     world.await_serving(newest)
     world.author.await_status(newest, "success", says="live since")
     assert world.rows("SELECT DISTINCT attempts FROM runs WHERE sha = %s", newest) == [(1,)]
+
+
+def test_what_serves_is_started_again_while_a_push_waits(world: World) -> None:
+    before = serving(world, "Before the weekend")
+    assert world.command("hold", "--reason", "the weekend").returncode == 0
+    waits = world.release("ok", "Comes on Monday")
+    world.author.push()
+    await_held(world, waits, says="the weekend")
+    world.signal_instance(signal.SIGKILL)
+    world.author.wait(lambda: world.author.get("main", "/")[0] != 200, lambda: "it is to be away")
+    world.await_serving(before)
+    assert world.rows("SELECT state FROM runs WHERE sha = %s", waits) == [("planned",)]
+    assert world.command("unhold").returncode == 0
+    world.await_serving(waits)
 
 
 def test_an_order_that_says_why_goes_despite_the_hold_and_is_written_down(world: World) -> None:

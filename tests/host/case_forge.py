@@ -78,6 +78,11 @@ def test_what_comes_while_production_is_held_waits_and_then_goes_on(team: Team) 
     team.wait(lambda: "a demo" in team.status(sha, "oroboros/production")[1], "the commit is to say why it waits")
     assert team.status(sha, "oroboros/production")[0] == "pending"
     assert team.get("app")["version"] == 1
+    # What serves does not wait for the end of the hold when it is lost.
+    team.host.run(["systemctl", "kill", "--signal=KILL", team.unit_of("main")])
+    team.wait(lambda: team.get("app") == {}, "the app is to be away")
+    team.wait_live("app", 1)
+    assert team.status(sha, "oroboros/production")[0] == "pending"
     team.host.run(["oroboros", "unhold"])
     team.wait_live("app", 2)
     team.wait_status(sha, "success")

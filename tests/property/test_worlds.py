@@ -20,7 +20,7 @@ from controller.model.config import Recipe
 from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, environment, pull_request_domain
 from controller.model.nouns import Run
 from controller.model.reports import WantedCheck, WantedComment, WantedDeployment
-from controller.model.states import Cause, CheckState, DeploymentState, RunState, StatusState
+from controller.model.states import Cause, CheckState, DeploymentState, ProcessState, RunState, StatusState
 from controller.model.steps import BeginRun, ClaimSlot, EndLease, StartInstance, steps_from_json, steps_to_json
 from tests.builders import APP, BUILT_APP, DATABASE_APP, sha
 from tests.property.strategies import (
@@ -401,6 +401,9 @@ def test_nothing_new_serves_while_production_is_held(
         assert live_content(host) == served
     settled(host)
     assert live_content(host) == served
+    live = host.slots[MAIN].live
+    if live is not None and live.address is not None:
+        assert host.slots[MAIN].processes[live.address].state is ProcessState.RUNNING, "what serves is started again"
     assert [world.run.state for world in host.slots.values() if world.run is not None] in (
         [],
         *([state] for state in (RunState.PLANNED, RunState.BUILDING, RunState.MIGRATING, RunState.GATING)),

@@ -10,7 +10,7 @@ import pytest
 
 from controller.decisions.plan import ATTEMPTS_MAX, NEVER, RETRIES_MAX, desired, plan_slot, retry_at
 from controller.model.names import MAIN, pull_request_domain
-from controller.model.nouns import Override, Run
+from controller.model.nouns import HoldOrder, Override, ProcessFact, Run
 from controller.model.states import Cause, Outcome, ProcessState, RunState
 from controller.model.steps import (
     AdvanceRun,
@@ -300,6 +300,43 @@ class TestARunGoesOn:
         r2 = replace(self.R2, attempts=ATTEMPTS_MAX)
         assert not any(isinstance(step, EndRun) for step in plan(world(working(r2))))
         assert one_end(plan(world(working(replace(r2, attempts=ATTEMPTS_MAX + 1))))).state is RunState.STALLED
+
+
+class TestWhatServesIsLostMeanwhile:
+    """A build takes minutes and a freeze days: what serves does not wait for that."""
+
+    AGAIN = StartInstance(slot=MAIN, generation=1, colour="a", release=sha(1))
+
+    def at(self, state: RunState, *processes: ProcessFact, **fields: Any) -> list[Step]:
+        slot = working(run(2, 2, state, colour="b"), recipe=BUILT_APP, processes=processes, **fields)
+        return [step for step in plan(world(slot)) if isinstance(step, StartInstance | StopUnit)]
+
+    def ended(self, at_s: float) -> ProcessFact:
+        return replace(process("main-a", 1, state=ProcessState.EXITED, exit_code=-9), ended_at=at(at_s))
+
+    def test_it_is_started_again_beside_the_run(self) -> None:
+        built = process("build-main", 2)
+        assert self.at(RunState.BUILDING, built) == [self.AGAIN]
+        assert self.at(RunState.PLANNED, published=False) == [self.AGAIN]
+
+    def test_what_ended_is_cleared_away_first_and_not_in_a_circle(self) -> None:
+        built = process("build-main", 2)
+        assert self.at(RunState.BUILDING, built, self.ended(995)) == []
+        assert self.at(RunState.BUILDING, built, self.ended(990)) == [StopUnit(slot=MAIN, unit="main-a", generation=1)]
+
+    def test_where_a_run_waits_for_the_end_of_a_hold_too(self) -> None:
+        slot = working(run(2, 2, RunState.BUILDING, colour="b"), recipe=BUILT_APP, build_sealed=True, processes=())
+        hold = HoldOrder(id=8, slot=MAIN, fence=0, until=None, actor="ann", reason="the moon", at=at(0))
+        assert plan(replace(world(slot), holds=(hold,))) == (self.AGAIN,)
+
+    def test_a_switch_and_what_restores_it_are_not_disturbed(self) -> None:
+        assert self.AGAIN not in self.at(RunState.SWITCHING, process("main-b", 2))
+        repair = replace(run(2, 1, RunState.GATING, colour="b"), cause=Cause.REPAIR)
+        assert self.AGAIN not in plan(world(working(repair, processes=()), number=1))
+
+    def test_what_a_person_stopped_is_not_started(self) -> None:
+        slot = working(run(2, 2, RunState.BUILDING, colour="b"), recipe=BUILT_APP, processes=())
+        assert self.AGAIN not in plan(replace(world(slot), stops=(stop(),)))
 
 
 class TestTheWindow:
