@@ -34,6 +34,12 @@ _POSTGRES = "OROBOROS_TEST_POSTGRES"
 _FORGE, _VIOLATIONS = "OROBOROS_TEST_FORGE", "OROBOROS_TEST_VIOLATIONS"
 _SQL = Path(__file__).resolve().parent.parent / "infra" / "sql"
 _TEMPLATE = "migrated_template"
+#: Files of these take minutes each. Begun last, one would be run alone at the end.
+_BEGUN_FIRST = ("tests/property/", "tests/fault/", "tests/acceptance/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(_BEGUN_FIRST))
 
 
 def pytest_configure(config: pytest.Config) -> None:
