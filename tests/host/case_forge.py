@@ -79,8 +79,10 @@ def test_what_comes_while_production_is_held_waits_and_then_goes_on(team: Team) 
     assert team.status(sha, "oroboros/production")[0] == "pending"
     assert team.get("app")["version"] == 1
     # What serves does not wait for the end of the hold when it is lost.
-    team.host.run(["systemctl", "kill", "--signal=KILL", team.unit_of("main")])
-    team.wait(lambda: team.get("app") == {}, "the app is to be away")
+    unit = team.unit_of("main")
+    killed = team.host.unit(unit, "MainPID")["MainPID"]
+    team.host.run(["systemctl", "kill", "--signal=KILL", unit])
+    team.wait(lambda: team.host.unit(unit, "MainPID")["MainPID"] not in (killed, "0"), "it is to be started again")
     team.wait_live("app", 1)
     assert team.status(sha, "oroboros/production")[0] == "pending"
     team.host.run(["oroboros", "unhold"])
