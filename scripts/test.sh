@@ -14,7 +14,8 @@ fi
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
 status=0
-"$python" -m pytest -n "${OROBOROS_TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder --junit-xml="$report" "$@" || status=$?
+"$python" -m pytest -n "${OROBOROS_TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder \
+    --junit-xml="$report" "$@" || status=$?
 "$python" - "$report" <<'PY' || status=1
 """Did every test run? An expected failure and a skip look alike in the report, and neither is a pass."""
 import sys

@@ -24,6 +24,8 @@ from controller.model.names import (
     HOST_ROOT,
     HOST_RUN,
     MAIN,
+    POSTGRES_PORT,
+    REDIS_PORT,
     SERVING_USER,
     WORKER_USER,
     Colour,
@@ -202,7 +204,7 @@ def port_holders(topology: Topology) -> tuple[PortHolder, ...]:
     """Return who may listen on each port of the table."""
     ports, caddy = topology.ports, "ouroboros-caddy.service"
     # Whatever service of the host's own: which one, and under which name, is its administrator's choice.
-    found = [(name, port, "system.slice") for name, port in (("Postgres", ports.postgres), ("Redis", ports.redis))]
+    found = [(name, port, "system.slice") for name, port in (("Postgres", POSTGRES_PORT), ("Redis", REDIS_PORT))]
     found += [("edge", ports.edge, caddy), ("worker health", ports.worker_health, "ouroboros-worker.service")]
     if topology.tls != "off":
         found += [("edge, HTTPS", ports.edge_https, caddy), ("edge, HTTP", ports.edge_http, caddy)]
@@ -255,7 +257,7 @@ def _slices() -> tuple[HostFile, ...]:
                 "production's instances",
                 f"CPUWeight=100\nIOWeight=100\nMemoryLow={PRODUCTION_KEEPS}%\n",
             ),
-            # Together, whatever they do, they leave production most of the machine.
+            # Whatever they do, production goes before them.
             (
                 "ouroboros-previews.slice",
                 "every preview",

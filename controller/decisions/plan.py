@@ -73,9 +73,9 @@ ATTEMPTS_MAX = 3
 #: Failures in a row that were nobody's fault, after which a human must look.
 RETRIES_MAX = 6
 RETRY_BASE_S = 2.0
+RETRY_CAP_S = 300.0
 #: What serves is started again so long after it ended, where a run is under way.
 RESTART_PAUSE_S = 10.0
-RETRY_CAP_S = 300.0
 #: Ends that are decisions about the release or the schema, not accidents: trying again changes nothing.
 REFUSALS = frozenset({MIGRATIONS_DIFFER})
 #: Nobody pushed for these: they restore what has served here.
@@ -503,9 +503,7 @@ def _keep_serving(observed: Observed, slot: SlotObserved, run: Run, *, now: date
     assert live.release is not None
     process = _process(slot, instance_unit(slot.slot, live.colour), live.generation)
     if process is None:
-        return [
-            StartInstance(slot=slot.slot, generation=live.generation, colour=live.colour, release=live.release),
-        ]
+        return [StartInstance(slot=slot.slot, generation=live.generation, colour=live.colour, release=live.release)]
     # One that ends at once is not started in a circle.
     if process.ended_at is not None and now < process.ended_at + timedelta(seconds=RESTART_PAUSE_S):
         return []

@@ -52,7 +52,7 @@ from controller.development.parts import (
 )
 from controller.effects.stack_files import write_private, write_stack, write_topology
 from controller.model.errors import ConfigInvalid, Unavailable
-from controller.model.names import COLOURS, HOST_ROOT, Layout, Ports, SlotName, Topology, unit_instance
+from controller.model.names import COLOURS, HOST_ROOT, PORT_OFFSET_MAX, Layout, Ports, SlotName, Topology, unit_instance
 
 STACK_VERSION = 1
 CONTROL_DATABASE = "builder_control"
@@ -405,7 +405,7 @@ def _ports(options: Options) -> Ports:
                 return Ports(offset=offset)
         raise Unavailable("NoFreePorts", "no free block of ports between 13000 and 31000")
     ports = Ports(offset=options.port_offset)
-    if not 0 <= options.port_offset <= 57_000:
+    if not 0 <= options.port_offset <= PORT_OFFSET_MAX:
         raise ConfigInvalid("PortBaseInvalid", f"--port-base {options.port_offset}: allowed are 0 to 57000")
     busy = [(what, port) for what, port in ports.all_for(slots) if not _is_free(port)]
     if busy:

@@ -32,7 +32,18 @@ from controller.effects.stack_files import read_topology
 from controller.effects.store import Store
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Stalled, Unavailable, Waiting
-from controller.model.names import HOST_CADDY, HOST_ROOT, MAIN, WORKER_USER, Layout, SlotName, Topology, parse_slot
+from controller.model.names import (
+    HOST_CADDY,
+    HOST_ROOT,
+    MAIN,
+    PORT_OFFSET_MAX,
+    PREVIEWS_MAX,
+    WORKER_USER,
+    Layout,
+    SlotName,
+    Topology,
+    parse_slot,
+)
 from controller.model.redaction import redact
 
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -262,10 +273,12 @@ def main() -> None:
 
 @main.command()
 @_root_option
-@click.option("--port-base", type=click.IntRange(0, 57_000), default=None, help="Shift every port by this.")
+@click.option("--port-base", type=click.IntRange(0, PORT_OFFSET_MAX), default=None, help="Shift every port by this.")
 @click.option("--free-ports", is_flag=True, hidden=True, help="Take any free block of ports.")
 @click.option("--repository", default=None, metavar="OWNER/NAME", help="Name of the repository at the built-in forge.")
-@click.option("--previews", type=click.IntRange(0, 99), default=3, show_default=True, help="Number of preview slots.")
+@click.option(
+    "--previews", type=click.IntRange(0, PREVIEWS_MAX), default=3, show_default=True, help="Number of preview slots."
+)
 @click.option("--resync", type=click.FloatRange(0.05, 86_400), default=None, hidden=True, help="Seconds.")
 @click.pass_context
 def up(
@@ -308,7 +321,7 @@ def up(
 @main.command()
 @_root_option
 @click.option("--exit", "leave", is_flag=True, help="End the stack at the end, instead of keeping it for you.")
-@click.option("--port-base", type=click.IntRange(0, 57_000), default=None, help="Shift every port by this.")
+@click.option("--port-base", type=click.IntRange(0, PORT_OFFSET_MAX), default=None, help="Shift every port by this.")
 @click.pass_context
 def demo(context: click.Context, leave: bool, port_base: int | None) -> int:
     """Play the three flows and the cruel parts on a real stack, and check them."""

@@ -32,8 +32,6 @@ from controller.decisions.host_environment import (
     API_ROLE,
     CONTROL_DATABASE,
     CONTROL_SOCKET_URL,
-    POSTGRES_PORT,
-    REDIS_PORT,
     REDIS_USER,
     WORKER_ROLE,
     Passwords,
@@ -72,7 +70,7 @@ from controller.disk import remove_tree
 from controller.model.command import parse_environment
 from controller.model.errors import Stalled, Unavailable
 from controller.model.host_files import HostFile
-from controller.model.names import HOST_APP, HOST_CADDY, HOST_CONFIG, HOST_ROOT
+from controller.model.names import HOST_APP, HOST_CADDY, HOST_CONFIG, HOST_ROOT, POSTGRES_PORT, REDIS_PORT
 
 CALL_TIMEOUT_S = 120.0
 TEXT_BYTES_MAX = 1 << 20

@@ -1757,7 +1757,9 @@ class Store:
         """Remember how the forge was asked lately. Safe to repeat."""
         with self._transaction() as connection:
             connection.execute(
-                "INSERT INTO forge_pace VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (repository_id) DO UPDATE SET"
+                "INSERT INTO forge_pace (repository_id, quiet_until, limits_in_a_row, app_quiet_until,"
+                " app_limits_in_a_row, writes_at) VALUES (%s, %s, %s, %s, %s, %s)"
+                " ON CONFLICT (repository_id) DO UPDATE SET"
                 " quiet_until = excluded.quiet_until, limits_in_a_row = excluded.limits_in_a_row,"
                 " app_quiet_until = excluded.app_quiet_until, app_limits_in_a_row = excluded.app_limits_in_a_row,"
                 " writes_at = excluded.writes_at",

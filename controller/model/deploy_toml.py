@@ -240,6 +240,7 @@ LeaseS = Annotated[float, BeforeValidator(_seconds), Field(ge=60, le=365 * 86_40
 Memory = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=64 << 20)]
 Tasks = Annotated[StrictInt, Field(ge=16, le=32_768)]
 Days = Annotated[StrictInt, Field(ge=1, le=3_650)]
+DiskSize = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=0, le=1 << 50)]
 Size = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=1)]
 
 
@@ -328,7 +329,7 @@ class _Previews(Table):
     exclude_base_branches: Globs = ()
     paths: Globs = ()
     exclude_paths: Globs = ()
-    disk_free_bytes_min: Annotated[StrictInt, Field(ge=0, le=1 << 50)] = 1 << 30
+    disk_free_bytes_min: DiskSize = 1 << 30
     comment: StrictBool = True
 
 
@@ -340,9 +341,7 @@ class WallsTable(Table):
     preview_tasks: Tasks = PREVIEW.tasks_max
     build_tasks: Tasks = BUILD.tasks_max
     open_files: Annotated[StrictInt, Field(ge=256, le=1_048_576)] = PRODUCTION.open_files_max
-    file_bytes: Annotated[int, BeforeValidator(_size), Field(strict=True, ge=1 << 20, le=1 << 50)] = (
-        PRODUCTION.file_bytes_max
-    )
+    file_bytes: Annotated[DiskSize, Field(ge=1 << 20)] = PRODUCTION.file_bytes_max
     preview_network: Literal["none", "host"] = "none"
     build_network: Literal["internet", "none"] = "internet"
     system_calls: Literal["service", "any"] = "service"

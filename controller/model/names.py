@@ -41,6 +41,10 @@ HOST_LOGS = Path("/var/log/oroboros")
 #: What it serves, and its sockets. Both are the worker's, so root believes nothing that lies there.
 HOST_ROOT = Path("/srv/oroboros")
 HOST_RUN = Path("/run/oroboros")
+#: The distribution's Postgres and Redis, on a host.
+POSTGRES_PORT, REDIS_PORT = 5432, 6379
+#: By so much at most the ports of a stack are shifted, all of them, and so many previews it has at most.
+PORT_OFFSET_MAX, PREVIEWS_MAX = 57_000, 99
 #: What was installed: previews, ports, host names.
 TOPOLOGY_FILE = "topology.json"
 #: The exit code by which a host's launcher says that a job's time was up.
@@ -195,14 +199,6 @@ class Ports:
     def instance(self, slot: SlotName, colour: Colour) -> int:
         """The two instance addresses of a slot: 8200+k for colour a, 8300+k for colour b."""
         return 8200 + 100 * COLOURS.index(colour) + slot_index(slot) + self.offset
-
-    @property
-    def postgres(self) -> int:
-        return 5432
-
-    @property
-    def redis(self) -> int:
-        return 6379
 
     def all_for(self, slots: tuple[SlotName, ...]) -> tuple[tuple[str, int], ...]:
         """Return (what, port) for every port that a stack with these slots listens on."""

@@ -15,11 +15,9 @@ from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt, S
 
 from controller.model.deploy_toml import Host, Network, NumberedHost, Table, WallsTable
 from controller.model.errors import ConfigInvalid
-from controller.model.names import Ports, Topology
+from controller.model.names import PORT_OFFSET_MAX, PREVIEWS_MAX, Ports, Topology
 from controller.model.profiles import Walls
 
-PREVIEWS_MAX = 99
-PORT_OFFSET_MAX = 57_000
 PROBLEMS_MAX = 10
 
 

@@ -41,11 +41,6 @@ def team(image: Path, hosts_folder: Path) -> Iterator[Team]:
         yield team
 
 
-@pytest.fixture(scope="module")
-def host(team: Team) -> Host:
-    return team.host
-
-
 def run_inside(team: Team, program: str) -> tuple[int, str, str]:
     """Run a program as the first preview's app; return its exit code, and what it printed."""
     team.host.write("/srv/oroboros/slots/preview-1/data/program", program, owner="oroboros-preview-1")

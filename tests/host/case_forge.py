@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.host import Host
-from tests.host.team import CLONE, FORGE_URL, RECIPE, SOURCE, TOKEN_FILE, Team, new_team
+from tests.host.team import CLONE, FORGE_URL, RECIPE, SOURCE, TOKEN_FILE, Team, serving_team
 
 POLICY = f"{RECIPE}[permissions]\naccept_fork_risk = true\n"
 SECRET_FILE = "/etc/oroboros/notify-secret"
@@ -47,16 +47,8 @@ sys.exit(setup.returncode)
 
 @pytest.fixture(scope="module")
 def team(image: Path, hosts_folder: Path) -> Iterator[Team]:
-    with new_team(image, hosts_folder) as team:
-        team.push(1, recipe=POLICY)
-        team.wait_live("app", 1)
-        team.settle()
+    with serving_team(image, hosts_folder, recipe=POLICY) as team:
         yield team
-
-
-@pytest.fixture(scope="module")
-def host(team: Team) -> Host:
-    return team.host
 
 
 def knob(team: Team, name: str, **content: object) -> dict[str, object]:

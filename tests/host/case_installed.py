@@ -21,11 +21,6 @@ def team(image: Path, hosts_folder: Path) -> Iterator[Team]:
         yield team
 
 
-@pytest.fixture(scope="module")
-def host(team: Team) -> Host:
-    return team.host
-
-
 def listener(host: Host, port: int) -> str:
     """Return the cgroup of whoever listens on a port, as the kernel tells it."""
     told = host.text("ss", "-Htlnp", "--cgroup", f"sport = :{port}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.host import Host
-from tests.host.team import RECIPE, SOURCE, Team, install, new_team
+from tests.host.team import RECIPE, SOURCE, Team, install, serving_team
 
 WORKER = "oroboros-worker"
 NEW, FORMER = "/etc/oroboros/topology.json", "/srv/oroboros/topology.json"
@@ -18,16 +18,8 @@ SUPERUSERS = "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolsuper"
 
 @pytest.fixture(scope="module")
 def team(image: Path, hosts_folder: Path) -> Iterator[Team]:
-    with new_team(image, hosts_folder) as team:
-        team.push(1)
-        team.wait_live("app", 1)
-        team.settle()
+    with serving_team(image, hosts_folder) as team:
         yield team
-
-
-@pytest.fixture(scope="module")
-def host(team: Team) -> Host:
-    return team.host
 
 
 def as_worker(host: Host, script: str, *, stdin: str = "") -> None:

@@ -8,23 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.host.host import DENIED, Host
-from tests.host.team import BASE_HOST, RECIPE, SOURCE, Team, install, new_team
+from tests.host.team import BASE_HOST, RECIPE, SOURCE, Team, install, serving_team
 
 SLOT_UNIT = "ouroboros-instance@preview3-a.service"
 
 
 @pytest.fixture(scope="module")
 def team(image: Path, hosts_folder: Path) -> Iterator[Team]:
-    with new_team(image, hosts_folder) as team:
-        team.push(1)
-        team.wait_live("app", 1)
-        team.settle()
+    with serving_team(image, hosts_folder) as team:
         yield team
-
-
-@pytest.fixture(scope="module")
-def host(team: Team) -> Host:
-    return team.host
 
 
 def state_of(host: Host) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.team import RECIPE, WITH_DATABASE, Team, install, new_team
+from tests.host.team import RECIPE, WITH_DATABASE, Team, install, serving_team
 
 LOOK = r"""
 import errno, glob, os, socket, stat
@@ -101,10 +101,7 @@ return children
 
 @pytest.fixture(scope="module")
 def team(image: Path, hosts_folder: Path) -> Iterator[Team]:
-    with new_team(image, hosts_folder) as team:
-        team.push(1, recipe=RECIPE)
-        team.wait_live("app", 1)
-        team.settle()
+    with serving_team(image, hosts_folder) as team:
         yield team
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.host.host import Host, session_folder
 from tests.host.image import make_image
+from tests.host.team import Team
 
 JOURNAL = "its host's journal"
 
@@ -108,3 +109,9 @@ def hosts_folder(image: Path) -> Iterator[Path]:
     """The folder under which this run's hosts are."""
     with session_folder(image) as folder:
         yield folder
+
+
+@pytest.fixture(scope="module")
+def host(team: Team) -> Host:
+    """The host of the case file's team."""
+    return team.host

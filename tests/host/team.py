@@ -218,3 +218,13 @@ def new_team(image: Path, folder: Path, *words: str) -> Iterator[Team]:
         start_forge(host)
         clone(host)
         yield Team(host)
+
+
+@contextmanager
+def serving_team(image: Path, folder: Path, *, recipe: str = RECIPE) -> Iterator[Team]:
+    """The same, where version 1 of the app serves and has survived its window."""
+    with new_team(image, folder) as team:
+        team.push(1, recipe=recipe)
+        team.wait_live("app", 1)
+        team.settle()
+        yield team
