@@ -16,7 +16,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import psycopg
@@ -51,6 +51,16 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[_VIOLATIONS] = f"{os.environ[_BASE]}/violations-{os.getpid()}"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what the worker of the test's stack did last."""
+    report = yield
+    world = getattr(item, "funcargs", {}).get("world")
+    if report.when == "call" and report.failed and hasattr(world, "end_of_log"):
+        report.sections.append(("Worker's log", world.end_of_log()))
+    return report
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the session's folder; a worker that was killed may need a moment until its Postgres has ended."""
     if hasattr(config, "workerinput") or _BASE not in os.environ:
@@ -58,8 +68,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     base = Path(os.environ.pop(_BASE))
     deadline = time.monotonic() + 10
     while base.exists() and time.monotonic() < deadline:
-        shutil.rmtree(base, ignore_errors=True)
+        remove_tree(base)
         time.sleep(0.02 if base.exists() else 0)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder as far as it goes, also its read-only releases, which only root could remove as they are."""
+    for parent, folders, _files in os.walk(folder):
+        for name in folders:
+            with contextlib.suppress(OSError):
+                os.chmod(f"{parent}/{name}", 0o700, follow_symlinks=os.chmod not in os.supports_follow_symlinks)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def violations_file() -> Path:
@@ -87,7 +106,7 @@ def short_dir() -> Iterator[Path]:
     """A fresh folder whose path is short enough for Unix sockets."""
     folder = _new_folder()
     yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_tree(folder)
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +119,7 @@ def postgres_server() -> Iterator[Postgres]:
     )
     with Part(postgres.spec):
         yield postgres
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_tree(folder)
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +155,7 @@ def _redis_server_url() -> Iterator[str]:
     prepared = prepare_redis(run=folder, log_file=folder / "redis.log")
     with Part(prepared.spec):
         yield prepared.url
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_tree(folder)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """The entry point of `up` for api and worker: the same commands, with a failpoint armed if a test asked for one.
 
 A test writes `<run>/failpoint.json` with a name; the next start takes the file away and dies by SIGKILL when that place
-is reached for the first time. Started again, it goes on unharmed, unless the file asked for more `times`. Nothing of
-production imports this module.
+is reached for the first time, or gets the `signal` that the file names. Started again, it goes on unharmed, unless the
+file asked for more `times`. Nothing of production imports this module.
 """
 
 from __future__ import annotations
@@ -33,7 +33,13 @@ def arm_from(run: Path, *, command: str) -> None:
         path.write_text(json.dumps({**wanted, "times": times}))
     else:
         path.unlink(missing_ok=True)
-    failpoints.arm(str(wanted["name"]), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    number = signal.Signals[str(wanted.get("signal", "SIGKILL"))]
+
+    def reached() -> None:
+        failpoints.disarm()
+        os.kill(os.getpid(), number)
+
+    failpoints.arm(str(wanted["name"]), reached)
 
 
 if __name__ == "__main__":

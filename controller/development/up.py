@@ -63,7 +63,8 @@ RESTART_PAUSE_MIN_S = 0.05
 RESTART_PAUSE_MAX_S = 5.0
 RESTART_CALM_S = 10.0
 WATCH_EVERY_S = 0.05
-OFFSETS = range(10_000, 22_000, 10)
+#: So far apart, and in all so near, that no port of one block is in another: most instances do not listen.
+OFFSETS = range(10_000, 15_200, 400)
 
 #: Handed on to api and worker, where they are set for `oroboros up` itself.
 HANDED_ON = (
@@ -400,10 +401,13 @@ def _ports(options: Options) -> Ports:
     if options.free_ports:
         offsets = list(OFFSETS)
         random.shuffle(offsets)
-        for offset in offsets[:200]:
+        for offset in offsets:
             if all(_is_free(port) for _, port in Ports(offset=offset).all_for(slots)):
                 return Ports(offset=offset)
-        raise Unavailable("NoFreePorts", "no free block of ports between 13000 and 31000")
+        raise Unavailable(
+            "NoFreePorts",
+            "no free block of ports between 13000 and 24000: stop another stack, or name one with --port-base N",
+        )
     ports = Ports(offset=options.port_offset)
     if not 0 <= options.port_offset <= PORT_OFFSET_MAX:
         raise ConfigInvalid("PortBaseInvalid", f"--port-base {options.port_offset}: allowed are 0 to 57000")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +19,18 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from controller.development.author import Author
+from controller.development.armed import FAILPOINT_FILE
+from controller.development.author import PATIENCE_S, Author
 from controller.doors.stacks import open_runtime
 from controller.effects.live import read_live
 from controller.effects.stack_files import read_stack
 from controller.model.config import read_settings
 from controller.model.errors import Unavailable
 from controller.model.names import MAIN, instance_unit
+from tests.conftest import claim_port_offset, remove_tree
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+LOG_LINES_SHOWN = 60
 APP = Path(__file__).resolve().parent / "app"
 RECIPE = """
 [api]
@@ -35,7 +38,7 @@ command = "python3 -u app.py"
 
 [gate]
 window_s = {window_s}
-start_timeout_s = 5
+start_timeout_s = 20
 
 [production]
 drain_s = 0.2
@@ -61,10 +64,22 @@ class World:
         (self.author.clone / "deploy.toml").write_text(RECIPE.format(window_s=window_s))
         return self.author.commit(title)
 
+    @property
+    def run(self) -> Path:
+        """The folder of sockets, and of what the parts tell each other."""
+        return Path(json.loads((self.root / "environment.json").read_text())["OROBOROS_RUN"])
+
     def pids(self) -> dict[str, int]:
-        run = json.loads((self.root / "environment.json").read_text())["OROBOROS_RUN"]
-        parts: dict[str, int] = json.loads((Path(run) / "parts.json").read_text())
+        parts: dict[str, int] = json.loads((self.run / "parts.json").read_text())
         return parts
+
+    def arm(self, name: str, **more: object) -> Path:
+        """Have the next worker die at the failpoint `name`, or what `more` says; return the file that is gone once it
+        is armed for the last time."""
+        path = self.run / FAILPOINT_FILE
+        path.write_text(json.dumps({"command": "worker", "name": name, **more}))
+        self.kill("worker")
+        return path
 
     def kill(self, part: str) -> None:
         os.kill(self.pids()[part], signal.SIGKILL)
@@ -80,6 +95,10 @@ class World:
                 if b"app.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, number)
 
+    def end_of_log(self) -> str:
+        """Return what the worker did last: a test that fails shows it."""
+        return "\n".join(logs_of(self.root)["worker.log"].splitlines()[-LOG_LINES_SHOWN:])
+
     def rows(self, statement: str, *parameters: object) -> list[tuple[object, ...]]:
         with psycopg.connect(str(self.stack["database_url"])) as connection:
             return connection.execute(statement, parameters).fetchall()  # type: ignore[arg-type]
@@ -89,7 +108,7 @@ class World:
         status, body = self.author.get(slot, "/")
         return body.decode() if status == 200 else ""
 
-    def await_serving(self, sha: str, slot: str = "main", *, timeout_s: float = 30.0) -> None:
+    def await_serving(self, sha: str, slot: str = "main", *, timeout_s: float = PATIENCE_S) -> None:
         self.author.wait(
             lambda: self.serves(slot) == sha,
             lambda: f"{slot} is to serve {sha[:7]}, it serves {self.serves(slot)[:7]!r}",
@@ -111,12 +130,12 @@ class World:
 def bring_up(
     root: Path,
     *,
+    port_offset: int,
     resync_s: float = 4,
-    ports: Sequence[str] = ("--free-ports",),
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a stack; return once its stack file is there."""
-    options = ["--root", str(root), *ports, "--resync", str(resync_s)]
+    options = ["--root", str(root), "--port-base", str(port_offset), "--resync", str(resync_s)]
     with (root.parent / f"{root.name}.up.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "controller.doors.cli", "up", *options],
@@ -149,22 +168,36 @@ def bring_down(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def remove_stack(root: Path) -> None:
+    """Remove what a stack that was brought down has left."""
+    remove_tree(root)
+    (root.parent / f"{root.name}.up.log").unlink(missing_ok=True)
+
+
+def logs_of(root: Path) -> dict[str, str]:
+    """Return what each part of a stack has logged, by the log's name."""
+    logs = {log.name: log.read_text(errors="replace") for log in sorted((root / "log").glob("*.log"))}
+    assert "worker.log" in logs
+    return logs
+
+
 @contextmanager
 def open_world(*, resync_s: float = 4, environment: Mapping[str, str] | None = None) -> Iterator[World]:
     """Bring a stack up, yield it with its author, and leave nothing of it."""
     root = Path(tempfile.mkdtemp(prefix="oro-acc-"))
-    process = bring_up(root, resync_s=resync_s, environment=environment)
-    author = None
-    try:
-        stack = read_stack(root)
-        author = Author(stack, token_file=root / "etc" / "forge-token", while_waiting=lambda: None)
-        yield World(root=root, stack=stack, author=author, process=process)
-    finally:
-        if author is not None:
-            author.close()
-        bring_down(process)
-        shutil.rmtree(root, ignore_errors=True)
-        (root.parent / f"{root.name}.up.log").unlink(missing_ok=True)
+    # Claimed, not only free: the ports of instances have no listener most of the time.
+    with claim_port_offset() as port_offset:
+        process = bring_up(root, port_offset=port_offset, resync_s=resync_s, environment=environment)
+        author = None
+        try:
+            stack = read_stack(root)
+            author = Author(stack, token_file=root / "etc" / "forge-token", while_waiting=lambda: None)
+            yield World(root=root, stack=stack, author=author, process=process)
+        finally:
+            if author is not None:
+                author.close()
+            bring_down(process)
+            remove_stack(root)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ import httpx
 
 from controller.development.author import Author
 from controller.effects.stack_files import read_stack
-from tests.acceptance.conftest import CHECKOUT, World, bring_down, bring_up
+from tests.acceptance.conftest import CHECKOUT, World, bring_down, bring_up, logs_of, remove_stack
 from tests.forge.our_app import confirm
 
 
@@ -81,15 +80,14 @@ def open_as(root: Path, process: subprocess.Popen[bytes]) -> World:
 def test_a_stack_works_as_a_github_app(free_port_offset: int) -> None:
     """The setup is of the running stack; the App is who it is from its next start on."""
     root = Path(tempfile.mkdtemp(prefix="oro-acc-"))
-    ports = ["--port-base", str(free_port_offset)]
-    process = bring_up(root, ports=ports)
+    process = bring_up(root, port_offset=free_port_offset)
     try:
         world = open_as(root, process)
         values = set_up(world, api_port=8000 + free_port_offset)
         knob(world, "install")
         world.author.close()
         bring_down(process)
-        process = bring_up(root, ports=ports, environment={**os.environ, **values})
+        process = bring_up(root, port_offset=free_port_offset, environment={**os.environ, **values})
         world = open_as(root, process)
 
         sha = world.release("ok", "First")
@@ -115,10 +113,9 @@ def test_a_stack_works_as_a_github_app(free_port_offset: int) -> None:
         assert view["renamed_to"] == "acme/store"
         told = world.rows("SELECT count(*) FROM deliveries WHERE sha = %s AND state <> 'ignored'", second)
         assert told == [(1,)]
-        for log in (root / "logs").glob("*.log"):
-            assert "ghs_" not in log.read_text(), log.name
+        for name, text in logs_of(root).items():
+            assert "ghs_" not in text, name
         world.author.close()
     finally:
         bring_down(process)
-        shutil.rmtree(root, ignore_errors=True)
-        (root.parent / f"{root.name}.up.log").unlink(missing_ok=True)
+        remove_stack(root)

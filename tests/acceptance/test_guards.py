@@ -16,7 +16,7 @@ migrate = "true"
 
 [gate]
 window_s = 1
-start_timeout_s = 5
+start_timeout_s = 20
 
 [production]
 drain_s = 0.2

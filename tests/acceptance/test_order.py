@@ -87,6 +87,6 @@ def test_init_writes_a_recipe_that_deploys_the_folder_as_it_is(world: World) -> 
         lambda: f"the page is to be served: {world.author.get('main', '/')} {world.author.status(sha)}",
     )
     assert world.author.get("main", "/style.css") == (200, b"h1 { color: teal }\n")
-    said = world.author.await_status(sha, "success", says="live since", timeout_s=60)
+    said = world.author.await_status(sha, "success", says="live since")
     assert "static" in said or "live" in said
     assert world.author.get("main", "/missing")[0] == 404

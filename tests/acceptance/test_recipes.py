@@ -50,7 +50,7 @@ listen = "socket"
 
 [gate]
 window_s = 1
-start_timeout_s = 5
+start_timeout_s = 20
 
 [production]
 drain_s = 0.2
@@ -118,7 +118,7 @@ def test_a_database_that_dies_during_pushes_delays_them_and_nothing_else(world: 
         world.author.push()
         time.sleep(0.12 * k)
         world.kill("postgres")
-        world.await_serving(sha, timeout_s=60)
+        world.await_serving(sha)
 
-    world.author.await_status(sha, "success", says="live since", timeout_s=60)
+    world.author.await_status(sha, "success", says="live since")
     assert world.pids()["worker"] == worker

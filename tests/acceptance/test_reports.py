@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ import pytest
 
 from controller.decisions.github.comments import MARKER
 from controller.development.forge_app import APP_ID
-from tests.acceptance.conftest import World, bring_down, bring_up
+from tests.acceptance.conftest import World, bring_down, bring_up, logs_of, remove_stack
 from tests.acceptance.test_app import knob, open_as, set_up
 from tests.conftest import claim_port_offset
 
@@ -96,8 +94,7 @@ def shown() -> Iterator[Shown]:
     """The setup is of the running stack; the App is who it is from its next start on."""
     root = Path(tempfile.mkdtemp(prefix="oro-acc-"))
     with claim_port_offset() as offset:
-        ports = ["--port-base", str(offset)]
-        process = bring_up(root, ports=ports)
+        process = bring_up(root, port_offset=offset)
         try:
             world = open_as(root, process)
             values = set_up(world, api_port=8000 + offset)
@@ -105,19 +102,18 @@ def shown() -> Iterator[Shown]:
             knob(world, "install", token_chars=2_000)
             world.author.close()
             bring_down(process)
-            process = bring_up(root, ports=ports, environment={**os.environ, **values})
+            process = bring_up(root, port_offset=offset, environment={**os.environ, **values})
             world = open_as(root, process)
             first = world.release("ok", "The first release")
             world.author.push()
             world.await_serving(first)
             yield Shown(world=world, api=world.author.forge)
             world.author.close()
-            for log in (root / "logs").glob("*.log"):
-                assert f"ghs_{APP_ID}_" not in log.read_text(), log.name
+            for name, text in logs_of(root).items():
+                assert f"ghs_{APP_ID}_" not in text, name
         finally:
             bring_down(process)
-            shutil.rmtree(root, ignore_errors=True)
-            (root.parent / f"{root.name}.up.log").unlink(missing_ok=True)
+            remove_stack(root)
 
 
 def push(shown: Shown, behaviour: str = "ok", *, toml: str = "", window_s: float = 1.0) -> str:
@@ -217,10 +213,7 @@ def test_a_pull_request_has_one_comment_that_is_edited_and_ends(shown: Shown) ->
     shown.await_check(sha, "success", "oroboros/preview")
     shown.await_deployments(sha, ["success"], "preview-1")
 
-    run = Path(json.loads((shown.world.root / "environment.json").read_text())["OROBOROS_RUN"])
-    path = run / "failpoint.json"
-    path.write_text(json.dumps({"command": "worker", "name": "report.before_ack", "times": 2}))
-    shown.world.kill("worker")
+    path = shown.world.arm("report.before_ack", times=2)
     second = push_branch(shown, "topic")
     body = shown.await_comment(number, f"`{second[:7]}`")
     shown.world.author.wait(lambda: not path.exists(), lambda: "the worker is to have died twice")

@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -93,13 +94,10 @@ def world() -> Iterator[World]:
         yield world
 
 
-def arm(world: World, name: str) -> Path:
-    """Have the next worker die at `name`; return the file that is gone once it is armed."""
-    path = Path(json.loads((world.root / "environment.json").read_text())["OROBOROS_RUN"]) / "failpoint.json"
-    path.write_text(json.dumps({"command": "worker", "name": name}))
-    world.kill("worker")
+def arm(world: World, name: str) -> None:
+    """Have the next worker die at `name`; return once it is armed."""
+    path = world.arm(name)
     world.author.wait(lambda: not path.exists(), lambda: f"the worker is to arm {name}")
-    return path
 
 
 def await_death(world: World, before: int) -> None:
@@ -156,6 +154,20 @@ def assert_calm(world: World, serving: str) -> None:
     assert world.author.get("preview-1", "/")[0] == 503
 
 
+@contextmanager
+def pull_request(world: World, name: str) -> Iterator[tuple[int, str]]:
+    """Open a pull request with a release of its own; yield its number and head. No later case finds it open."""
+    world.author.git("checkout", "-q", "-B", "feature", "main")
+    sha = world.release("ok", f"{name} {time.monotonic_ns()}")
+    world.author.git("push", "-q", "-f", "origin", "HEAD:refs/heads/feature")
+    world.author.git("checkout", "-q", "main")
+    number = world.author.open_pull("feature", name)
+    try:
+        yield number, sha
+    finally:
+        world.author.close_pull(number)
+
+
 @pytest.mark.parametrize("name", PUSH)
 def test_a_push_survives_a_worker_that_dies_at(world: World, name: str) -> None:
     before = armed_pid(world, name)
@@ -172,15 +184,11 @@ def test_a_push_survives_a_worker_that_dies_at(world: World, name: str) -> None:
 def test_a_preview_survives_a_worker_that_dies_at(world: World, name: str) -> None:
     serving = world.serves()
     before = armed_pid(world, name)
-    world.author.git("checkout", "-q", "-B", "feature", "main")
-    sha = world.release("ok", f"{name} {time.monotonic_ns()}")
-    world.author.git("push", "-q", "-f", "origin", "HEAD:refs/heads/feature")
-    world.author.git("checkout", "-q", "main")
-    number = world.author.open_pull("feature", name)
-    world.await_serving(sha, "preview-1")
-    world.author.await_status(sha, "success", slot="preview-1")
-    world.author.close_pull(number)
-    await_death(world, before)
+    with pull_request(world, name) as (number, sha):
+        world.await_serving(sha, "preview-1")
+        world.author.await_status(sha, "success", slot="preview-1")
+        world.author.close_pull(number)
+        await_death(world, before)
 
     world.author.wait(lambda: world.author.get("preview-1", "/")[0] == 503, lambda: "the closed preview is to be free")
     assert_calm(world, serving)
@@ -189,25 +197,20 @@ def test_a_preview_survives_a_worker_that_dies_at(world: World, name: str) -> No
 @pytest.mark.parametrize("name", COMMAND)
 def test_a_command_is_answered_once_by_a_worker_that_dies_at(world: World, name: str) -> None:
     serving = world.serves()
-    world.author.git("checkout", "-q", "-B", "said", "main")
-    sha = world.release("ok", f"{name} {time.monotonic_ns()}")
-    world.author.git("push", "-q", "-f", "origin", "HEAD:refs/heads/said")
-    world.author.git("checkout", "-q", "main")
-    number = world.author.open_pull("said", name)
-    world.await_serving(sha, "preview-1")
-    world.author.await_status(sha, "success", slot="preview-1")
-    before = armed_pid(world, name)
-    said = world.author.forge.post(f"/issues/{number}/comments", json={"body": "/preview stop"}).json()["id"]
-    await_death(world, before)
+    with pull_request(world, name) as (number, sha):
+        world.await_serving(sha, "preview-1")
+        world.author.await_status(sha, "success", slot="preview-1")
+        before = armed_pid(world, name)
+        said = world.author.forge.post(f"/issues/{number}/comments", json={"body": "/preview stop"}).json()["id"]
+        await_death(world, before)
 
-    def reactions() -> list[str]:
-        return [str(one["content"]) for one in world.author.forge.get(f"/issues/comments/{said}/reactions").json()]
+        def reactions() -> list[str]:
+            return [str(one["content"]) for one in world.author.forge.get(f"/issues/comments/{said}/reactions").json()]
 
-    world.author.wait(lambda: world.author.get("preview-1", "/")[0] == 503, lambda: "the preview is to end")
-    world.author.wait(lambda: reactions() == ["+1"], lambda: f"one reaction: {reactions()}")
-    told = world.rows("SELECT 1 FROM audit WHERE action = 'comment.stop' AND subject = %s", f"#{number}")
-    assert told == [(1,)]
-    world.author.close_pull(number)
+        world.author.wait(lambda: world.author.get("preview-1", "/")[0] == 503, lambda: "the preview is to end")
+        world.author.wait(lambda: reactions() == ["+1"], lambda: f"one reaction: {reactions()}")
+        told = world.rows("SELECT 1 FROM audit WHERE action = 'comment.stop' AND subject = %s", f"#{number}")
+        assert told == [(1,)]
     assert_calm(world, serving)
 
 
@@ -231,10 +234,7 @@ def test_a_rollback_survives_a_worker_that_dies_at(world: World, name: str) -> N
 def test_a_commit_that_kills_the_worker_again_and_again_stalls_and_the_rest_goes_on(world: World) -> None:
     """A poison commit: three workers died over it, the fourth gives it up, says so, and works on."""
     serving = world.serves()
-    run = Path(json.loads((world.root / "environment.json").read_text())["OROBOROS_RUN"])
-    path = run / "failpoint.json"
-    path.write_text(json.dumps({"command": "worker", "name": "step.before.Checkout", "times": 4}))
-    world.kill("worker")
+    path = world.arm("step.before.Checkout", times=4)
     world.author.wait(lambda: '"times": 3' in path.read_text(), lambda: "the worker is to arm its failpoint")
     poison = world.release("ok", f"Poison {time.monotonic_ns()}")
     world.author.push()
@@ -291,7 +291,7 @@ def await_every_end(world: World) -> None:
         except psycopg.OperationalError:
             return False
 
-    world.author.wait(is_back, lambda: "every accepted delivery is to have an end", timeout_s=60)
+    world.author.wait(is_back, lambda: "every accepted delivery is to have an end")
 
 
 def test_no_accepted_delivery_is_lost_when_the_receiver_is_killed_again_and_again(world: World) -> None:

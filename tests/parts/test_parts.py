@@ -14,7 +14,9 @@ import pytest
 import redis
 
 from controller.development.parts import Part, PartSpec, prepare_postgres, prepare_redis
+from controller.development.up import OFFSETS
 from controller.model.errors import Unavailable
+from controller.model.names import PREVIEWS_MAX, Ports, Topology
 
 
 def _is_running(pid: int) -> bool:
@@ -144,3 +146,10 @@ def test_a_folder_too_deep_for_a_socket_is_refused_by_name(short_dir: Path) -> N
 
 def test_the_free_ports_can_all_be_had(free_port_offset: int) -> None:
     assert 10_000 <= free_port_offset < 22_000
+
+
+def test_no_two_blocks_that_a_stack_may_take_share_a_port() -> None:
+    slots = Topology(previews=PREVIEWS_MAX).slots
+    blocks = [{port for _, port in Ports(offset=offset).all_for(slots)} for offset in OFFSETS]
+
+    assert len(set[int]().union(*blocks)) == sum(len(block) for block in blocks)
