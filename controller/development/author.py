@@ -14,9 +14,12 @@ from pathlib import Path
 
 import httpx
 
+from controller.awake_clock import AwakeClock
 from controller.model.names import MAIN, preview_slot, status_context
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
+#: What one look may take, at the most, as far as patience counts it.
+ROUND_S = 10.0
 LOOK_EVERY_S = 0.02
 
 
@@ -131,9 +134,9 @@ class Author:
 
     def wait(self, there: Callable[[], bool], what: Callable[[], str], *, timeout_s: float = PATIENCE_S) -> None:
         """Wait for something to become true, showing the steady line; NotAsTold when it does not in time."""
-        deadline = time.monotonic() + timeout_s
+        awake = AwakeClock(ROUND_S)
         while not there():
-            if time.monotonic() > deadline:
+            if awake.elapsed_s() > timeout_s:
                 raise NotAsTold(f"after {timeout_s:g} s: {what()}")
             self.while_waiting()
             time.sleep(LOOK_EVERY_S)

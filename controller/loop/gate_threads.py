@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from controller.awake_clock import AwakeClock
 from controller.decisions.drift import STOPPED_FROM_OUTSIDE
 from controller.decisions.gates import (
     RESULTS_KEPT,
@@ -34,6 +35,8 @@ from controller.model.nouns import ProcessFact, Verdict
 from controller.model.states import Outcome, ProcessState
 
 THREADS_MAX = 32
+#: What a round of a gate takes beside its probe, at the most, as far as its deadline counts it.
+ROUND_SLACK_S = 1.0
 RELEASE_HEADER, NONCE_HEADER = "x-oroboros-release", "x-oroboros-nonce"
 
 
@@ -153,12 +156,13 @@ class GateThreads:
 
     def _run_gate(self, order: GateOrder, cancelled: threading.Event) -> None:
         began = time.monotonic()
+        awake = AwakeClock(order.gate.probe_timeout_s + ROUND_SLACK_S)
         results: list[Result] = []
         while not cancelled.is_set():
-            result = probe_instance(order, at_s=time.monotonic() - began)
+            result = probe_instance(order, at_s=awake.elapsed_s())
             results.append(result)
             del results[:-RESULTS_KEPT]
-            judgement = judge_gate(results, order.gate, now_s=time.monotonic() - began)
+            judgement = judge_gate(results, order.gate, now_s=awake.elapsed_s())
             if judgement.outcome is not Outcome.PENDING:
                 took_s, has_passed = time.monotonic() - began, judgement.outcome is Outcome.PASS
                 if has_passed:

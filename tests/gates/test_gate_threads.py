@@ -180,6 +180,20 @@ def test_a_process_that_never_binds_is_told_so(run: Run, port: int) -> None:
     assert f"127.0.0.1:{port}" in verdict.message
 
 
+def test_a_machine_that_stood_still_does_not_use_up_the_time_to_start(run: Run, port: int) -> None:
+    instance = instance_of(run("good"), port)
+    stands_still = iter([4.0])
+
+    def fact() -> ProcessFact | None:
+        # As if all stood still: the first look takes longer than the whole gate may.
+        time.sleep(next(stands_still, 0.0))
+        return instance.fact()
+
+    verdict, _ = judge(replace(instance, fact=fact), Gate(start_timeout_s=3.0, probe_timeout_s=0.3))
+
+    assert verdict.outcome is Outcome.PASS
+
+
 def test_a_process_that_binds_and_exits_fails_at_once_with_code_and_last_line(run: Run, port: int) -> None:
     process = run("binds-then-exits")
     time.sleep(0.3)
