@@ -153,7 +153,7 @@ class Hands:
             case s.SealBuild():
                 self._seal(step, observed.slot(step.slot))
             case s.StartInstance():
-                self._start_instance(step, observed.slot(step.slot), now)
+                self._start_instance(step, observed, now)
             case s.StopUnit():
                 self.runtime.stop(step.unit, step.generation, grace_s=self._grace_s(step, observed))
             case s.StartGate():
@@ -721,7 +721,8 @@ class Hands:
 
     # -- instances, the switch -------------------------------------------------------------------------------
 
-    def _start_instance(self, step: s.StartInstance, slot: SlotObserved, now: datetime) -> None:
+    def _start_instance(self, step: s.StartInstance, observed: Observed, now: datetime) -> None:
+        slot = observed.slot(step.slot)
         live_run = slot.live_run
         is_again = live_run is not None and live_run.generation == step.generation
         if live_run is not None and is_again:
@@ -732,6 +733,7 @@ class Hands:
             run, recipe = live_run, found.recipe
         else:
             run, recipe = _run_and_recipe(slot)
+            self._check_not_held(run, observed)
         assert recipe.api is not None
         unit = instance_unit(step.slot, step.colour)
         listens_at = listening_address(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
 
 from tests.acceptance.conftest import World
 
@@ -53,6 +57,33 @@ def test_a_push_waits_while_production_is_held_and_goes_live_by_itself_at_the_en
     world.await_serving(newest)
     world.author.await_status(newest, "success", says="live since")
     assert world.rows("SELECT DISTINCT attempts FROM runs WHERE sha = %s", newest) == [(1,)]
+
+
+@pytest.mark.parametrize("step", ["StartInstance", "Switch"])
+def test_an_order_that_comes_while_a_plan_is_done_stops_it_before_it_touches_what_serves(
+    world: World, step: str
+) -> None:
+    """The worker has decided and is about to act; the order is answered as given, so nothing new may serve after it."""
+    before = serving(world, f"Before the hold at {step}")
+    armed = world.arm(f"step.before.{step}", signal="SIGSTOP")
+    world.author.wait(lambda: not armed.exists(), lambda: "the worker is to be armed")
+    waits = world.release("ok", f"Comes at {step}")
+    world.author.push()
+    worker = world.pids()["worker"]
+    world.author.wait(lambda: is_stopped(worker), lambda: f"the worker is to come to {step}")
+    assert world.command("hold", "--reason", f"at {step}").returncode == 0
+    os.kill(worker, signal.SIGCONT)
+    await_held(world, waits, says=f"at {step}")
+    assert world.serves() == before
+    assert world.rows("SELECT 1 FROM runs WHERE sha = %s AND served", waits) == []
+    assert world.pids()["worker"] == worker
+    assert world.command("unhold").returncode == 0
+    world.await_serving(waits)
+    world.author.await_status(waits, "success", says="live since")
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def test_what_serves_is_started_again_while_a_push_waits(world: World) -> None:

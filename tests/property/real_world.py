@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from psycopg import sql
 from starlette.types import ASGIApp
 
 from controller.decisions.admission import judge_admission
+from controller.decisions.holds import held_run
 from controller.development import forge_events
 from controller.development.forge_doors import build_app
 from controller.development.forge_events import Problem
@@ -49,7 +50,7 @@ from controller.loop.observe import Sight, observe
 from controller.loop.reconcile import Health, Reconciler, decide
 from controller.loop.reporter import Reporter
 from controller.model.config import Api, Recipe, Settings, read_settings
-from controller.model.errors import Unavailable
+from controller.model.errors import Unavailable, Waiting
 from controller.model.names import MAIN, Sha, SlotName, TreeId
 from controller.model.nouns import Head, ProcessFact
 from controller.model.reports import WantedReport, WantedStatus, report_from_json
@@ -274,6 +275,7 @@ class RealWorld(FakeHost):
         self.ordered: set[Sha] = set()
         self.late: list[Delivery] = []
         self.numbers: dict[int, int] = {}
+        self.tick_saw = self.observe()
         self._sync()
 
     def _wire(self) -> tuple[Reconciler, Reporter]:
@@ -463,14 +465,17 @@ class RealWorld(FakeHost):
 
     def _tick(self) -> tuple[Step, ...]:
         observed, history = self.see()
+        self.tick_saw = observed
         self.reconciler._refresh(history, observed.policy, now=self.now)
         self.reconciler._read_comments(history, observed, now=self.now)
         decision = decide(observed, now=self.now)
         self.reconciler._note_head(observed, history, now=self.now)
         for place in decision.slots.queue:
             self.waiting_since.setdefault(place.pull_request, self.now)
-        for step in decision.steps:
-            self.apply(step)
+        self._apply_line(decision.slots.steps)
+        for one in decision.each:
+            self._apply_line(one.steps)
+        self._apply_line(decision.prune)
         self.ordered |= {order.head.sha for order in observed.overrides}
         self.reconciler._report(observed, decision, now=self.now)
         self.send()
@@ -479,6 +484,22 @@ class RealWorld(FakeHost):
     def send(self) -> None:
         while self.reporter.send_next():
             pass
+
+    def _apply_line(self, steps: Sequence[Step]) -> None:
+        """Apply one line of steps; what its executor refuses ends it, and no other."""
+        with contextlib.suppress(Waiting):
+            for step in steps:
+                self.apply(step)
+
+    def _check_not_held(self, step: Step, slot: SlotName, generation: int) -> None:
+        """No plan may hold what its tick saw forbidden; what was forbidden since then its executor refuses."""
+        run, fresh = self._running(slot, generation), self.observe()
+        held = held_run(fresh, fresh.slot(slot), run, now=self.now) if run is not None else None
+        if run is None or held is None:
+            return
+        if held_run(self.tick_saw, self.tick_saw.slot(slot), run, now=self.now) is not None:
+            raise Broken(f"{step} but {slot} is held")
+        raise Waiting(held.reason, held.why)
 
     def apply(self, step: Step) -> None:
         match step:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import violations_file
@@ -62,6 +62,19 @@ BEGIN = (
     Happening("push", FORKS[0], 7, "comes", 0),
     Happening("main", 1, 2, "comes", 3),
 )
+
+
+#: The order to hold is read by the very tick whose plan switches.
+HELD_BY_ITS_TICK = [
+    Happening("main", 1, 8, "comes", 0),
+    Happening("label", 3, 1, "lost", 2),
+    Happening("fails", 3, 3, "comes", 1),
+    Happening("reader", 1, 3, "twice", 2),
+    Happening("hold", 1, 2, "twice", 1),
+    Happening("push", 1, 8, "comes", 0),
+    Happening("draft", 2, 5, "comes", 1),
+    Happening("main", 1, 6, "comes", 3),
+]
 
 
 @pytest.fixture
@@ -139,6 +152,7 @@ def play(world: RealWorld, story: list[Happening]) -> None:
     phases=PHASES,
     suppress_health_check=list(HealthCheck),
 )
+@example(story=HELD_BY_ITS_TICK)
 @given(story=stories)
 def test_whatever_happens_and_is_lost_the_truth_at_the_forge_wins_and_statuses_are_the_stores(
     ground: Ground, story: list[Happening]
