@@ -61,6 +61,8 @@ VERBS = ("start", "stop", "restart", "kill", "reset-failed")
 #: plane and production keep when memory is short.
 PREVIEWS_GET, BUILDS_GET = 35, 25
 CONTROL_KEEPS, PRODUCTION_KEEPS = 10, 20
+#: All but the first, however many there are.
+PREVIEW_PROCESSORS = "1-1023"
 #: What the worker may only have done again, never ended.
 RESTARTED_ONLY = ("ouroboros-worker.service", "ouroboros-api.service")
 
@@ -643,7 +645,7 @@ def _profile(topology: Topology, unit: str) -> Profile:
     )
 
 
-def _who(slot: SlotName, profile: Profile, slice_name: str) -> str:
+def _who(topology: Topology, slot: SlotName, profile: Profile, slice_name: str) -> str:
     return (
         f"User={slot_user(slot)}\nGroup={slot_user(slot)}\n"
         f"Slice={slice_name}\n"
@@ -651,7 +653,16 @@ def _who(slot: SlotName, profile: Profile, slice_name: str) -> str:
         f"CPUWeight={profile.weight}\nIOWeight={profile.weight}\n"
         f"Nice={profile.niceness}\nOOMScoreAdjust={profile.oom_score_adjust}\n"
         f"LimitNOFILE={profile.open_files_max}\nLimitFSIZE={profile.file_bytes_max}\n"
+        + ("" if slot == MAIN else _yielding(topology))
     )
+
+
+def _yielding(topology: Topology) -> str:
+    """Return what makes a preview's processes give way at once: whoever wakes up goes before them (SCHED_IDLE, see
+    sched(7)), and one processor is never theirs, if there are several. Weights alone share over milliseconds, in which
+    production waits. The walls keep them from asking for more (`@resources`)."""
+    spared = f"CPUAffinity={PREVIEW_PROCESSORS}\n" if topology.spares_processor else ""
+    return f"CPUSchedulingPolicy=idle\n{spared}"
 
 
 def _data(slot: SlotName) -> str:
@@ -662,11 +673,12 @@ def _instance_drop_in(topology: Topology, slot: SlotName, colour: Colour) -> Hos
     unit = instance_unit(slot, colour)
     is_main = slot == MAIN
     is_isolated = topology.isolated_previews and not is_main
+    slice_name = "ouroboros-production.slice" if is_main else "ouroboros-previews.slice"
     sockets = Layout(HOST_ROOT, HOST_RUN).instance_socket(slot, colour).parent
     text = (
         (f"[Unit]\nWants={_forward_name(slot, colour)}.socket\n\n" if is_isolated else "")
         + "[Service]\n"
-        + _who(slot, _profile(topology, unit), "ouroboros-production.slice" if is_main else "ouroboros-previews.slice")
+        + _who(topology, slot, _profile(topology, unit), slice_name)
         + f"LoadCredential=app.env:{HOST_CONFIG}/app-{slot}.env\n"
         + f"ReadWritePaths={_data(slot)}\n"
         + f"BindPaths={sockets}\n"
@@ -681,7 +693,7 @@ def _instance_drop_in(topology: Topology, slot: SlotName, colour: Colour) -> Hos
 
 def _job_drop_in(topology: Topology, slot: SlotName, kind: JobKind) -> HostFile:
     unit = job_unit(kind, slot)
-    text = "[Service]\n" + _who(slot, _profile(topology, unit), "ouroboros-builds.slice")
+    text = "[Service]\n" + _who(topology, slot, _profile(topology, unit), "ouroboros-builds.slice")
     if kind != "wipe":
         text += f"LoadCredential=app.env:{HOST_CONFIG}/app-{slot}.env\n"
     text += f"InaccessiblePaths=-{_data(slot)}\n" if kind == "build" else f"ReadWritePaths={_data(slot)}\n"

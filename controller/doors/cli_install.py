@@ -132,7 +132,11 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
     host = _this_host()
     installed = _installed_topology()
     topology = choose_topology(choices, installed=installed, policy=_installed_policy())
-    topology = replace(topology, resolvers=private_resolvers(_read_resolv_conf()))
+    topology = replace(
+        topology,
+        resolvers=private_resolvers(_read_resolv_conf()),
+        spares_processor=max(os.sched_getaffinity(0)) > 0,
+    )
     passwords = read_passwords(lambda: secrets.token_hex(SECRET_BYTES))
     shared_redis = read_shared_redis()
     if redis_shared and shared_redis is None:

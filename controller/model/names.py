@@ -242,6 +242,8 @@ class Topology:
     walls: Walls = field(default_factory=Walls)
     #: Each preview instance has a network of its own, and is reached through a socket that systemd holds for it.
     isolated_previews: bool = False
+    #: The host has more than one processor, and previews leave the first one to everything else.
+    spares_processor: bool = False
     #: "installed": api and worker run what was installed. "current": what production serves, so that merging to the
     #: production branch replaces them.
     control_plane: Literal["installed", "current"] = "installed"
@@ -282,6 +284,7 @@ CONTRACT = Topology(
     public_port=None,
     production_backend_port=Ports().api,
     isolated_previews=True,
+    spares_processor=True,
     control_plane="current",
 )
 

@@ -48,6 +48,7 @@ class _TopologyFile(Table):
     resolvers: Annotated[tuple[Annotated[StrictStr, AfterValidator(_address)], ...], Field(max_length=100)] = ()
     walls: WallsTable = Field(default_factory=WallsTable)
     isolated_previews: StrictBool = False
+    spares_processor: StrictBool = False
     control_plane: Literal["installed", "current"] = "installed"
 
 
@@ -81,6 +82,7 @@ def render_topology(topology: Topology) -> str:
         "resolvers": list(topology.resolvers),
         "walls": dataclasses.asdict(topology.walls),
         "isolated_previews": topology.isolated_previews,
+        "spares_processor": topology.spares_processor,
         "control_plane": topology.control_plane,
     }
     parse_topology(value)

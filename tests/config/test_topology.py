@@ -26,6 +26,7 @@ EVERYTHING = Topology(
     trusted_proxies=("192.0.2.0/24",),
     resolvers=("192.168.1.1",),
     isolated_previews=True,
+    spares_processor=True,
     control_plane="current",
 )
 

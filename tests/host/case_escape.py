@@ -211,6 +211,8 @@ ATTEMPTS = {
     "set the host's name": "import socket; socket.sethostname('mine')",
     "signal PID 1": "import os; os.kill(1, 9)",
     "be nicer to itself": "import os; os.nice(-5)",
+    "go before others": "import os; os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))",
+    "take the processor that it leaves": "import os; os.sched_setaffinity(0, {0})",
     "write to the kernel": "open('/proc/sys/kernel/core_pattern', 'w')",
     "move to another control group": "open('/sys/fs/cgroup/cgroup.procs', 'w')",
     "write a cron job": "open('/etc/cron.d/x', 'w')",

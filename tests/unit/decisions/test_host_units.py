@@ -23,7 +23,7 @@ from controller.decisions.host_units import (
     worker_units,
 )
 from controller.model.host_files import HostFile
-from controller.model.names import CONTRACT, slot_user, unit_of_systemd
+from controller.model.names import CONTRACT, Topology, slot_user, unit_of_systemd
 from controller.model.profiles import Walls
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -108,6 +108,18 @@ def test_the_way_into_a_preview_is_there_as_long_as_its_instance() -> None:
     assert f"\nBindsTo={instance}\nAfter={instance}\n" in texts[way]
     assert f"\nWants={way}\n" in texts[f"{instance}.d/slot.conf"]
     assert way not in enabled_units(CONTRACT)
+
+
+def test_previews_give_way_to_all_else_and_leave_it_a_processor() -> None:
+    def units(topology: Topology, line: str) -> set[str]:
+        return {file.path.parent.name for file in render_units(topology) if f"\n{line}\n" in file.text}
+
+    kinds = ("instance@preview1-a", "instance@preview1-b", "build@preview1", "migrate@preview1", "wipe@preview1")
+    of_previews = {f"ouroboros-{kind.replace('1', str(n), 1)}.service.d" for kind in kinds for n in (1, 2, 3)}
+    assert units(CONTRACT, "CPUSchedulingPolicy=idle") == of_previews
+    assert units(CONTRACT, "CPUAffinity=1-1023") == of_previews
+    # Where there is only one, no service could start.
+    assert units(replace(CONTRACT, spares_processor=False), "CPUAffinity=1-1023") == set()
 
 
 def test_previews_share_the_host_network_only_when_it_was_installed_so() -> None:
