@@ -169,18 +169,23 @@ def redis_url(_redis_server_url: str) -> str:
 
 @contextlib.contextmanager
 def claim_port_offset() -> Iterator[int]:
-    """An offset with which every port of a default stack is free, and claimed by no other test of this session."""
-    claims = Path(os.environ[_BASE]) / "ports"
-    claims.mkdir(exist_ok=True)
-    for _ in range(200):
-        offset = random.randrange(10_000, 22_000)
-        shifted = Ports(offset=offset)
-        ports = [port for _, port in shifted.all_for(Topology().slots)] + [shifted.edge_https, shifted.edge_http]
-        with contextlib.ExitStack() as claimed:
-            if all(_claim_port(claims / str(port), port, claimed) for port in ports):
-                yield offset
-                return
-    pytest.fail("no free range of ports in 200 attempts")
+    """An offset with which every port of a default stack is free, and claimed by no other test of this session. A
+    benchmark is no session, and alone."""
+    with contextlib.ExitStack() as claimed:
+        alone = None if _BASE in os.environ else claimed.enter_context(tempfile.TemporaryDirectory(prefix="oro-"))
+        claims = Path(alone or os.environ[_BASE]) / "ports"
+        claims.mkdir(exist_ok=True)
+        for _ in range(200):
+            offset = random.randrange(10_000, 22_000)
+            shifted = Ports(offset=offset)
+            ports = [port for _, port in shifted.all_for(Topology().slots)] + [shifted.edge_https, shifted.edge_http]
+            with contextlib.ExitStack() as attempt:
+                if all(_claim_port(claims / str(port), port, attempt) for port in ports):
+                    claimed.push(attempt.pop_all())
+                    break
+        else:
+            pytest.fail("no free range of ports in 200 attempts")
+        yield offset
 
 
 @pytest.fixture
