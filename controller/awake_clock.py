@@ -6,8 +6,9 @@ import time
 
 
 class AwakeClock:
-    """Seconds since its beginning, without those in which the machine stood still: a virtual machine that is moved or
-    saved, a laptop that sleeps. Whoever reads it does so at least every `round_s`; a longer pause counts as that."""
+    """Seconds since its beginning, without those in which the machine stood still, as a virtual one that is saved or
+    moved. Whoever reads it does so at least every `round_s`; a longer pause counts as that. (The kernel's own clock
+    leaves out only what it slept by itself: clock_gettime(2).)"""
 
     def __init__(self, round_s: float) -> None:
         self._round_s = round_s

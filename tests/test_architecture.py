@@ -21,8 +21,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 MODEL, DECISIONS, EFFECTS, LOOP = "controller.model", "controller.decisions", "controller.effects", "controller.loop"
 DOORS, DEVELOPMENT = "controller.doors", "controller.development"
-#: Leaves without a floor of their own: system calls for whole folders, named places where a test stops a process, and
-#: a word to the service manager.
+#: Leaves without a floor of their own: waits that do not count while the machine stands still, system calls for whole
+#: folders, named places where a test stops a process, and a word to the service manager.
 LEAVES = ("controller.awake_clock", "controller.disk", "controller.failpoints", "controller.service_manager")
 #: Who may import what of ours, the first that fits; beside itself. Effects are told apart below.
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -494,8 +494,7 @@ class RealWorld(FakeHost):
     def _check_not_held(self, step: Step, slot: SlotName, generation: int) -> None:
         """No plan may hold what its tick saw forbidden; what was forbidden since then its executor refuses."""
         run, fresh = self._running(slot, generation), self.observe()
-        held = held_run(fresh, fresh.slot(slot), run, now=self.now) if run is not None else None
-        if run is None or held is None:
+        if run is None or (held := held_run(fresh, fresh.slot(slot), run, now=self.now)) is None:
             return
         if held_run(self.tick_saw, self.tick_saw.slot(slot), run, now=self.now) is not None:
             raise Broken(f"{step} but {slot} is held")
