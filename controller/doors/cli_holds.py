@@ -30,8 +30,8 @@ from controller.model.world import Held
 #: What lasts longer is forgotten; without an end it is told every day.
 HOLD_MAX = timedelta(days=366)
 
-_DURATION = re.compile(r"(\d{1,6})(m|h|d)\Z", re.ASCII)
-_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+_DURATION = re.compile(r"(\d{1,6})(s|m|h|d)\Z", re.ASCII)
+_UNITS = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ def parse_end(until: str | None, duration: str | None, *, now: datetime) -> date
         found = _DURATION.match(duration)
         if found is None:
             raise ValueError(
-                f"--for {duration!r:.40} is not a number of minutes, hours or days, such as 30m, 12h or 7d"
+                f"--for {duration!r:.40} is not a number of seconds, minutes, hours or days, such as 90s, 30m or 7d"
             )
         ends_at = now + int(found[1]) * _UNITS[found[2]]
     elif until is not None:

@@ -105,6 +105,7 @@ def test_a_hold_needs_a_reason_and_a_slot_of_this_host(small: Small) -> None:
 
 def test_the_end_of_a_hold_is_a_length_or_a_date() -> None:
     assert parse_end(None, None, now=NOW) is None
+    assert parse_end(None, "45s", now=NOW) == NOW + timedelta(seconds=45)
     assert parse_end(None, "90m", now=NOW) == NOW + timedelta(minutes=90)
     assert parse_end("2026-11-25T14:00:00+01:00", None, now=NOW) == NOW + timedelta(hours=1)
     local = parse_end("2026-12-24 12:00", None, now=NOW)
