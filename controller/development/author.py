@@ -15,12 +15,15 @@ from pathlib import Path
 import httpx
 
 from controller.awake_clock import AwakeClock
+from controller.development.forge_limits import AT_THE_SITE
 from controller.model.names import MAIN, preview_slot, status_context
 
 PATIENCE_S = 60.0
 #: What one look may take, at the most, as far as patience counts it.
 ROUND_S = 10.0
 LOOK_EVERY_S = 0.02
+#: A look at the forge costs the machine more than one at a URL.
+LOOK_AT_FORGE_EVERY_S = 0.1
 
 
 class NotAsTold(Exception):
@@ -42,7 +45,7 @@ class Author:
         authorization = {"Authorization": f"Bearer {token_file.read_text().strip()}"}
         self.forge = httpx.Client(
             base_url=f"{stack['forge']}/api/v3/repos/{self.repository}",
-            headers={**authorization, "Accept": "application/vnd.github+json"},
+            headers={**authorization, "Accept": "application/vnd.github+json", AT_THE_SITE: "yes"},
             timeout=10,
             trust_env=False,
         )
@@ -111,7 +114,7 @@ class Author:
         context = status_context(MAIN if slot == MAIN else preview_slot(1))
         answer = self.forge.get(f"/commits/{sha}/statuses")
         if answer.status_code != 200:
-            return "", ""
+            return "", f"HTTP {answer.status_code}"
         for status in answer.json():
             if status["context"] == context:
                 return str(status["state"]), str(status["description"])
@@ -129,17 +132,26 @@ class Author:
             return seen[0] in states and says in seen[1]
 
         what = f"{sha[:7]} is to be {'/'.join(states)} {says!r}"
-        self.wait(there, lambda: f"{what}, the forge says {seen}", timeout_s=timeout_s)
+        self.wait(there, lambda: f"{what}, the forge says {seen}", timeout_s=timeout_s, every_s=LOOK_AT_FORGE_EVERY_S)
         return seen[1]
 
-    def wait(self, there: Callable[[], bool], what: Callable[[], str], *, timeout_s: float = PATIENCE_S) -> None:
-        """Wait for something to become true, showing the steady line; NotAsTold when it does not in time."""
+    def wait(
+        self,
+        there: Callable[[], bool],
+        what: Callable[[], str],
+        *,
+        timeout_s: float = PATIENCE_S,
+        every_s: float = LOOK_EVERY_S,
+    ) -> None:
+        """Look every `every_s` until something is true, showing the steady line; NotAsTold when it is not in time."""
         awake = AwakeClock(ROUND_S)
         while not there():
             if awake.elapsed_s() > timeout_s:
                 raise NotAsTold(f"after {timeout_s:g} s: {what()}")
-            self.while_waiting()
-            time.sleep(LOOK_EVERY_S)
+            looked_at = time.monotonic()
+            while time.monotonic() < looked_at + every_s:
+                self.while_waiting()
+                time.sleep(LOOK_EVERY_S)
 
     def await_serving(self, sha: str, slot: str = MAIN) -> None:
         """Wait until a slot's URL answers with that release."""

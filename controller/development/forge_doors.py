@@ -31,6 +31,7 @@ from typing import IO, Final
 from urllib.parse import quote, urlencode
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -55,7 +56,7 @@ from controller.development.forge_input import (
     read_object,
     text,
 )
-from controller.development.forge_limits import Limits
+from controller.development.forge_limits import AT_THE_SITE, Limits
 from controller.development.forge_people_doors import PeopleDoors
 from controller.development.forge_records import closed
 from controller.development.forge_report_doors import ReportDoors
@@ -212,7 +213,8 @@ class SlowApi:
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/api/"):
+        is_asked = scope["type"] == "http" and scope["path"].startswith("/api/")
+        if not is_asked or AT_THE_SITE in Headers(scope=scope):
             await self._app(scope, receive, send)
             return
         self._limits.enter(f"{scope['method']} {scope['path']}")

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 
 from controller.development.forge_app import INSTALLATION_ID, Apps, Caller, Unknown
 from controller.development.forge_events import AppHook, Forge, Limit, Problem, read_first_line
-from controller.development.forge_limits import SECONDARY, SECONDARY_PAUSE_S, Limits
+from controller.development.forge_limits import AT_THE_SITE, SECONDARY, SECONDARY_PAUSE_S, Limits
 from controller.development.forge_shapes import REPOSITORY_ID
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -48,9 +48,11 @@ class Guard:
 
         async def guarded(request: Request) -> Response:
             is_write = request.method not in _READS
+            is_counted = AT_THE_SITE not in request.headers
             try:
                 self._fail_as_asked(request)
-                self.limits.begin(f"{request.method} {request.url.path}", is_write=is_write)
+                if is_counted:
+                    self.limits.begin(f"{request.method} {request.url.path}", is_write=is_write)
             except Problem as problem:
                 return self._stamped(answer_problem(problem))
             is_free = False
@@ -62,7 +64,8 @@ class Guard:
             except Problem as problem:
                 found = answer_problem(problem)
             finally:
-                self.limits.end(is_write=is_write, is_free=is_free)
+                if is_counted:
+                    self.limits.end(is_write=is_write, is_free=is_free)
             return self._stamped(found)
 
         return guarded

@@ -30,6 +30,8 @@ SECONDARY_PAUSE_S: Final = 60.0
 #: The clocks of both sides are floats.
 CLOCK_GRAIN_S: Final = 0.01
 VIOLATIONS_KEPT: Final = 20
+#: Who sends this header is a person at the site: that costs a token nothing, however often they look.
+AT_THE_SITE: Final = "x-development-at-the-site"
 SECONDARY: Final = "You have exceeded a secondary rate limit. Please wait a few minutes before you try again."
 
 
