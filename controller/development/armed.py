@@ -1,8 +1,8 @@
 """The entry point of `up` for api and worker: the same commands, with a failpoint armed if a test asked for one.
 
-A test writes `<run>/failpoint.json` with a name; the next start takes the file away and dies by SIGKILL when that place
-is reached for the first time, or gets the `signal` that the file names. Started again, it goes on unharmed, unless the
-file asked for more `times`. Nothing of production imports this module.
+A test writes `<run>/failpoint.json` with a name; at SIGUSR1, or at its next start, the command takes the file away and
+dies by SIGKILL when that place is reached for the first time, or gets the `signal` that the file names. Started again,
+it goes on unharmed, unless the file asked for more `times`. Nothing of production imports this module.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from controller import failpoints
 from controller.doors.cli import main
 
 FAILPOINT_FILE = "failpoint.json"
+ARM_SIGNAL = signal.SIGUSR1
 
 
 def arm_from(run: Path, *, command: str) -> None:
@@ -44,5 +46,7 @@ def arm_from(run: Path, *, command: str) -> None:
 
 if __name__ == "__main__":
     if "OROBOROS_RUN" in os.environ:
-        arm_from(Path(os.environ["OROBOROS_RUN"]), command=sys.argv[1])
+        arm = partial(arm_from, Path(os.environ["OROBOROS_RUN"]), command=sys.argv[1])
+        signal.signal(ARM_SIGNAL, lambda _number, _frame: arm())
+        arm()
     main()

@@ -60,8 +60,8 @@ DEFAULT_REPOSITORY = "acme/shop"
 CHECKOUT_ROOT = Path(__file__).resolve().parents[2]
 #: A part that dies at once again and again is started ever more slowly.
 RESTART_PAUSE_MIN_S = 0.05
-RESTART_PAUSE_MAX_S = 5.0
-RESTART_CALM_S = 10.0
+RESTART_PAUSE_MAX_S = 2.0
+RESTART_CALM_S = 5.0
 WATCH_EVERY_S = 0.05
 #: So far apart, and in all so near, that no port of one block is in another: most instances do not listen.
 OFFSETS = range(10_000, 15_200, 400)

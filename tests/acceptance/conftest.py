@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 
-from controller.development.armed import FAILPOINT_FILE
+from controller.development.armed import ARM_SIGNAL, FAILPOINT_FILE
 from controller.development.author import PATIENCE_S, Author
 from controller.doors.stacks import open_runtime
 from controller.effects.live import read_live
@@ -31,6 +32,8 @@ from tests.conftest import claim_port_offset, remove_tree
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LOG_LINES_SHOWN = 60
+#: A window that a slow machine does not outlast before a test has turned what serves.
+WINDOW_S = 60.0
 APP = Path(__file__).resolve().parent / "app"
 RECIPE = """
 [api]
@@ -74,11 +77,13 @@ class World:
         return parts
 
     def arm(self, name: str, **more: object) -> Path:
-        """Have the next worker die at the failpoint `name`, or what `more` says; return the file that is gone once it
-        is armed for the last time."""
+        """Have the worker die at the failpoint `name`, or what `more` says; return the file that is gone once it is
+        armed for the last time."""
         path = self.run / FAILPOINT_FILE
         path.write_text(json.dumps({"command": "worker", "name": name, **more}))
-        self.kill("worker")
+        # One that is just being started reads the file by itself.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pids()["worker"], ARM_SIGNAL)
         return path
 
     def kill(self, part: str) -> None:
@@ -94,6 +99,13 @@ class World:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 if b"app.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, number)
+
+    def turn(self, sha: str) -> None:
+        """Have a release of production that waits for it turn bad, or exit, once it serves."""
+        self.await_serving(sha)
+        headers = {"Host": self.author.host(MAIN)}
+        answer = httpx.post(f"http://127.0.0.1:{self.author.edge_port}/", headers=headers, timeout=10, trust_env=False)
+        assert (answer.status_code, answer.text) == (200, sha)
 
     def end_of_log(self) -> str:
         """Return what the worker did last: a test that fails shows it."""

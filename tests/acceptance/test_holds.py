@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import World
+from tests.acceptance.conftest import WINDOW_S, World
+
+
+@pytest.fixture(autouse=True)
+def _no_hold_outlives_its_test(world: World) -> Iterator[None]:
+    yield
+    if world.rows("SELECT 1 FROM holds WHERE ended_at IS NULL"):
+        world.command("unhold")
 
 
 def await_held(world: World, sha: str, *, says: str) -> str:
@@ -51,9 +59,7 @@ def test_a_push_waits_while_production_is_held_and_goes_live_by_itself_at_the_en
     refused = world.command("deploy", newest[:12])
     assert (refused.returncode, "HeldByHand" in refused.stderr) == (3, True)
     # It ends a moment from now, and nobody tells the worker.
-    soon = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
-    assert world.command("hold", "--reason", "almost", "--until", soon).returncode == 0
-    assert world.serves() == before
+    assert world.command("hold", "--reason", "almost", "--for", "3s").returncode == 0
     world.await_serving(newest)
     world.author.await_status(newest, "success", says="live since")
     assert world.rows("SELECT DISTINCT attempts FROM runs WHERE sha = %s", newest) == [(1,)]
@@ -122,10 +128,11 @@ def test_an_order_that_says_why_goes_despite_the_hold_and_is_written_down(world:
 
 def test_a_window_that_has_begun_goes_back_by_itself_though_production_is_held(world: World) -> None:
     good = serving(world, "Good")
-    bad = world.release("bad-after:3", "Turns bad", window_s=20.0)
+    bad = world.release("turns-bad", "Turns bad", window_s=WINDOW_S)
     world.author.push()
     world.await_serving(bad)
     assert world.command("hold", "--reason", "too late").returncode == 0
+    world.turn(bad)
     world.author.await_status(bad, "failure", says="rolled back")
     world.await_serving(good)
     assert world.command("unhold").returncode == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import World, open_world
+from tests.acceptance.conftest import WINDOW_S, World, open_world
 
 SECRET = b"a canary of a secret, 32 bytes or"
 
@@ -89,8 +89,10 @@ def test_each_thing_that_came_of_a_run_is_told_once_and_a_receiver_that_is_down_
     bad = world.release("500", "Bad")
     author.push()
     author.wait(lambda: told.of(bad) == ["failed"], lambda: f"failed is to be told, there is {told.told}")
-    late = world.release("bad-after:3", "Turns bad", window_s=10)
+    late = world.release("turns-bad", "Turns bad", window_s=WINDOW_S)
     author.push()
+    author.wait(lambda: told.of(late) == ["deployed"], lambda: f"deployed is to be told, there is {told.told}")
+    world.turn(late)
     author.wait(lambda: told.of(late) == ["deployed", "rolled_back"], lambda: f"rolled back, there is {told.told}")
     (back,) = [one for one in told.told if one["event"] == "rolled_back"]
     assert f"rolled back to {good[:7]}" in str(back["message"])

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from tests.acceptance.conftest import World
+from tests.acceptance.conftest import WINDOW_S, World
 
 
 def test_a_push_goes_live_and_says_so_on_the_commit(world: World) -> None:
@@ -69,9 +69,9 @@ def test_a_release_that_turns_bad_inside_its_window_is_rolled_back_once(world: W
     world.author.push()
     world.await_serving(good)
     world.author.await_status(good, "success", says="live since")
-    bad = world.release("bad-after:3", "Turns bad", window_s=10)
+    bad = world.release("turns-bad", "Turns bad", window_s=WINDOW_S)
     world.author.push()
-    world.await_serving(bad)
+    world.turn(bad)
 
     said = world.author.await_status(bad, "failure", says="rolled back")
     assert good[:7] in said
@@ -84,9 +84,9 @@ def test_a_release_that_crashes_inside_its_window_is_rolled_back(world: World) -
     world.author.push()
     world.await_serving(good)
     world.author.await_status(good, "success", says="live since")
-    bad = world.release("exit-after:3", "Crashes a little later", window_s=10)
+    bad = world.release("turns-exit", "Crashes a little later", window_s=WINDOW_S)
     world.author.push()
-    world.await_serving(bad)
+    world.turn(bad)
 
     world.author.await_status(bad, "failure", says="rolled back")
     world.await_serving(good)

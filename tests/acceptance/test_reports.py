@@ -16,7 +16,7 @@ import pytest
 
 from controller.decisions.github.comments import MARKER
 from controller.development.forge_app import APP_ID
-from tests.acceptance.conftest import World, bring_down, bring_up, logs_of, remove_stack
+from tests.acceptance.conftest import WINDOW_S, World, bring_down, bring_up, logs_of, remove_stack
 from tests.acceptance.test_app import knob, open_as, set_up
 from tests.conftest import claim_port_offset
 
@@ -192,7 +192,8 @@ def test_a_rollback_is_a_failure_that_names_what_is_live(shown: Shown) -> None:
     good = push(shown)
     shown.await_check(good, "success")
     shown.world.author.await_status(good, "success", says="live since")
-    bad = push(shown, "bad-after:2", window_s=10)
+    bad = push(shown, "turns-bad", window_s=WINDOW_S)
+    shown.world.turn(bad)
     said = shown.world.author.await_status(bad, "failure", says=f"rolled back to {good[:7]}")
     shown.await_check(bad, "failure", title=said)
     shown.await_deployments(bad, ["failure"])

@@ -27,7 +27,7 @@ import pytest
 from controller.effects.mirror import Mirror
 from controller.effects.publish import verify_release
 from controller.model.names import Layout, Sha
-from tests.acceptance.conftest import World, open_world
+from tests.acceptance.conftest import WINDOW_S, World, open_world
 
 PUSH = (
     "step.before.BeginRun",
@@ -94,12 +94,6 @@ def world() -> Iterator[World]:
         yield world
 
 
-def arm(world: World, name: str) -> None:
-    """Have the next worker die at `name`; return once it is armed."""
-    path = world.arm(name)
-    world.author.wait(lambda: not path.exists(), lambda: f"the worker is to arm {name}")
-
-
 def await_death(world: World, before: int) -> None:
     """Wait until the armed worker died there: another process is the worker now."""
     world.author.wait(
@@ -108,8 +102,11 @@ def await_death(world: World, before: int) -> None:
 
 
 def armed_pid(world: World, name: str) -> int:
-    arm(world, name)
-    return world.pids()["worker"]
+    """Have the worker die at `name`; return which process that is, once it is armed."""
+    before = world.pids()["worker"]
+    path = world.arm(name)
+    world.author.wait(lambda: not path.exists(), lambda: f"the worker is to arm {name}")
+    return before
 
 
 def unlike_at_forge(world: World) -> list[tuple[object, ...]]:
@@ -221,9 +218,9 @@ def test_a_rollback_survives_a_worker_that_dies_at(world: World, name: str) -> N
     world.await_serving(serving)
     world.author.await_status(serving, "success", says="live since")
     before = armed_pid(world, name)
-    # Long enough for the gate on a slow machine, well inside the window.
-    bad = world.release("bad-after:3", f"{name} {time.monotonic_ns()}", window_s=10)
+    bad = world.release("turns-bad", f"{name} {time.monotonic_ns()}", window_s=WINDOW_S)
     world.author.push()
+    world.turn(bad)
     await_death(world, before)
 
     world.author.await_status(bad, "failure", says="rolled back")

@@ -1,14 +1,18 @@
-"""An app whose behaviour is a file of its release: `ok`, `500`, `exit`, `exit-after:S`, `bad-after:S`, `slow:S`."""
+"""An app whose behaviour is a file of its release: `ok`, `500`, `exit`, `slow:S`, `turns-bad`, `turns-exit`.
+
+The last two are good until a POST turns them: what a test waits for depends on no clock.
+"""
 
 import os
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 kind, _, number = Path("behaviour").read_text().strip().partition(":")
 seconds = float(number or 0)
-began = time.monotonic()
+turned = threading.Event()
 
 if kind == "exit":
     print("cannot go on: the frobnicator is missing", flush=True)
@@ -22,13 +26,19 @@ class App(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        age_s = time.monotonic() - began
-        if kind == "exit-after" and age_s > seconds:
+        if kind == "turns-exit" and turned.is_set():
             print("the disk of the frobnicator is full", flush=True)
             os._exit(4)
-        bad = kind == "500" or (kind == "bad-after" and age_s > seconds)
+        bad = kind == "500" or (kind == "turns-bad" and turned.is_set())
+        self.answer(500 if bad else 200)
+
+    def do_POST(self) -> None:
+        turned.set()
+        self.answer(200)
+
+    def answer(self, status: int) -> None:
         body = os.environ["OROBOROS_RELEASE"].encode()
-        self.send_response(500 if bad else 200)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
