@@ -73,8 +73,9 @@ class World:
         return Path(json.loads((self.root / "environment.json").read_text())["OROBOROS_RUN"])
 
     def pids(self) -> dict[str, int]:
-        parts: dict[str, int] = json.loads((self.run / "parts.json").read_text())
-        return parts
+        """Return the process that each part is; one that is about to be started again is not there."""
+        parts: dict[str, int | None] = json.loads((self.run / "parts.json").read_text())
+        return {name: pid for name, pid in parts.items() if pid is not None}
 
     def arm(self, name: str, **more: object) -> Path:
         """Have the worker die at the failpoint `name`, or what `more` says; return the file that is gone once it is
@@ -82,7 +83,7 @@ class World:
         path = self.run / FAILPOINT_FILE
         path.write_text(json.dumps({"command": "worker", "name": name, **more}))
         # One that is just being started reads the file by itself.
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, KeyError):
             os.kill(self.pids()["worker"], ARM_SIGNAL)
         return path
 

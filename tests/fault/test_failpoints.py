@@ -97,7 +97,7 @@ def world() -> Iterator[World]:
 def await_death(world: World, before: int) -> None:
     """Wait until the armed worker died there: another process is the worker now."""
     world.author.wait(
-        lambda: world.pids()["worker"] not in (before, None), lambda: "the worker is to die at its failpoint"
+        lambda: world.pids().get("worker", before) != before, lambda: "the worker is to die at its failpoint"
     )
 
 

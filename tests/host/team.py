@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from controller.development.forge_limits import AT_THE_SITE
 from tests.host.host import Host, new_host
 
 SOURCE = "/usr/src/oroboros"
@@ -180,7 +181,8 @@ def start_forge(host: Host) -> None:
     host.run(
         ["sh", "-c", f"test -s {TOKEN_FILE} || head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \\n' > {TOKEN_FILE}"]
     )
-    host.run(["sh", "-c", f"printf 'Authorization: Bearer %s\\n' \"$(cat {TOKEN_FILE})\" > {TOKEN_FILE}.header"])
+    headers = f"Authorization: Bearer %s\\n{AT_THE_SITE}: yes\\n"
+    host.run(["sh", "-c", f"printf '{headers}' \"$(cat {TOKEN_FILE})\" > {TOKEN_FILE}.header"])
     words = (
         "/opt/oroboros/venv/bin/python -m controller.development.forge --root /usr/src/forge/data --port 8070"
         f" --repository {REPOSITORY} --webhook-url http://127.0.0.1:8000/webhooks/github"
