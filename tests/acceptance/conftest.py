@@ -34,6 +34,10 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 LOG_LINES_SHOWN = 60
 #: A window that a slow machine does not outlast before a test has turned what serves.
 WINDOW_S = 60.0
+START_TIMEOUT_S = 20
+WAITS = "waits:"
+#: As long as a test may need until it lets such a release go.
+WAITING_TIMEOUT_S = 120
 APP = Path(__file__).resolve().parent / "app"
 RECIPE = """
 [api]
@@ -41,7 +45,7 @@ command = "python3 -u app.py"
 
 [gate]
 window_s = {window_s}
-start_timeout_s = 20
+start_timeout_s = {start_timeout_s}
 
 [production]
 drain_s = 0.2
@@ -64,8 +68,15 @@ class World:
                 shutil.copyfile(file, self.author.clone / file.name)
         (self.author.clone / "behaviour").write_text(behaviour + "\n")
         (self.author.clone / "title").write_text(title + "\n")  # another title is another tree
-        (self.author.clone / "deploy.toml").write_text(RECIPE.format(window_s=window_s))
+        start_timeout_s = WAITING_TIMEOUT_S if behaviour.startswith(WAITS) else START_TIMEOUT_S
+        recipe = RECIPE.format(window_s=window_s, start_timeout_s=start_timeout_s)
+        (self.author.clone / "deploy.toml").write_text(recipe)
         return self.author.commit(title)
+
+    def waiting(self) -> tuple[str, Path]:
+        """Return a behaviour, and the file without which a release that behaves so does not start."""
+        file = self.root / f"go-{time.monotonic_ns()}"
+        return f"{WAITS}{file}", file
 
     @property
     def run(self) -> Path:

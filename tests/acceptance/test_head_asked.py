@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from controller.decisions.order import HEAD_FRESH_S
 from tests.acceptance.conftest import World, open_world
 
 #: Longer than a fetch counts as fresh.
-SLOW = "slow:2"
+STALE_AFTER_S = HEAD_FRESH_S + 0.2
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +26,17 @@ def world() -> Iterator[World]:
         yield world
 
 
-def begun(world: World, title: str) -> str:
-    """Push a release that starts slowly; return it once it is at its gate."""
+def begun(world: World, title: str) -> tuple[str, Path]:
+    """Push a release that waits; return it once it is at its gate, and the file that lets it go."""
     base = world.release("ok", f"Before {title}")
     world.author.push()
     world.await_serving(base)
     world.author.await_status(base, "success", says="live since")
-    sha = world.release(SLOW, title)
+    behaviour, go = world.waiting()
+    sha = world.release(behaviour, title)
     world.author.push()
     world.author.wait(lambda: states(world, sha) == ["gating"], lambda: f"{title} is at {states(world, sha)}")
-    return sha
+    return sha, go
 
 
 def states(world: World, sha: str) -> list[str]:
@@ -60,9 +64,11 @@ def stopped(world: World, part: str) -> Iterator[None]:
 
 
 def test_a_push_that_nobody_told_of_is_seen_before_the_switch(world: World) -> None:
-    older = begun(world, "The older one")
+    older, go = begun(world, "The older one")
     newer = world.release("ok", "The newer one")
     push_untold(world)
+    time.sleep(STALE_AFTER_S)
+    go.touch()
     world.await_serving(newer)
     assert not has_served(world, older)
     assert states(world, older) == ["superseded"]
@@ -70,11 +76,13 @@ def test_a_push_that_nobody_told_of_is_seen_before_the_switch(world: World) -> N
 
 
 def test_a_branch_that_is_moved_by_force_before_the_switch_follows_its_policy(world: World) -> None:
-    older = begun(world, "To be moved away")
+    older, go = begun(world, "To be moved away")
     serving = world.serves()
     world.author.git("reset", "-q", "--hard", f"{older}~2")
     aside = world.release("ok", "Another history")
     push_untold(world, force=True)
+    time.sleep(STALE_AFTER_S)
+    go.touch()
     world.author.await_status(aside, "error", says="to another history by force")
     assert not has_served(world, older)
     assert world.serves() == serving
@@ -83,7 +91,9 @@ def test_a_branch_that_is_moved_by_force_before_the_switch_follows_its_policy(wo
 
 
 def test_a_forge_that_does_not_answer_holds_no_switch_up(world: World) -> None:
-    sha = begun(world, "While the forge hangs")
+    sha, go = begun(world, "While the forge hangs")
     with stopped(world, "forge"):
+        time.sleep(STALE_AFTER_S)
+        go.touch()
         world.await_serving(sha)
     world.author.await_status(sha, "success", says="live since")

@@ -7,7 +7,7 @@ import pytest
 from tests.acceptance.conftest import World
 
 #: Longer than a push takes to be served; the rest of it is waited for.
-AWAY_S = 20
+AWAY_S = 30
 
 
 @pytest.mark.parametrize(

@@ -89,12 +89,14 @@ def test_a_new_push_updates_the_preview_in_its_slot(world: World, base: str) -> 
 
 
 def test_a_pull_request_that_is_closed_during_its_deploy_leaves_nothing(world: World, base: str) -> None:
-    sha = branch_with(world, "hasty", "slow:3")
+    behaviour, go = world.waiting()
+    sha = branch_with(world, "hasty", behaviour)
     number = world.author.open_pull("hasty", "Hasty")
     world.author.await_status(sha, "pending", slot="preview-1")
     world.author.close_pull(number)
 
     await_all_free(world)
+    go.touch()
     time.sleep(1.0)
     assert world.author.get("preview-1", "/")[0] == 503
     assert world.rows("SELECT 1 FROM runs WHERE ended_at IS NULL AND slot <> 'main'") == []

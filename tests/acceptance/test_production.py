@@ -114,7 +114,8 @@ def test_a_revert_is_back_at_once_without_a_checkout(world: World) -> None:
 
 
 def test_of_five_pushes_during_a_slow_deploy_the_newest_goes_live_and_the_rest_say_superseded(world: World) -> None:
-    slow = world.release("slow:2", "Slow")
+    behaviour, go = world.waiting()
+    slow = world.release(behaviour, "Slow")
     world.author.push()
     world.author.await_status(slow, "pending")
     shas = []
@@ -129,6 +130,7 @@ def test_of_five_pushes_during_a_slow_deploy_the_newest_goes_live_and_the_rest_s
     ends = {world.author.status(sha)[0] for sha in (slow, *shas[:-1])}
     assert ends <= {"error", "success"}
     assert "superseded" in world.author.status(slow)[1]
+    assert not go.exists()
 
 
 def test_an_instance_that_dies_is_started_again(world: World) -> None:
@@ -168,10 +170,8 @@ def test_a_delivery_that_comes_again_deploys_nothing_again(world: World) -> None
     before = world.rows("SELECT count(*) FROM runs")
     world.kill("worker")
     world.await_serving(world.serves())
-    deadline = time.monotonic() + 10
-    while world.rows("SELECT count(*) FROM deliveries WHERE state = 'pending'") != [(0,)]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    pending = "SELECT id FROM deliveries WHERE state = 'pending'"
+    world.author.wait(lambda: world.rows(pending) == [], lambda: f"pending: {world.rows(pending)}")
 
     assert world.rows("SELECT count(*) FROM runs") == before
 

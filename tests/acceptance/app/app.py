@@ -1,6 +1,6 @@
-"""An app whose behaviour is a file of its release: `ok`, `500`, `exit`, `slow:S`, `turns-bad`, `turns-exit`.
+"""An app whose behaviour is a file of its release: `ok`, `500`, `exit`, `waits:FILE`, `turns-bad`, `turns-exit`.
 
-The last two are good until a POST turns them: what a test waits for depends on no clock.
+One starts once a file is there, two are good until a POST turns them: what a test waits for depends on no clock.
 """
 
 import os
@@ -10,15 +10,14 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-kind, _, number = Path("behaviour").read_text().strip().partition(":")
-seconds = float(number or 0)
+kind, _, file = Path("behaviour").read_text().strip().partition(":")
 turned = threading.Event()
 
 if kind == "exit":
     print("cannot go on: the frobnicator is missing", flush=True)
     sys.exit(3)
-if kind == "slow":
-    time.sleep(seconds)
+while kind == "waits" and not Path(file).exists():
+    time.sleep(0.02)
 
 
 class App(BaseHTTPRequestHandler):
