@@ -143,9 +143,18 @@ class Author:
         timeout_s: float = PATIENCE_S,
         every_s: float = LOOK_EVERY_S,
     ) -> None:
-        """Look every `every_s` until something is true, showing the steady line; NotAsTold when it is not in time."""
+        """Look every `every_s` until something is true, showing the steady line; NotAsTold when it is not in time.
+
+        A look that gets no answer has seen nothing, and is followed by the next."""
+
+        def is_there() -> bool:
+            try:
+                return there()
+            except (OSError, http.client.HTTPException, httpx.TransportError):
+                return False
+
         awake = AwakeClock(ROUND_S)
-        while not there():
+        while not is_there():
             if awake.elapsed_s() > timeout_s:
                 raise NotAsTold(f"after {timeout_s:g} s: {what()}")
             looked_at = time.monotonic()

@@ -61,14 +61,7 @@ def test_what_is_changed_by_hand_is_put_right_and_told(world: World) -> None:
     before = title.read_text()
     title.chmod(0o644)
     title.write_text("edited\n")
-
-    def is_gits() -> bool:
-        try:
-            return title.read_text() == before
-        except FileNotFoundError:  # between the renames that put another folder in its place
-            return False
-
-    world.author.wait(is_gits, lambda: "the edited file is to be git's again")
+    world.author.wait(lambda: title.read_text() == before, lambda: "the edited file is to be git's again")
     await_drift(world, ("ReleaseEdited", "heals", True))
     assert [action for (action,) in world.rows("SELECT action FROM audit WHERE action = 'drift'")] == ["drift"] * 4
 
