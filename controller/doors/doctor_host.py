@@ -15,7 +15,8 @@ import secrets
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -62,6 +63,8 @@ from controller.model.names import HOST_APP, HOST_CONFIG, HOST_LAYOUT, MAIN, Lay
 from hooks.signature import SECRETS_FILE_BYTES_MAX, read_secrets
 
 ASK_TIMEOUT_S = 3.0
+#: What was about to end has ended by then.
+SECOND_LOOK_AFTER_S = 0.5
 DATABASE_TIMEOUT_S = 3
 SAID_BYTES_MAX = 2_000
 GIT_TIMEOUT_S = 5.0
@@ -405,8 +408,23 @@ def _slot_in(said: str) -> str | None:
     return slot if isinstance(slot, str) else None
 
 
-def find_owners(settings: Settings, topology: Topology) -> list[PortOwner]:
-    """Return who listens on each port of this stack that is in use, as far as /proc lets us see."""
+def find_owners(
+    settings: Settings, topology: Topology, *, pause: Callable[[float], None] = time.sleep
+) -> list[PortOwner]:
+    """Return who listens on each port of this stack that is in use, as far as /proc lets us see.
+
+    An instance that ends while its rows in /proc are read looks like a stranger: one counts that is there at a second
+    look too."""
+    found = _look_for_owners(settings, topology)
+    strangers = {(owner.port, owner.pid) for owner in found if owner.ours is False}
+    if not strangers:
+        return found
+    pause(SECOND_LOOK_AFTER_S)
+    again = _look_for_owners(settings, topology)
+    return [owner for owner in again if owner.ours is not False or (owner.port, owner.pid) in strangers]
+
+
+def _look_for_owners(settings: Settings, topology: Topology) -> list[PortOwner]:
     listening = _listening_sockets()
     is_host = settings.runtime == "systemd"
     wanted = {port: what for what, port in topology.ports.all_for(topology.slots) if port in listening}
@@ -423,7 +441,7 @@ def find_owners(settings: Settings, topology: Topology) -> list[PortOwner]:
         ours = None if pid is None or not roots else any(_descends(one, roots) for one in pids)
         if pid is not None and (is_host or not roots):
             # systemd itself holds the api's port.
-            ours = _is_unit_of_ours(pid) or (is_host and pid == 1)
+            ours = True if is_host and pid == 1 else _is_unit_of_ours(pid)
         found.append(PortOwner(what=what, port=port, pid=pid, command="" if pid is None else _command(pid), ours=ours))
     return found
 

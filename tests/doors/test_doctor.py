@@ -527,6 +527,24 @@ def test_doctor_names_the_stranger_on_a_port_of_ours(small: Small) -> None:
         assert examined(small)["ports"].outcome is Outcome.OK, "a descendant of the stack is no stranger"
 
 
+def test_who_ends_while_doctor_looks_is_no_stranger(small: Small) -> None:
+    port = small.topology.ports.web(MAIN)
+    small.layout.stack_file.write_text(json.dumps({"pid": own_session_leader()}))
+    script = f"import socket,time; s=socket.create_server(('127.0.0.1',{port})); time.sleep(60)"
+    spec = PartSpec(
+        name="ending",
+        argv=(sys.executable, "-c", script),
+        log_file=small.root / "ending.log",
+        is_ready=lambda: listens_at(("127.0.0.1", port)),
+        environment=dict(os.environ),
+    )
+    settings = find_stack(small.root, {}, working_directory=small.root).settings()
+    with Part(spec) as ending:
+        (seen,) = doctor_host.find_owners(settings, small.topology, pause=lambda _: None)
+        assert (seen.port, seen.pid, seen.ours) == (port, ending.pid, False)
+        assert doctor_host.find_owners(settings, small.topology, pause=lambda _: ending.stop()) == []
+
+
 def own_session_leader() -> int:
     """A process id that is nobody's ancestor here: one that does not run."""
     return 1 << 22
