@@ -34,12 +34,22 @@ _POSTGRES = "OROBOROS_TEST_POSTGRES"
 _FORGE, _VIOLATIONS = "OROBOROS_TEST_FORGE", "OROBOROS_TEST_VIOLATIONS"
 _SQL = Path(__file__).resolve().parent.parent / "infra" / "sql"
 _TEMPLATE = "migrated_template"
-#: Files of these take minutes each. Begun last, one would be run alone at the end.
-_BEGUN_FIRST = ("tests/property/", "tests/fault/", "tests/acceptance/")
+#: Files of these take minutes each, the first the most. Begun last, one would be run alone at the end.
+_BEGUN_FIRST = (
+    "tests/property/test_worlds.py",
+    "tests/fault/",
+    "tests/test_mutants.py",
+    "tests/acceptance/",
+    "tests/property/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(_BEGUN_FIRST))
+    def place(item: pytest.Item) -> int:
+        places = (at for at, begin in enumerate(_BEGUN_FIRST) if item.nodeid.startswith(begin))
+        return next(places, len(_BEGUN_FIRST))
+
+    items.sort(key=place)
 
 
 def pytest_configure(config: pytest.Config) -> None:
