@@ -213,16 +213,18 @@ class SlowApi:
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_asked = scope["type"] == "http" and scope["path"].startswith("/api/")
-        if not is_asked or AT_THE_SITE in Headers(scope=scope):
+        if scope["type"] != "http" or not scope["path"].startswith("/api/"):
             await self._app(scope, receive, send)
             return
-        self._limits.enter(f"{scope['method']} {scope['path']}")
+        is_counted = AT_THE_SITE not in Headers(scope=scope)
+        if is_counted:
+            self._limits.enter(f"{scope['method']} {scope['path']}")
         try:
             await asyncio.sleep(self._knobs.slow_s)
             await self._app(scope, receive, send)
         finally:
-            self._limits.leave()
+            if is_counted:
+                self._limits.leave()
 
 
 class Doors:

@@ -2,7 +2,8 @@
 
 Primary: so many requests an hour, told in headers of every answer; a 304 is free. Secondary: requests at once, points a
 minute (a write costs five), writes a minute and an hour. What GitHub only asks of us is not refused, but counted as a
-violation: one request at a time, a second between writes, nothing before a limit that was told has ended.
+violation: one request at a time, a second between writes, nothing before a limit that was told has ended. What a person
+does at the site, as the header `x-development-at-the-site` says, is not counted.
 https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
 https://docs.github.com/rest/using-the-rest-api/best-practices-for-using-the-rest-api
 """

@@ -508,15 +508,7 @@ def test_doctor_finds_that_there_is_no_git() -> None:
 def test_doctor_names_the_stranger_on_a_port_of_ours(small: Small) -> None:
     port = small.topology.ports.web(MAIN)
     small.layout.stack_file.write_text(json.dumps({"pid": own_session_leader()}))
-    script = f"import socket,time; s=socket.create_server(('127.0.0.1',{port})); time.sleep(60)"
-    spec = PartSpec(
-        name="stranger",
-        argv=(sys.executable, "-c", script),
-        log_file=small.root / "stranger.log",
-        is_ready=lambda: listens_at(("127.0.0.1", port)),
-        environment=dict(os.environ),
-    )
-    with Part(spec) as stranger:
+    with Part(listener(small, port)) as stranger:
         finding = examined(small)["ports"]
 
         assert finding.outcome is Outcome.FAILED
@@ -530,19 +522,23 @@ def test_doctor_names_the_stranger_on_a_port_of_ours(small: Small) -> None:
 def test_who_ends_while_doctor_looks_is_no_stranger(small: Small) -> None:
     port = small.topology.ports.web(MAIN)
     small.layout.stack_file.write_text(json.dumps({"pid": own_session_leader()}))
-    script = f"import socket,time; s=socket.create_server(('127.0.0.1',{port})); time.sleep(60)"
-    spec = PartSpec(
-        name="ending",
-        argv=(sys.executable, "-c", script),
-        log_file=small.root / "ending.log",
-        is_ready=lambda: listens_at(("127.0.0.1", port)),
-        environment=dict(os.environ),
-    )
     settings = find_stack(small.root, {}, working_directory=small.root).settings()
-    with Part(spec) as ending:
+    with Part(listener(small, port)) as ending:
         (seen,) = doctor_host.find_owners(settings, small.topology, pause=lambda _: None)
         assert (seen.port, seen.pid, seen.ours) == (port, ending.pid, False)
         assert doctor_host.find_owners(settings, small.topology, pause=lambda _: ending.stop()) == []
+
+
+def listener(small: Small, port: int) -> PartSpec:
+    """A process that listens on a port and does nothing."""
+    script = f"import socket,time; s=socket.create_server(('127.0.0.1',{port})); time.sleep(60)"
+    return PartSpec(
+        name="listener",
+        argv=(sys.executable, "-c", script),
+        log_file=small.root / "listener.log",
+        is_ready=lambda: listens_at(("127.0.0.1", port)),
+        environment=dict(os.environ),
+    )
 
 
 def own_session_leader() -> int:
