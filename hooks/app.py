@@ -33,7 +33,7 @@ from starlette.types import Receive, Scope, Send
 
 from controller.model.errors import Refused, Unavailable
 from hooks.inbox import Inbox, Incoming
-from hooks.payload import Hint, Ours, read_hint
+from hooks.payload import Hint, Ours, read_form_hint, read_hint
 from hooks.signature import Verifier, read_signature
 
 WEBHOOK_PATH = "/webhooks/github"
@@ -52,7 +52,9 @@ RETRY_AFTER_S = 5
 LOG_EVERY_S = 10.0
 
 _DELIVERY = re.compile(r"[A-Za-z0-9-]{1,100}\Z")
-_EVENT = re.compile(r"[a-z_]{1,60}\Z")
+#: Every name that GitHub documents, and room for those to come: `projects_v2_item`, `sub_issues`.
+_EVENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
+_JSON, _FORM = b"application/json", b"application/x-www-form-urlencoded"
 _RETRY: tuple[tuple[bytes, bytes], ...] = ((b"retry-after", str(RETRY_AFTER_S).encode()),)
 _ALLOW: tuple[tuple[bytes, bytes], ...] = ((b"allow", b"POST"),)
 
@@ -166,7 +168,7 @@ class Receiver:
         headers: _Headers = scope["headers"]
         if scope["method"] != "POST":
             raise Refused("MethodNotAllowed", "deliveries are POSTed", status_hint=405)
-        _check_content(headers)
+        is_form = _check_content(headers)
         claimed = read_signature(headers)
         verifier = Verifier(self.secrets())
         with _Body(verifier, self.room) as body:
@@ -178,13 +180,15 @@ class Receiver:
                 log.info("receiver: signed with secret %d", which + 1, extra={"action": "receiver.old_secret"})
             event = _one_header(headers, b"x-github-event", _EVENT, "EventHeaderInvalid")
             delivery = _one_header(headers, b"x-github-delivery", _DELIVERY, "DeliveryHeaderInvalid")
-            return await self._keep(delivery, event, signature=claimed, body=await body.read())
+            return await self._keep(delivery, event, signature=claimed, body=await body.read(), is_form=is_form)
 
-    async def _keep(self, delivery: str, event: str, *, signature: bytes, body: bytes) -> tuple[int, dict[str, str]]:
-        hint = await _read_hint(body, event, Ours(name=self.repository))
+    async def _keep(
+        self, delivery: str, event: str, *, signature: bytes, body: bytes, is_form: bool
+    ) -> tuple[int, dict[str, str]]:
+        hint = await _read_hint(body, event, Ours(name=self.repository), is_form=is_form)
         if hint.is_of_another:
             # Seldom: what the forge calls our repository by now is in the database.
-            hint = await _read_hint(body, event, await self.inbox.load_ours(self.repository))
+            hint = await _read_hint(body, event, await self.inbox.load_ours(self.repository), is_form=is_form)
         state = await self.inbox.keep(_incoming(delivery, event, signature=signature, body=body, hint=hint))
         if hint.state == "malformed":
             raise Refused("PayloadMalformed", f"kept, but not acted on: {hint.reason}", status_hint=400)
@@ -232,10 +236,11 @@ async def _read(body: _Body, receive: Receive) -> None:
         raise Refused("BodyTooSlow", f"the body did not arrive within {BODY_TIMEOUT_S:g} s", status_hint=408) from None
 
 
-async def _read_hint(body: bytes, event: str, ours: Ours) -> Hint:
+async def _read_hint(body: bytes, event: str, ours: Ours, *, is_form: bool) -> Hint:
+    read = read_form_hint if is_form else read_hint
     if len(body) <= PARSE_IN_LOOP_BYTES_MAX:
-        return read_hint(body, event, ours=ours)
-    return await asyncio.to_thread(read_hint, body, event, ours=ours)
+        return read(body, event, ours=ours)
+    return await asyncio.to_thread(read, body, event, ours=ours)
 
 
 def _incoming(delivery: str, event: str, *, signature: bytes, body: bytes, hint: Hint) -> Incoming:
@@ -252,10 +257,14 @@ def _incoming(delivery: str, event: str, *, signature: bytes, body: bytes, hint:
     )
 
 
-def _check_content(headers: _Headers) -> None:
-    kinds = [value for name, value in headers if name == b"content-type"]
-    if len(kinds) != 1 or kinds[0].split(b";", 1)[0].strip().lower() != b"application/json":
-        raise Refused("ContentTypeUnsupported", "set the webhook's content type to application/json", status_hint=415)
+def _check_content(headers: _Headers) -> bool:
+    """Return whether the body is a form, GitHub's default, rather than JSON; Refused when it is neither, or too long.
+
+    https://docs.github.com/webhooks/using-webhooks/creating-webhooks"""
+    kinds = [value.split(b";", 1)[0].strip().lower() for name, value in headers if name == b"content-type"]
+    if kinds not in ([_JSON], [_FORM]):
+        message = "set the webhook's content type to application/json or application/x-www-form-urlencoded"
+        raise Refused("ContentTypeUnsupported", message, status_hint=415)
     encodings = [value.strip().lower() for name, value in headers if name == b"content-encoding"]
     if any(encoding not in (b"", b"identity") for encoding in encodings):
         raise Refused("ContentEncodingUnsupported", "encoded bodies are not read", status_hint=415)
@@ -263,6 +272,7 @@ def _check_content(headers: _Headers) -> None:
     # More than one, or no number, does not get past the server; the streamed cap holds whatever is declared.
     if lengths and lengths[0].isdigit() and (len(lengths[0]) > 15 or int(lengths[0]) > BODY_BYTES_MAX):
         raise _too_large()
+    return kinds == [_FORM]
 
 
 def _too_large() -> Refused:

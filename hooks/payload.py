@@ -1,4 +1,4 @@
-"""What does a signed body hint at? Pure: bytes and an event's name in; a hint, or why there is none.
+"""Reads what a signed body hints at. Pure: bytes and an event's name in; a hint, or why there is none.
 
 A payload is never the truth: it says "look there". So only what names the target is read, and everything else may be
 missing, null or odd. JSON is read strictly, since Python's reader accepts what Postgres and sense do not.
@@ -11,8 +11,15 @@ import math
 import re
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import unquote_to_bytes
 
 TEXT_CHARS_MAX = 500
+#: GitHub's form has one field, `payload`. Others are not read.
+FORM_FIELDS_MAX = 16
+FORM_NAME_BYTES_MAX = 100
+#: So much of a form is decoded at once: the standard library makes an object of each escape.
+_DECODE_BYTES = 64 << 10
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _SHA = re.compile(r"[0-9a-f]{40}\Z")
 #: git allows no control character in a ref, and a terminal should not meet one.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -53,7 +60,7 @@ class _Odd(ValueError):
     """The body is not JSON as we read it."""
 
 
-def read_hint(body: bytes, event: str, *, ours: Ours) -> Hint:
+def read_hint(body: bytes | bytearray, event: str, *, ours: Ours) -> Hint:
     """Return the hint of a body that was delivered as `event`, for the repository that this stack serves."""
     try:
         value = _parse(body)
@@ -76,6 +83,52 @@ def read_hint(body: bytes, event: str, *, ours: Ours) -> Hint:
     if event == "issue_comment":
         return _comment(value, name)
     return _push(value, name) if event == "push" else _pull_request(value, name)
+
+
+def read_form_hint(body: bytes, event: str, *, ours: Ours) -> Hint:
+    """Return the hint of a body that is a form with the JSON in its field `payload`, delivered as `event`."""
+    try:
+        payload = read_form(body)
+    except _Odd as error:
+        return Hint(state="malformed", reason=str(error))
+    return read_hint(payload, event, ours=ours)
+
+
+def read_form(body: bytes) -> bytearray:
+    """Return the field `payload` of a form; ValueError unless there is exactly one, in a form of well-formed fields.
+
+    Beyond the body itself it takes no more memory than the field."""
+    if body.count(b"&") >= FORM_FIELDS_MAX:
+        raise _Odd(f"a form of more than {FORM_FIELDS_MAX} fields")
+    if _BAD_ESCAPE.search(body):
+        raise _Odd("a form with a broken escape")
+    found: list[tuple[int, int]] = []
+    start = 0
+    while start <= len(body):
+        end = body.find(b"&", start)
+        end = len(body) if end < 0 else end
+        equals = body.find(b"=", start, end)
+        name_end = end if equals < 0 else equals
+        if name_end - start > FORM_NAME_BYTES_MAX:
+            raise _Odd("a form with a name that is too long")
+        if equals >= 0 and _decode(body, start, name_end) == b"payload":
+            found.append((equals + 1, end))
+        start = end + 1
+    if len(found) != 1:
+        raise _Odd(f"a form with {len(found) or 'no'} fields called payload")
+    return _decode(body, *found[0])
+
+
+def _decode(form: bytes, start: int, end: int) -> bytearray:
+    """Return a part of a form without its escapes, decoded piece by piece; no piece ends inside an escape."""
+    pieces = bytearray()
+    while start < end:
+        cut = min(end, start + _DECODE_BYTES)
+        if cut < end and (escape := form.rfind(b"%", cut - 2, cut)) >= 0:
+            cut = escape
+        pieces += unquote_to_bytes(form[start:cut].replace(b"+", b" "))
+        start = cut
+    return pieces
 
 
 def _is_ours(name: str, forge_id: Json, ours: Ours) -> bool:
@@ -153,7 +206,7 @@ def _short(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:100])
 
 
-def _parse(body: bytes) -> Json:
+def _parse(body: bytes | bytearray) -> Json:
     try:
         text = body.decode("utf-8")
         value: Json = _DECODER.decode(text)

@@ -362,7 +362,7 @@ def check_hook(config: HookConfig, *, expected_url: str | None) -> list[Finding]
         found.append(failed("webhook", config.url or "no address", f"set it to {wanted}, in the App's settings"))
     is_verified = config.verifies_tls or is_near
     said = f"{config.content_type or 'unknown'}, {'TLS verified' if config.verifies_tls else 'TLS not verified'}"
-    if config.content_type == "json" and is_verified:
+    if config.content_type in ("json", "form") and is_verified:
         found.append(ok("webhook content", said))
     else:
         mend = "choose application/json and enable SSL verification, in the App's settings"

@@ -273,7 +273,7 @@ def set_repository(text: str, *, forge_url: str | None, branch: str | None, toke
         return 0
     click.echo("now add a webhook there:")
     click.echo(f"  payload URL   {topology.scheme}://api.{topology.base_host}/webhooks/github")
-    click.echo("  content type  application/json")
+    click.echo("  content type  application/json (application/x-www-form-urlencoded is taken too)")
     click.echo(f"  secret        the one line in {HOST_CONFIG / 'webhook-secrets'}")
     click.echo("  events        pushes, pull requests and issue comments")
     return 0

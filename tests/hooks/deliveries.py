@@ -7,6 +7,7 @@ import hmac
 import json
 import uuid
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx
 
@@ -30,6 +31,17 @@ def push(*, ref: str = "refs/heads/main", after: str | None = None, padding: int
     if padding:
         value["padding"] = "x" * padding
     return json.dumps(value).encode()
+
+
+def event_names() -> list[str]:
+    """Return the name of every event that GitHub documents."""
+    lines = (SAMPLES / "event-names.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def as_form(body: bytes) -> bytes:
+    """Return a payload as GitHub sends it where the webhook's content type is its default."""
+    return urlencode({"payload": body}).encode()
 
 
 def sign(body: bytes, secret: bytes = SECRET) -> str:

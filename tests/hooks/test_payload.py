@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooks.payload import Hint, Ours, read_hint
-from tests.hooks.deliveries import REPOSITORY, sample
+from hooks.payload import Hint, Ours, read_form, read_form_hint, read_hint
+from tests.hooks.deliveries import REPOSITORY, as_form, sample
 
 SHA = "76ae82c7b1a177c8d03f9e96e0adf2466113728f"
 Path = tuple[str | int, ...]
@@ -189,6 +190,49 @@ def test_what_is_not_strict_json_is_malformed(body: bytes, event: str) -> None:
     assert read(body, event).state == "malformed"
 
 
+def test_a_forms_payload_is_read_like_json_wherever_its_escapes_lie() -> None:
+    for padding in (0, 1, 2, 3, 70_000, 200_001):
+        body = json.dumps(sample("push") | {"padding": "é+&=% " * padding}, ensure_ascii=False).encode()
+        for form in (as_form(body), b"x=1&" + as_form(body), as_form(body) + b"&a&b=", b"&" + as_form(body)):
+            assert read_form(form) == body
+            assert read_form_hint(form, "push", ours=Ours(name=REPOSITORY)).target == "ref:refs/heads/main"
+    assert read_form(b"pay%6Coad=%7b%7D+") == b"{} "
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"payload",
+        b"Payload={}",
+        b"payload={}&payload={}",
+        b"payload={}&pay%6coad={}",
+        b"payload=%7",
+        b"payload=%zz{}",
+        b"payload={}&x=%",
+        b"payload={}" + b"&x=1" * 16,
+        b"payload={}&" + b"x" * 101,
+        b"payload=[]",
+        b"payload=%ff",
+        b"payload=",
+    ],
+)
+def test_an_odd_form_is_malformed(body: bytes) -> None:
+    assert read_form_hint(body, "ping", ours=Ours(name=REPOSITORY)).state == "malformed"
+
+
+def test_a_form_of_escapes_alone_takes_no_more_memory_than_its_field() -> None:
+    body = b"payload=" + b"%20" * 3_000_000
+    tracemalloc.start()
+    try:
+        assert len(read_form(body)) == 3_000_000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20
+
+
 def test_escapes_that_only_look_like_nul_or_surrogates_pass() -> None:
     value = sample("push") | {"a": "\\u0000 and \\ud800 in words", "b": "😀"}
 
@@ -241,6 +285,7 @@ def test_every_mutation_of_a_payload_gives_a_hint_that_can_be_stored(event: str)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_no_bytes_raise(body: bytes) -> None:
     read_hint(body, "push", ours=Ours(name=REPOSITORY))
+    read_form_hint(b"payload=" + body, "push", ours=Ours(name=REPOSITORY))
 
 
 _JSON = st.recursive(

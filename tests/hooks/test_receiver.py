@@ -29,7 +29,9 @@ from tests.hooks.deliveries import (
     OTHER_SECRET,
     PATH,
     SECRET,
+    as_form,
     deliver,
+    event_names,
     headers,
     push,
     replaced,
@@ -39,6 +41,8 @@ from tests.hooks.deliveries import (
 )
 from tests.hooks.test_payload import mutations
 
+#: What the events are that we act on: a body that is none of them is refused.
+OURS = frozenset({"push", "pull_request", "issue_comment"})
 #: Within so long a delivery is answered, whatever Postgres does: GitHub waits for ten seconds.
 ANSWER_PROMISED_S = 5.0
 
@@ -98,8 +102,15 @@ def test_t_p14_the_checks_come_in_their_order(app: Starlette, rows: Rows) -> Non
         (
             (415, "ContentTypeUnsupported"),
             "POST",
+            [("Content-Type", "multipart/form-data; boundary=x"), ("Content-Encoding", "gzip")],
+        ),
+        ((415, "ContentTypeUnsupported"), "POST", [*good, ("Content-Type", "application/x-www-form-urlencoded")]),
+        (
+            (415, "ContentEncodingUnsupported"),
+            "POST",
             [("Content-Type", "application/x-www-form-urlencoded"), ("Content-Encoding", "gzip")],
         ),
+        ((401, "SignatureMissing"), "POST", [("Content-Type", "application/x-www-form-urlencoded")]),
         (
             (415, "ContentEncodingUnsupported"),
             "POST",
@@ -117,6 +128,9 @@ def test_t_p14_the_checks_come_in_their_order(app: Starlette, rows: Rows) -> Non
         ((401, "SignatureWrong"), "POST", replaced(good, "X-Hub-Signature-256", sign(body, OTHER_SECRET))),
         ((400, "EventHeaderInvalid"), "POST", [*without(without(good, "X-GitHub-Event"), "X-GitHub-Delivery")]),
         ((400, "EventHeaderInvalid"), "POST", replaced(good, "X-GitHub-Event", "Push!")),
+        ((400, "EventHeaderInvalid"), "POST", replaced(good, "X-GitHub-Event", "_push")),
+        ((400, "EventHeaderInvalid"), "POST", replaced(good, "X-GitHub-Event", "x" * 101)),
+        ((400, "EventHeaderInvalid"), "POST", replaced(good, "X-GitHub-Event", "")),
         ((400, "EventHeaderInvalid"), "POST", [*good, ("X-GitHub-Event", "push")]),
         ((400, "DeliveryHeaderInvalid"), "POST", [*without(good, "X-GitHub-Delivery")]),
         ((400, "DeliveryHeaderInvalid"), "POST", replaced(good, "X-GitHub-Delivery", "a b")),
@@ -145,6 +159,55 @@ def test_content_type_may_carry_parameters(app: Starlette) -> None:
             assert (await client.post(PATH, content=body, headers=given)).status_code == 202
 
     run(app, story)
+
+
+def test_every_event_that_github_documents_is_taken_and_so_are_those_to_come(app: Starlette, rows: Rows) -> None:
+    known = event_names()
+    names = [*known, "projects_v3_item", "sub-issues", "Copilot.review", "2fa", "x" * 100]
+
+    async def story(client: httpx.AsyncClient) -> None:
+        for name in names:
+            body = json.dumps({"action": "created", "repository": {"full_name": "acme/shop"}, "of": name}).encode()
+            wanted = (400, "PayloadMalformed") if name in OURS else (202, "ignored")
+            assert told(await deliver(client, body, event=name)) == wanted, name
+
+    run(app, story)
+
+    assert len(known) > 70
+    assert rows.query("SELECT count(*) FROM deliveries WHERE state = 'ignored'") == [(len(names),)]
+
+
+def test_a_webhook_with_githubs_default_content_type_is_taken_like_one_of_json(app: Starlette, rows: Rows) -> None:
+    small, large = as_form(push()), as_form(push(padding=2 * SPOOL_BYTES))
+    delivery = str(uuid.uuid4())
+
+    def form(body: bytes, **more: str) -> list[tuple[str | bytes, str | bytes]]:
+        return replaced(headers(body, **more), "Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+
+    async def story(client: httpx.AsyncClient) -> None:
+        for body in (small, large):
+            answer = await client.post(
+                PATH, content=body, headers=form(body, delivery=delivery if body is small else None)
+            )
+            assert told(answer) == (202, "accepted")
+        assert told(await client.post(PATH, content=small, headers=form(small, delivery=delivery))) == (202, "accepted")
+        assert told(await client.post(PATH, content=small, headers=form(small))) == (202, "duplicate")
+        bad = replaced(form(small), "X-Hub-Signature-256", sign(small + b"&x=1"))
+        assert told(await client.post(PATH, content=small, headers=bad)) == (401, "SignatureWrong")
+        ping = as_form(b'{"zen": "Keep it logically awesome."}')
+        assert told(await client.post(PATH, content=ping, headers=form(ping, event="ping"))) == (202, "ignored")
+        odd = small + b"&payload=%7B%7D"
+        assert told(await client.post(PATH, content=odd, headers=form(odd))) == (400, "PayloadMalformed")
+
+    run(app, story)
+
+    assert rows.query("SELECT state, target, seen_count FROM deliveries ORDER BY seq") == [
+        ("pending", "ref:refs/heads/main", 3),
+        ("pending", "ref:refs/heads/main", 1),
+        ("ignored", None, 1),
+        ("ignored", None, 1),
+    ]
+    assert rows.query("SELECT body = %s FROM deliveries WHERE id = %s", small, delivery) == [(True,)]
 
 
 @pytest.mark.parametrize("host", ["", "a b", "[::1", "x:port", "\t", "é", "evil.example/../x"])
