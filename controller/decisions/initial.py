@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from controller.decisions.tree_rules import visible
 from controller.model.deploy_toml import parse_deploy_toml
 from controller.model.errors import ConfigInvalid
 
@@ -39,6 +40,8 @@ DEPTH_MAX = 3
 FOLDERS_SKIPPED = frozenset({".git", ".hg", ".venv", "venv", "node_modules", "target", "__pycache__", ".oroboros"})
 
 _STATIC_FOLDERS = ("public", "dist", "site", "_site", "www", "static", "docs")
+#: In any case, with or without spaces around.
+_MISSPELT = frozenset({"deploy.toml", "deploy.tml", "deploy.tom", "deploy.toml.txt", "deployment.toml"})
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,60}\Z")
 _BINARY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,60}\Z")
 _ASSIGNED = r"^([A-Za-z_]\w{0,60})\s*(?::[^=\n]+)?=\s*(?:\w+\.)?"
@@ -104,6 +107,20 @@ def initial_deploy_toml(files: Iterable[str], contents: Mapping[str, str]) -> In
             continue
         return Initial(text=text, found=guess.found)
     raise AssertionError("the last recogniser knows every folder")
+
+
+def missing_deploy_toml(names: Iterable[bytes]) -> str:
+    """Return what is wrong with a commit that has no deploy.toml. `names` are paths in it, two deep: one that was
+    probably meant is named."""
+    for raw in sorted(names, key=lambda name: (name.count(b"/"), name)):
+        folder, _, last = raw.decode("utf-8", "replace").rpartition("/")
+        if folder and last == "deploy.toml":
+            return (
+                f"this commit has {visible(raw)}, but deploy.toml is read at the repository's root only: move it there"
+            )
+        if not folder and last.strip().casefold() in _MISSPELT:
+            return f"this commit has {visible(raw)}, but no deploy.toml: the name must be exactly deploy.toml"
+    return "this commit has no deploy.toml; `oroboros init` writes one"
 
 
 # What each kind of folder looks like, the surest sign first.

@@ -199,7 +199,7 @@ def _with_log(page: str, story: Story) -> str:
 def problem_line(problem: str, deploy_toml: bytes) -> int:
     """Return the line of deploy.toml that a problem is about, as well as it can be told; 1 otherwise."""
     named = _AT_LINE.search(problem)
-    lines = deploy_toml.decode("utf-8", "replace").splitlines()
+    lines = deploy_toml.decode("utf-8-sig", "replace").splitlines()
     if named is not None:
         return max(1, min(int(named[1]), max(1, len(lines))))
     path = problem.partition(": ")[0].split(".")

@@ -116,8 +116,9 @@ def _check_serves(of: RunFound) -> None:
 
 
 def _routes_of_recipe(of: RunFound) -> Sequence[str]:
-    body = open_mirror(of.settings).read_file(parse_sha(of.run.release), DEPLOY_TOML, bytes_max=DEPLOY_TOML_BYTES_MAX)
+    mirror = open_mirror(of.settings)
     try:
+        body = mirror.read_file(parse_sha(of.run.release), DEPLOY_TOML, bytes_max=DEPLOY_TOML_BYTES_MAX)
         return () if body is None else tuple(parse_route(route) for route in parse_recipe(body).smoke.routes)
     except (ConfigInvalid, ValueError) as error:
         raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml of run {of.run.run}: {error}") from error

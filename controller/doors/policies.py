@@ -17,8 +17,8 @@ def read_policy(settings: Settings, repository: RepositoryRow) -> Policy:
     newest = None if head is None or repository.refused_sha == head.sha else head.sha
     commits = [commit for commit in (newest, repository.policy_sha) if commit]
     for commit in commits:
-        body = mirror.read_file(commit, b"deploy.toml", bytes_max=DEPLOY_TOML_BYTES_MAX)
         try:
+            body = mirror.read_file(commit, b"deploy.toml", bytes_max=DEPLOY_TOML_BYTES_MAX)
             return Policy() if body is None else parse_policy(body)
         except ConfigInvalid:
             continue

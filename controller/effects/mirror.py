@@ -38,7 +38,7 @@ import pygit2
 from pygit2.enums import ConfigLevel, ObjectType
 
 from controller.decisions.github.identity import Identity
-from controller.decisions.tree_rules import FOLDER, ObjectId, parse_tree, visible
+from controller.decisions.tree_rules import FOLDER, LINK, LINK_BYTES_MAX, ObjectId, parse_tree, visible
 from controller.failpoints import failpoint
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Unavailable
 from controller.model.names import Sha, TreeId, parse_sha
@@ -48,6 +48,10 @@ PRODUCTION_REF: Final = "refs/oroboros/production"
 PULL_REFS: Final = "refs/oroboros/pull/"
 TITLE_CHARS_MAX: Final = 100
 CHANGED_PATHS_MAX: Final = 10_000
+#: Links on the way to one file, and names of the path that they make.
+LINKS_FOLLOWED_MAX: Final = 4
+STEPS_MAX: Final = 64
+FOLDERS_LISTED_MAX: Final = 50
 COMMITS_LOOKED_AT_MAX: Final = 500_000
 #: Packs are joined once there are more; each fetch adds one.
 PACKS_MAX: Final = 30
@@ -149,6 +153,14 @@ class GitObjects:
         if found != kind:
             raise Failed("TreeMalformed", f"the commit takes the object {wanted.hex()} for what it is not")
         return bytes(body)
+
+
+def _tree_of(head: Head) -> ObjectId:
+    return bytes.fromhex(head.tree)
+
+
+def _bad_link(reason: str, followed: Sequence[str], what: str) -> ConfigInvalid:
+    return ConfigInvalid(reason, f"{followed[-1] if followed else 'a link'}, {what}")
 
 
 def _object_missing(wanted: ObjectId) -> Unavailable:
@@ -365,14 +377,13 @@ class Mirror:
     def read_file(self, sha: Sha, path: bytes, *, bytes_max: int) -> bytes | None:
         """Return the bytes of a file at a commit; None when there is no file of that name, or no such commit.
 
-        ConfigInvalid when it is larger than `bytes_max`.
+        Links inside the commit are followed. ConfigInvalid when one leads elsewhere, or the file is larger than
+        `bytes_max`.
         """
         found = self._lookup(sha, path)
-        if found is None or found[0] == FOLDER:
+        if found is None or found[0] not in (0o100644, 0o100755, 0o100664):
             return None
-        mode, entry_id = found
-        if mode not in (0o100644, 0o100755, 0o100664):
-            return None
+        _, entry_id = found
         with self.objects() as objects:
             size = objects.blob_size(entry_id)
             if size > bytes_max:
@@ -382,31 +393,72 @@ class Mirror:
             return objects.read_blob(entry_id)
 
     def subtree_id(self, sha: Sha, path: bytes) -> str:
-        """Return the tree id of a folder at a commit; "" when there is none."""
-        found = self._lookup(sha, path)
+        """Return the tree id of a folder at a commit; "" when there is none. Links inside the commit are followed."""
+        try:
+            found = self._lookup(sha, path)
+        except ConfigInvalid:
+            return ""
         return found[1].hex() if found is not None and found[0] == FOLDER else ""
+
+    def names_at(self, sha: Sha) -> tuple[bytes, ...]:
+        """Return the names in the top folder of a commit, and in its first `FOLDERS_LISTED_MAX` folders, as paths."""
+        head = self.head(sha)
+        if head is None:
+            return ()
+        with self.objects() as objects:
+            top = [(int(mode, 8), name, entry) for mode, name, entry in parse_tree(objects.read_tree(_tree_of(head)))]
+            found = [name for _, name, _ in top]
+            for _, folder, entry in [one for one in top if one[0] == FOLDER][:FOLDERS_LISTED_MAX]:
+                found += [folder + b"/" + name for _, name, _ in parse_tree(objects.read_tree(entry))]
+        return tuple(found)
 
     def objects(self) -> GitObjects:
         """Open the objects for reading, packs of the newest fetch included."""
         return GitObjects(self._repository())
 
     def _lookup(self, sha: Sha, path: bytes) -> tuple[int, ObjectId] | None:
-        """Return mode and id of what lies at `path` at a commit."""
+        """Return mode and id of what lies at `path` at a commit, once every link on the way was followed; None for
+        nothing. ConfigInvalid when a link leads out of the commit, or to nothing."""
         head = self.head(sha)
-        parts = [part for part in path.split(b"/") if part]
-        if head is None or not parts:
+        steps = [part for part in path.split(b"/") if part]
+        if head is None or not steps or b".." in steps:
             return None
-        mode, at = FOLDER, bytes.fromhex(head.tree)
+        #: The folders that we are in, the commit's own first.
+        above: list[ObjectId] = [_tree_of(head)]
+        followed: list[str] = []
+        mode, at = FOLDER, above[0]
+        trees: dict[ObjectId, dict[bytes, tuple[int, ObjectId]]] = {}
         with self.objects() as objects:
-            for part in parts:
-                if mode != FOLDER:
+            while steps:
+                step = steps.pop(0)
+                if step in (b"", b"."):
+                    continue
+                if step == b"..":
+                    if len(above) == 1:
+                        raise _bad_link("LinkLeavesTree", followed, "which leaves the repository")
+                    above.pop()
+                    mode, at = FOLDER, above[-1]
+                    continue
+                if above[-1] not in trees:
+                    listed = parse_tree(objects.read_tree(above[-1]))
+                    trees[above[-1]] = {name: (int(octal, 8), entry) for octal, name, entry in listed}
+                found = trees[above[-1]].get(step)
+                if found is None or (steps and found[0] not in (FOLDER, LINK)):
+                    if followed:
+                        raise _bad_link("LinkDangling", followed, "which is not in the repository")
                     return None
-                entries = {
-                    name: (int(raw_mode, 8), entry) for raw_mode, name, entry in parse_tree(objects.read_tree(at))
-                }
-                if part not in entries:
-                    return None
-                mode, at = entries[part]
+                mode, at = found
+                if mode == FOLDER:
+                    above.append(at)
+                elif mode == LINK:
+                    target = objects.read_blob(at) if objects.blob_size(at) <= LINK_BYTES_MAX else b""
+                    followed.append(f"{visible(step)} is a link to {visible(target)}")
+                    if target.startswith(b"/"):
+                        raise _bad_link("LinkAbsolute", followed, "an absolute path")
+                    steps = target.split(b"/") + steps
+                    if not target or len(followed) > LINKS_FOLLOWED_MAX or len(steps) > STEPS_MAX:
+                        raise _bad_link("TooManyLinks", followed, "and on: link to the file itself")
+                    mode, at = FOLDER, above[-1]
         return mode, at
 
     def _head_of(self, reference: str) -> Head | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from controller.decisions.admission import asks_for_paths, forks_to_fetch
+from controller.decisions.initial import missing_deploy_toml
 from controller.decisions.order import HeadFacts, HeadVerdict, judge_head
 from controller.decisions.refresh import Hint, Looks, is_answered
 from controller.decisions.signatures import judge_signature
@@ -279,8 +280,8 @@ def observe_policy(sight: Sight, history: History, production: Head | None) -> t
 
 def _policy_at(sight: Sight, sha: Sha) -> Policy | tuple[str, ...]:
     if sha not in sight.policies:
-        body = sight.mirror.read_file(sha, DEPLOY_TOML, bytes_max=DEPLOY_TOML_BYTES_MAX)
         try:
+            body = sight.mirror.read_file(sha, DEPLOY_TOML, bytes_max=DEPLOY_TOML_BYTES_MAX)
             sight.policies[sha] = Policy() if body is None else parse_policy(body)
         except ConfigInvalid as error:
             sight.policies[sha] = error.problems
@@ -297,7 +298,7 @@ def recipe_at(sight: Sight, sha: Sha) -> RecipeAt:
     try:
         body = sight.mirror.read_file(sha, DEPLOY_TOML, bytes_max=DEPLOY_TOML_BYTES_MAX)
         if body is None:
-            found = RecipeAt(recipe=None, problem="this commit has no deploy.toml; `oroboros init` writes one")
+            found = RecipeAt(recipe=None, problem=missing_deploy_toml(sight.mirror.names_at(sha)))
         else:
             found = RecipeAt(recipe=parse_recipe(body))
     except ConfigInvalid as error:

@@ -103,13 +103,23 @@ def _size(value: object) -> object:
 
 
 def _relative(value: str) -> str:
-    if not _PATH.match(value) or any(part in ("", ".", "..") for part in value.rstrip("/").split("/")):
-        raise ValueError("must be a relative path inside the tree, of letters, digits and . _ - @ + ~, without ..")
-    return value.rstrip("/")
+    path = _folder(value)
+    if path == ".":
+        raise ValueError("must name something below the repository's root")
+    return path
 
 
 def _folder(value: str) -> str:
-    return value if value == "." else _relative(value)
+    """Return the path in its one spelling: `./public//` is `public`. "." is the repository's root."""
+    if value.startswith("/"):
+        raise ValueError(f"must be relative to the repository's root: write {value.strip('/')[:60] or '.'!r}")
+    if "\\" in value:
+        raise ValueError("must have / between folders, not \\")
+    parts = [part for part in value.split("/") if part not in ("", ".")]
+    path = "/".join(parts) or "."
+    if not value or not _PATH.match(path) or ".." in parts:
+        raise ValueError("must be a relative path inside the tree, of letters, digits and . _ - @ + ~, without ..")
+    return path
 
 
 def _url_path(value: str) -> str:
@@ -167,6 +177,11 @@ def _name(value: str) -> str:
 
 def _glob(value: str) -> str:
     _name(value)
+    value = value.removeprefix("./")
+    if value.endswith("/"):
+        raise ValueError(f"is a folder, and patterns are of files: write {value.rstrip('/')[:60]}/**")
+    if "\\" in value:
+        raise ValueError("must have / between folders, not \\")
     if value.startswith("/") or any(part in ("", ".", "..") for part in value.split("/")):
         raise ValueError("must be a path or a pattern such as web/** or *.md, without / at its ends and without ..")
     if any("**" in part and part != "**" for part in value.split("/")):
@@ -459,13 +474,28 @@ def recipe_hash(recipe: config.Recipe) -> str:
 def _read_toml(data: bytes) -> dict[str, object]:
     if len(data) > DEPLOY_TOML_BYTES_MAX:
         raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml: is larger than {DEPLOY_TOML_BYTES_MAX >> 10} KiB")
+    unicode = _other_unicode(data)
+    if unicode is not None:
+        raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml: is {unicode}, not UTF-8: save it as UTF-8")
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        # Editors on Windows begin UTF-8 with a byte order mark, which TOML 1.1 lets pass and tomllib does not.
+        return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml: is not UTF-8 (at line {line})") from error
+        raise ConfigInvalid(
+            "DeployTomlInvalid", f"deploy.toml: is not UTF-8 (at line {line}): save it as UTF-8"
+        ) from error
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml: is not TOML: {str(error)[:200]}") from error
+
+
+def _other_unicode(data: bytes) -> str | None:
+    """Return which other encoding of Unicode this is, by its byte order mark or by a zero in its first character."""
+    marks = ((b"\xff\xfe\0\0", 32), (b"\0\0\xfe\xff", 32), (b"\xff\xfe", 16), (b"\xfe\xff", 16))
+    for mark, bits in marks:
+        if data.startswith(mark):
+            return f"UTF-{bits}"
+    return "UTF-16" if b"\0" in data[:2] else None
 
 
 def _problems(error: ValidationError) -> list[str]:

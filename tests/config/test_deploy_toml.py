@@ -179,7 +179,7 @@ def test_tells_every_problem_of_recipe_and_policy_at_once() -> None:
     [
         ('[web]\nstatic = "/etc"', "web.static"),
         ('[web]\nstatic = "a/../../b"', "web.static"),
-        ('[web]\nstatic = "a//b"', "web.static"),
+        ('[web]\nstatic = "a\\\\b"', "web.static"),
         ('[web]\nstatic = "a\\u0000b"', "web.static"),
         ('[web]\nstatic = ""', "web.static"),
         (f'[web]\nstatic = "{"a" * 300}"', "web.static"),
@@ -245,6 +245,64 @@ def test_refuses_a_wrong_value_under_its_key(text: str, key: str) -> None:
 def test_broken_toml_is_told_with_its_line() -> None:
     assert "line 2" in problems_of(b"[web]\nstatic = \n")[0]
     assert "line 2" in problems_of(b'[web]\nstatic = "\xff"\n')[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("./public/", "public"), ("public//", "public"), ("a//b/./c", "a/b/c"), ("./", "."), (".", "."), ("./.", ".")],
+)
+def test_a_path_has_many_spellings_and_one_meaning(written: str, meant: str) -> None:
+    text = f'[web]\nstatic = "{written}"\n'
+
+    assert parse_recipe(text.encode()) == Recipe(web=Web(static=meant))
+    patterns = parse_policy(b'[previews]\npaths = ["./web/**"]\n').previews.paths
+    assert patterns == ("web/**",)
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "advice"),
+    [
+        ("static", "/public/", "write 'public'"),
+        ("static", "/", "write '.'"),
+        ("static", "public\\\\site", "must have / between folders"),
+        ("static", "../site", "without .."),
+        ("fallback", "/index.html", "write 'index.html'"),
+        ("fallback", "./", "below the repository's root"),
+    ],
+)
+def test_a_path_that_is_refused_comes_with_how_to_write_it(key: str, written: str, advice: str) -> None:
+    beside = "" if key == "static" else 'static = "public"\n'
+
+    (problem,) = problems_of(f'[web]\n{beside}{key} = "{written}"\n')
+
+    assert problem.startswith(f"web.{key}: ")
+    assert advice in problem
+
+
+def test_a_pattern_that_names_a_folder_is_refused_with_the_pattern_of_its_files() -> None:
+    (problem,) = problems_of(f'{WEB}[previews]\npaths = ["web/"]\n')
+
+    assert "write web/**" in problem
+
+
+def test_a_file_that_was_saved_on_windows_is_read() -> None:
+    with_mark = b"\xef\xbb\xbf" + WEB.replace("\n", "\r\n").encode()
+
+    assert parse_recipe(with_mark) == parse_recipe(WEB.encode())
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_another_unicode_than_utf_8_is_called_by_its_name(encoding: str) -> None:
+    (problem,) = problems_of(WEB.encode(encoding))
+
+    assert encoding[:6].upper() in problem or "-16" in problem
+    assert problem.endswith("save it as UTF-8")
+
+
+def test_what_is_no_unicode_is_told_with_its_line_and_what_to_do() -> None:
+    (problem,) = problems_of(WEB.encode() + "# gr\u00fcn\n".encode("latin-1"))
+
+    assert problem == "deploy.toml: is not UTF-8 (at line 3): save it as UTF-8"
 
 
 def test_refuses_more_than_64_kib_and_more_than_any_parser_likes() -> None:

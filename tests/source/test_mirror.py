@@ -214,18 +214,52 @@ def test_only_a_full_id_finds_a_commit(remote: Remote, mirror: Mirror, text: str
 def test_files_and_folders_are_read_at_a_commit(remote: Remote, mirror: Mirror) -> None:
     (remote.work / "db/migrations").mkdir(parents=True)
     (remote.work / "db/migrations/1.sql").write_text("select 1")
-    (remote.work / "link").symlink_to("README")
     sha = remote.commit("deploy.toml", "[web]\n")
     remote.push()
     mirror.fetch(branch="main", pulls=[])
     assert mirror.read_file(sha, b"deploy.toml", bytes_max=6) == b"[web]\n"
     with pytest.raises(ConfigInvalid):
         mirror.read_file(sha, b"deploy.toml", bytes_max=5)
-    for path in (b"missing", b"db", b"link", b"deploy.toml/x", b"../x", b""):
+    for path in (b"missing", b"db", b"deploy.toml/x", b"../x", b""):
         assert mirror.read_file(sha, path, bytes_max=100) is None
     tree = git("-C", remote.work, "rev-parse", "HEAD:db/migrations")
     assert mirror.subtree_id(sha, b"db/migrations") == mirror.subtree_id(sha, b"db/migrations/") == tree
     assert mirror.subtree_id(sha, b"deploy.toml") == mirror.subtree_id(sha, b"no/such") == ""
+    assert {b"deploy.toml", b"db", b"db/migrations"} <= set(mirror.names_at(sha))
+
+
+@pytest.mark.parametrize(
+    ("links", "reason"),
+    [
+        ({"deploy.toml": "ops/deploy.toml"}, None),
+        ({"deploy.toml": "./ops/../ops//deploy.toml"}, None),
+        ({"deploy.toml": "conf/deploy.toml", "conf": "ops"}, None),
+        ({"deploy.toml": "deep/link/deploy.toml", "deep/link": "../ops"}, None),
+        ({"deploy.toml": "ops/none.toml"}, "LinkDangling"),
+        ({"deploy.toml": "README/none.toml"}, "LinkDangling"),
+        ({"deploy.toml": "../outside.toml"}, "LinkLeavesTree"),
+        ({"deploy.toml": "/etc/passwd"}, "LinkAbsolute"),
+        ({"deploy.toml": "deploy.toml"}, "TooManyLinks"),
+        ({"deploy.toml": "ops/../" * 60 + "ops/deploy.toml"}, "TooManyLinks"),
+    ],
+)
+def test_a_file_behind_links_is_read_or_refused_with_the_link(
+    remote: Remote, mirror: Mirror, links: dict[str, str], reason: str | None
+) -> None:
+    for path, target in {"ops/README": "../README", **links}.items():
+        (remote.work / path).parent.mkdir(exist_ok=True)
+        (remote.work / path).symlink_to(target)
+    sha = remote.commit("ops/deploy.toml", "[web]\n")
+    remote.push()
+    mirror.fetch(branch="main", pulls=[])
+
+    if reason is None:
+        assert mirror.read_file(sha, b"deploy.toml", bytes_max=100) == b"[web]\n"
+        assert mirror.subtree_id(sha, b"conf") == (mirror.subtree_id(sha, b"ops") if "conf" in links else "")
+        return
+    with pytest.raises(ConfigInvalid, match=reason) as caught:
+        mirror.read_file(sha, b"deploy.toml", bytes_max=100)
+    assert "is a link to" in str(caught.value)
 
 
 def test_title_is_one_short_visible_line(remote: Remote, mirror: Mirror) -> None:
