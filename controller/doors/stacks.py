@@ -1,6 +1,7 @@
 """Which stack does a command mean, and with which settings? Command line and environment in, `Settings` out.
 
-In this order: `--root`, `OROBOROS_ROOT`, `./.oroboros` when a stack runs there, `/srv/oroboros`. A root that
+In this order: `--root`, `OROBOROS_ROOT`, the stack that runs in `.oroboros` of this folder or of one above it, or the
+stack in whose own folders we are, `/srv/oroboros`. A root that
 `oroboros up` made holds `environment.json`, the very values that its api and worker were started with; else the
 environment of this process must hold them. Those values are believed when they are root's or of whoever asks, and
 never in `/srv/oroboros`, which is the worker's.
@@ -8,6 +9,7 @@ never in `/srv/oroboros`, which is the worker's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -95,8 +97,8 @@ def find_stack(given: Path | None, environ: Mapping[str, str], *, working_direct
     elif environ.get("OROBOROS_ROOT", "").strip():
         root = Path(environ["OROBOROS_ROOT"]).absolute()
     else:
-        local = working_directory / LOCAL_ROOT
-        root = local if Layout(local).stack_file.exists() and not own_values else HOST_ROOT
+        found = None if own_values else _find_upwards(working_directory, home=environ.get("HOME", ""))
+        root = found if found is not None else HOST_ROOT
     # Who sets the database's address means the environment, unless --root points elsewhere.
     file = root / ENVIRONMENT_FILE
     if root != HOST_ROOT and (given is not None or not own_values) and file.exists():
@@ -109,6 +111,24 @@ def find_stack(given: Path | None, environ: Mapping[str, str], *, working_direct
         values, closed = _read_host_environment()
         return Stack(root=root, environ={**environ, **values}, embedded=False, is_host=True, closed=closed)
     return Stack(root=root, environ={**environ, "OROBOROS_ROOT": str(root)}, embedded=False)
+
+
+def _find_upwards(start: Path, *, home: str) -> Path | None:
+    """Return the nearest stack at or above a folder, as git looks for its repository: not beyond the file system that
+    the folder is on, and not above the home folder. Whose files they are is judged by the caller."""
+    device = os.stat(start).st_dev
+    for folder in (start, *start.parents):
+        with contextlib.suppress(OSError):
+            if os.stat(folder).st_dev != device:
+                return None
+        if os.path.exists(Layout(folder / LOCAL_ROOT).stack_file):
+            return folder / LOCAL_ROOT
+        # A root of another name: both files, since a repository may hold one that is called so.
+        if os.path.exists(folder / ENVIRONMENT_FILE) and os.path.exists(topology_file(Layout(folder))):
+            return folder
+        if str(folder) == home:
+            return None
+    return None
 
 
 def _read_host_environment() -> tuple[dict[str, str], str]:

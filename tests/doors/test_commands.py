@@ -263,6 +263,23 @@ def test_the_root_is_found_in_the_order_of_the_readme(small: Small, tmp_path: Pa
     assert find_stack(None, {}, working_directory=tmp_path).root == local
 
 
+def test_a_stack_is_found_from_the_folders_below_it_and_not_beyond_home(small: Small, tmp_path: Path) -> None:
+    host, local = Path("/srv/oroboros"), tmp_path / "shop" / ".oroboros"
+    deep = local / "work" / "src" / "deep"
+    deep.mkdir(parents=True)
+    (local / "stack.json").write_text("{}")
+    (small.root / "work").mkdir(exist_ok=True)
+
+    assert find_stack(None, {}, working_directory=deep).root == local
+    assert find_stack(None, {}, working_directory=local).root == local
+    assert find_stack(None, {"HOME": str(tmp_path / "shop")}, working_directory=deep).root == local
+    assert find_stack(None, {"HOME": str(local / "work")}, working_directory=deep).root == host
+    # A root may be called anything; a repository's own environment.json makes no stack.
+    assert find_stack(None, {}, working_directory=small.root / "work").root == small.root
+    (tmp_path / "environment.json").write_text("{}")
+    assert find_stack(None, {}, working_directory=tmp_path).root == host
+
+
 def test_a_stack_that_was_stopped_is_named_and_how_to_start_it(small: Small) -> None:
     small.layout.stack_file.unlink()
 
