@@ -125,6 +125,7 @@ def run(
     fallback: int | None = None,
     reason: str = "",
     message: str = "",
+    successor: int | None = None,
     switched_s: float | None = None,
     confirmed_s: float | None = None,
     ended_s: float = 60.0,
@@ -155,6 +156,7 @@ def run(
         proof=proof,
         reason=reason,
         message=message,
+        successor="" if successor is None else sha(successor),
     )
 
 

@@ -665,7 +665,14 @@ class FakeHost:
         world = self.slots[step.slot]
         world.activities -= {"gate", "watch"}  # they are of this run and are cancelled; other threads end by themselves
         world.runs[run.generation] = replace(
-            run, state=step.state, reason=step.reason, message=step.message, proven=step.proven, ended_at=self.now
+            run,
+            state=step.state,
+            reason=step.reason,
+            message=step.message,
+            proven=step.proven,
+            successor=step.successor,
+            switched_back=step.switched_back,
+            ended_at=self.now,
         )
 
     def _start_activity(self, slot: SlotName, generation: int, activity: Activity) -> None:

@@ -17,7 +17,7 @@ from controller.model.steps import (
     SwitchBack,
     WipeSlot,
 )
-from controller.model.world import STOPPED_BY_HAND, Held, Hold, SlotObserved, Wanted
+from controller.model.world import NEWER_HEAD, STOPPED_BY_HAND, Held, Hold, SlotObserved, Wanted
 
 #: A run's state, said of it while it runs.
 DOING = {
@@ -77,8 +77,25 @@ def why(wanted: Wanted | Hold | None, slot: SlotObserved, steps: tuple[Step, ...
     return _why_nothing(wanted, slot) + (f"; {describe_held(held)}" if held is not None else "")
 
 
+def superseded_by(sha: str) -> str:
+    """Say which commit took over; "" when none is known."""
+    return f"superseded by {sha[:7] or 'a later commit'}"
+
+
+def end_of_run(state: str, reason: str, message: str, *, successor: str, switched_back: bool) -> str:
+    """Return how a run ended and what serves instead, in one text for people; "" while it has none."""
+    if (state, reason) == (RunState.SUPERSEDED, NEWER_HEAD):
+        return superseded_by(successor)
+    if state == RunState.ROLLED_BACK and successor:
+        return f"{message}; {'rolled' if switched_back else 'rolling'} back to {successor[:7]}"
+    return message
+
+
 def _why_end(step: EndRun, run: Run) -> str:
-    said = ": ".join(part for part in (step.reason, step.message) if part)
+    ended = end_of_run(
+        step.state, step.reason, step.message, successor=step.successor, switched_back=step.switched_back
+    )
+    said = ": ".join(part for part in (step.reason, ended) if part)
     return f"ends {_name(run.head)} as {step.state}: {said or 'its window passed'}"
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from controller.decisions.explain import end_of_run
 from controller.decisions.holds import describe_held, held_run
 from controller.decisions.report import runs_to_report
 from controller.model.names import MAIN, PRODUCTION, Topology
@@ -61,7 +62,8 @@ def _of_run(
         yield _wanted("deployed", slot, run, topology, at=lives_at)
     event = _ENDS.get(run.state)
     if event is not None and run.ended_at is not None and run.ended_at >= now - NEWS:
-        yield _wanted(event, slot, run, topology, at=run.ended_at, reason=run.reason, message=run.message)
+        said = end_of_run(run.state, run.reason, run.message, successor=run.successor, switched_back=run.switched_back)
+        yield _wanted(event, slot, run, topology, at=run.ended_at, reason=run.reason, message=said)
     held = held_run(observed, slot, run, now=now) if run.ended_at is None and run.switched_at is None else None
     if held is not None:
         said = describe_held(held)

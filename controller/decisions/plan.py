@@ -66,7 +66,16 @@ from controller.model.steps import (
     SwitchBack,
     WipeSlot,
 )
-from controller.model.world import MIGRATIONS_DIFFER, STOPPED_BY_HAND, Held, Hold, Observed, SlotObserved, Wanted
+from controller.model.world import (
+    MIGRATIONS_DIFFER,
+    NEWER_HEAD,
+    STOPPED_BY_HAND,
+    Held,
+    Hold,
+    Observed,
+    SlotObserved,
+    Wanted,
+)
 
 #: A worker that died this often over one run has met a poison commit: the run stalls and the rest goes on.
 ATTEMPTS_MAX = 3
@@ -80,10 +89,6 @@ RESTART_PAUSE_S = 10.0
 REFUSALS = frozenset({MIGRATIONS_DIFFER})
 #: Nobody pushed for these: they restore what has served here.
 RESTORING = frozenset({Cause.REPAIR, Cause.ROLLBACK})
-#: How the messages of ended runs begin or go on; `report` reads them.
-SUPERSEDED_BY = "superseded by "
-ROLLED_BACK_TO = "; rolled back to "
-ROLLING_BACK_TO = "; rolling back to "
 #: The reason of a run that a hold caught at its gate: it is begun anew when nothing holds its slot.
 HELD = "Held"
 SAME_CONTENT_FAILED = "the same content failed here before"
@@ -305,8 +310,26 @@ def _plan_emptying(slot: SlotObserved) -> list[Step]:
     return steps
 
 
-def _end(run: Run, state: RunState, reason: str, message: str, *, proven: bool = False) -> EndRun:
-    return EndRun(slot=run.slot, generation=run.generation, state=state, reason=reason, message=message, proven=proven)
+def _end(
+    run: Run,
+    state: RunState,
+    reason: str,
+    message: str,
+    *,
+    proven: bool = False,
+    successor: str = "",
+    switched_back: bool = False,
+) -> EndRun:
+    return EndRun(
+        slot=run.slot,
+        generation=run.generation,
+        state=state,
+        reason=reason,
+        message=message,
+        proven=proven,
+        successor=successor,
+        switched_back=switched_back,
+    )
 
 
 def _stop(slot: SlotObserved, process: ProcessFact) -> StopUnit:
@@ -395,12 +418,12 @@ def _is_unwanted(
 
 def _supersede(wanted: Wanted | Hold | None, observed: Observed, slot: SlotObserved, run: Run) -> EndRun:
     if isinstance(wanted, Wanted):
-        by: str = wanted.head.sha[:7]
+        by: str = wanted.head.sha
     elif slot.slot == MAIN and observed.production_head is not None:
-        by = observed.production_head.sha[:7]
+        by = observed.production_head.sha
     else:
-        by = "a later commit"
-    return _end(run, RunState.SUPERSEDED, "NewerHead", f"{SUPERSEDED_BY}{by}")
+        by = ""
+    return _end(run, RunState.SUPERSEDED, NEWER_HEAD, "", successor=by)
 
 
 def _plan_without_run(
@@ -814,13 +837,15 @@ def _roll_back(observed: Observed, slot: SlotObserved, run: Run, verdict: Verdic
     is_good = not is_quarantined(observed, run.domain, fallback.head.tree)
     if went_back or (is_good and back is not None and _can_serve(slot, fallback, back)):
         steps.append(SwitchBack(slot=run.slot, generation=run.generation, fallback=fallback.generation))
-        message = f"{verdict.message}{ROLLED_BACK_TO}{fallback.release[:7]}"
-        return [*steps, _end(run, RunState.ROLLED_BACK, verdict.reason, message)]
+        return [*steps, _end_rolled_back(run, verdict, to=fallback.release, switched_back=True)]
     target = last_proven(observed, run.domain)
     if target is None or target.tree == run.head.tree:
         return nothing
-    message = f"{verdict.message}{ROLLING_BACK_TO}{target.sha[:7]}"
-    return [*steps, _end(run, RunState.ROLLED_BACK, verdict.reason, message)]
+    return [*steps, _end_rolled_back(run, verdict, to=target.sha, switched_back=False)]
+
+
+def _end_rolled_back(run: Run, verdict: Verdict, *, to: Sha, switched_back: bool) -> EndRun:
+    return _end(run, RunState.ROLLED_BACK, verdict.reason, verdict.message, successor=to, switched_back=switched_back)
 
 
 def _can_serve(slot: SlotObserved, fallback: Run, back: Live) -> bool:

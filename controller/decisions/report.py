@@ -27,14 +27,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from controller.decisions.admission import NEEDS_APPROVAL, admission
-from controller.decisions.explain import DOING
+from controller.decisions.explain import DOING, superseded_by
 from controller.decisions.holds import describe_end, held_run
 from controller.decisions.markdown import chars, visible
 from controller.decisions.plan import (
     HELD,
-    ROLLED_BACK_TO,
-    ROLLING_BACK_TO,
-    SUPERSEDED_BY,
     active_override,
     desired,
     serves,
@@ -248,19 +245,16 @@ def _tail(observed: Observed, slot: SlotObserved, run: Run) -> str:
 
 def _rolled_back(slot: SlotObserved, run: Run, tail: str) -> str:
     """Name what serves instead. Going back is over when `live` says so, or when a newer head took over."""
-    why, _, _ = run.message.partition(ROLLED_BACK_TO)
-    why, _, planned = why.partition(ROLLING_BACK_TO)
-    _, _, done = run.message.partition(ROLLED_BACK_TO)
-    detail = f": {run.reason}: {why}"
+    detail, back_to = f": {run.reason}: {run.message}", run.successor[:7]
     live = slot.live
     if live is not None and live.state == "live" and live.generation == run.generation:
-        return describe(f"rolling back to {planned or done}", detail, tail)
-    if done:
-        return describe(f"rolled back to {done}", detail, tail)
+        return describe(f"rolling back to {back_to}", detail, tail)
+    if run.switched_back:
+        return describe(f"rolled back to {back_to}", detail, tail)
     back = [r for r in runs_to_report(slot) if r.generation > run.generation and r.switched_at is not None]
     first = min(back, key=lambda r: r.generation, default=None)
     if first is None or first.cause is Cause.ROLLBACK:
-        return describe(f"rolled back to {planned if first is None else first.release[:7]}", detail, tail)
+        return describe(f"rolled back to {back_to if first is None else first.release[:7]}", detail, tail)
     return describe(f"failed; {first.head.sha[:7]} took over", detail, tail)
 
 
@@ -270,7 +264,7 @@ def _superseded(observed: Observed, slot: SlotObserved, run: Run, tail: str) -> 
         if head is None or head.sha == run.head.sha:
             # Its next run is about to begin.
             return StatusState.PENDING, CheckState.QUEUED, describe(run.message, "", tail)
-        return StatusState.ERROR, CheckState.NEUTRAL, describe(f"{SUPERSEDED_BY}{head.sha[:7]}", "", tail)
+        return StatusState.ERROR, CheckState.NEUTRAL, describe(superseded_by(head.sha), "", tail)
     served_well = run.confirmed_at is not None or (
         run.cause in (Cause.REPAIR, Cause.ROLLBACK)
         and any((p.domain, p.sha) == (run.domain, run.release) for p in observed.proven)
@@ -286,10 +280,10 @@ def _superseded(observed: Observed, slot: SlotObserved, run: Run, tail: str) -> 
         if served_well:
             return StatusState.SUCCESS, CheckState.SUCCESS, describe("was live", f"; {run.message}", tail)
         return StatusState.ERROR, CheckState.CANCELLED, describe("not deployed", f": {run.message}", tail)
-    by = run.message.removeprefix(SUPERSEDED_BY)
     if served_well:
+        by = run.successor[:7] or "a later commit"
         return StatusState.SUCCESS, CheckState.SUCCESS, describe(f"was live; {by} took over", "", tail)
-    return StatusState.ERROR, CheckState.NEUTRAL, describe(f"{SUPERSEDED_BY}{by}", "", tail)
+    return StatusState.ERROR, CheckState.NEUTRAL, describe(superseded_by(run.successor), "", tail)
 
 
 def _why_ended(pull: PullRequest, observed: Observed) -> str:
@@ -427,7 +421,7 @@ def _never_run(observed: Observed) -> Iterator[Said]:
     for hint in observed.hints:
         if hint.sha is None or not hint.on_production or head is None or hint.sha == head.sha:
             continue
-        text = describe(f"{SUPERSEDED_BY}{head.sha[:7]}")
+        text = describe(superseded_by(head.sha))
         yield _said(hint.sha, MAIN, StatusState.ERROR, text, check=CheckState.NEUTRAL)
 
 
@@ -438,7 +432,7 @@ def _end_of(pending: WantedStatus, observed: Observed) -> Said:
     if pending.context == PRODUCTION_CONTEXT:
         if head is None or head.sha == pending.sha:
             return stays
-        text, check = describe(f"{SUPERSEDED_BY}{head.sha[:7]}"), CheckState.NEUTRAL
+        text, check = describe(superseded_by(head.sha)), CheckState.NEUTRAL
     elif not observed.pulls_listed:
         return stays
     elif pulls := [pull for pull in observed.pulls if pull.head_sha == pending.sha]:

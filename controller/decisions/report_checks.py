@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from controller.decisions.explain import BECAUSE
+from controller.decisions.explain import BECAUSE, end_of_run
 from controller.decisions.github.checks import TEXT_CHARS_MAX, Annotation, CheckRun
 from controller.decisions.markdown import block, cell, chars, code, table
 from controller.model.config import Recipe
@@ -115,8 +115,9 @@ def _of_run(story: Story) -> list[str]:
         f"Run {run.generation} of {code(run.head.sha[:7])} in {code(run.slot)}{release}: {BECAUSE[run.cause]}."
         + (f" It was begun {run.attempts} times." if run.attempts > 1 else "")
     ]
-    if run.message:
-        parts.append(f"{code(run.reason or str(run.state))}: {code(run.message)}")
+    said = end_of_run(run.state, run.reason, run.message, successor=run.successor, switched_back=run.switched_back)
+    if said:
+        parts.append(f"{code(run.reason or str(run.state))}: {code(said)}")
     rows = _steps(story)
     if rows:
         parts.append("### Steps\n\n" + table(("step", "began", "took", "result"), rows))

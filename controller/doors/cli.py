@@ -369,7 +369,7 @@ def worker(context: click.Context) -> int:
 @click.option("--base-host", default=None, metavar="NAME", help="Below it lie app., preview1., api., worker.")
 @click.option("--production-host", default=None, metavar="NAME", help="Production's own name.")
 @click.option("--preview-host", default=None, metavar="NAME", help="Previews' names; {n} is the slot's number.")
-@click.option("--previews", type=click.IntRange(0, 50), default=None, help="Number of preview slots.")
+@click.option("--previews", type=click.IntRange(0, PREVIEWS_MAX), default=None, help="Number of preview slots.")
 @click.option("--backend-port", type=click.IntRange(1, 65_535), default=None, help="Production's stable port.")
 @click.option("--scheme", type=click.Choice(["http", "https"]), default=None, help="What visitors type.")
 @click.option("--public-port", type=click.IntRange(0, 65_535), default=None, help="In visitors' URLs; 0: the scheme's.")

@@ -297,7 +297,7 @@ def _runs(store: Store, *, since: datetime) -> RunsOfDay:
         here,
     )
     failures = store.load_rows(
-        "SELECT generation, slot, sha, title, state, reason, message, ended_at FROM runs"
+        "SELECT generation, slot, sha, title, state, reason, message, successor, switched_back, ended_at FROM runs"
         " WHERE repository_id = %s AND host = %s AND begun_at >= %s AND state IN ('failed', 'rolled_back', 'stalled')"
         " ORDER BY generation DESC LIMIT %s",
         [*here, FAILURES_MAX],
@@ -321,7 +321,7 @@ def _runs(store: Store, *, since: datetime) -> RunsOfDay:
                 title=str(row["title"]),
                 state=str(row["state"]),
                 reason=str(row["reason"]),
-                message=str(row["message"]),
+                message=views.said_at_end(row),
                 ended_at=row["ended_at"],
             )
             for row in failures

@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import LiteralString, Protocol
 
+from controller.decisions.explain import end_of_run
 from controller.decisions.github.sweep import ASKS_MAX
 from controller.decisions.holds import HELD_BY_HAND, describe_held, judge_held
 from controller.decisions.plan import stopped_by
@@ -348,9 +349,20 @@ class BackendView:
 
 
 _RUN_COLUMNS: LiteralString = (
-    "generation, slot, domain, sha, release, title, cause, state, reason, message, proof, attempts, served, proven,"
-    " begun_at, switched_at, watch_until, ended_at"
+    "generation, slot, domain, sha, release, title, cause, state, reason, message, successor, switched_back, proof,"
+    " attempts, served, proven, begun_at, switched_at, watch_until, ended_at"
 )
+
+
+def said_at_end(row: Mapping[str, object]) -> str:
+    """Return how a run of which this is the row ended, in words."""
+    return end_of_run(
+        _text(row["state"]),
+        _text(row["reason"]),
+        _text(row["message"]),
+        successor=_text(row["successor"]),
+        switched_back=bool(row["switched_back"]),
+    )
 
 
 def bounded_limit(limit: int) -> int:
@@ -900,7 +912,7 @@ def _runs(
             cause=_text(row["cause"]),
             state=_text(row["state"]),
             reason=_text(row["reason"]),
-            message=_text(row["message"]),
+            message=said_at_end(row),
             proof=_text(row["proof"]),
             attempts=_number(row["attempts"]),
             served=bool(row["served"]),

@@ -179,7 +179,8 @@ class Worker:
                 health,
                 self.clock,
                 lambda: redis_bell.is_heard,
-                poll_interval_s=settings.poll_interval_s,
+                # A wait is no longer than until the next resync.
+                poll_interval_s=min(settings.poll_interval_s, settings.resync_s),
                 release=settings.own_release,
             )
             redis_bell.listen(bell.set)

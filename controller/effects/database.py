@@ -21,14 +21,13 @@ from psycopg import conninfo, sql
 
 from controller.decisions.integrity import DatabaseFact
 from controller.model.errors import Stalled, Unavailable
-from controller.model.names import MAIN, SlotName, database_name, preview_slot
+from controller.model.names import MAIN, PREVIEWS_MAX, SlotName, database_name, preview_slot
 
 CONNECT_TIMEOUT_S = 3
 STATEMENT_TIMEOUT_MS = 30_000
 #: Of one slot's role, so that a preview cannot use up the server.
 CONNECTIONS_MAX = 20
 ROLE_STATEMENT_TIMEOUT = "60s"
-SLOTS_MAX = 50
 
 
 class AppDatabases:
@@ -50,7 +49,7 @@ class AppDatabases:
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
         self._file = file_of
         self._names = {
-            database_name(slot): slot for slot in (MAIN, *(preview_slot(k) for k in range(1, SLOTS_MAX + 1)))
+            database_name(slot): slot for slot in (MAIN, *(preview_slot(k) for k in range(1, PREVIEWS_MAX + 1)))
         }
 
     def observe(self) -> frozenset[SlotName]:

@@ -1084,14 +1084,23 @@ class Store:
             )
 
     def end_run(
-        self, generation: int, state: RunState, *, reason: str, message: str, proven: bool, now: datetime
+        self,
+        generation: int,
+        state: RunState,
+        *,
+        reason: str,
+        message: str,
+        proven: bool,
+        successor: str = "",
+        switched_back: bool = False,
+        now: datetime,
     ) -> None:
         """End a run. Safe to repeat: an ended run stays as it ended."""
         with self._transaction(fenced=True) as connection:
             connection.execute(
-                "UPDATE runs SET state = %s, reason = %s, message = %s, proven = proven OR (%s AND served),"
-                " ended_at = %s WHERE generation = %s AND ended_at IS NULL",
-                [str(state), reason, message, proven, now, generation],
+                "UPDATE runs SET state = %s, reason = %s, message = %s, successor = %s, switched_back = %s,"
+                " proven = proven OR (%s AND served), ended_at = %s WHERE generation = %s AND ended_at IS NULL",
+                [str(state), reason, message, successor, switched_back, proven, now, generation],
             )
 
     def record_verdict(self, verdict: Verdict, *, proof: str = "", now: datetime) -> None:
@@ -1914,6 +1923,8 @@ def _run(row: DictRow) -> Run:
         proof=row["proof"],
         reason=row["reason"],
         message=row["message"],
+        successor=row["successor"],
+        switched_back=row["switched_back"],
     )
 
 

@@ -27,6 +27,7 @@ from controller.decisions.drift import (
     judge_drift,
     release_subject,
 )
+from controller.decisions.explain import end_of_run
 from controller.decisions.holds import describe_held, held_run
 from controller.decisions.order import is_following, is_head_to_be_asked
 from controller.decisions.surroundings import (
@@ -286,6 +287,8 @@ class Hands:
             reason=step.reason,
             message=step.message,
             proven=step.proven,
+            successor=step.successor,
+            switched_back=step.switched_back,
             now=now,
         )
         if step.proven and step.slot == MAIN:
@@ -304,7 +307,9 @@ class Hands:
             step.slot,
             step.state,
             step.reason,
-            step.message,
+            end_of_run(
+                step.state, step.reason, step.message, successor=step.successor, switched_back=step.switched_back
+            ),
             extra={"action": "run.end", "slot": step.slot},
         )
 

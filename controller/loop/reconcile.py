@@ -52,6 +52,8 @@ TIMER_S = 0.25
 #: The same plan again means that its steps take effect slowly, or not: no busy loop.
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 5.0
+#: Between two signs of life: a fraction of the watchdog of a host's unit, `host_units.WORKER_WATCHDOG_S`.
+ALIVE_EVERY_S = 10.0
 #: Between two looks at what may be pruned.
 PRUNE_EVERY_S = 30.0
 #: A commit whose signature was refused is looked at again.
@@ -154,7 +156,7 @@ class Reconciler:
     #: Where reports are shown.
     surfaces: tuple[Surface, ...]
     wake_reports: Callable[[], None]
-    #: Called in each round of the loop: we do not hang.
+    #: Called in each round of the loop, and every `ALIVE_EVERY_S` of a wait: we do not hang.
     tell_alive: Callable[[], None]
     clock: Callable[[], datetime]
     health: Health
@@ -187,8 +189,7 @@ class Reconciler:
                 self._note_error(error)
                 self.health.note_trouble(error.reason, now=self.clock())
                 wait_s, pause_s = pause_s, min(PAUSE_MAX_S, pause_s * 2)
-            if wait_s > 0:
-                self.bell.wait(wait_s)
+            wait_alive(self.bell, min(wait_s, self.resync_s), self.tell_alive)
 
     def tick(self) -> float:
         """Observe, plan, execute, report once; return how many seconds may pass before the next tick, unless rung."""
@@ -537,6 +538,16 @@ class Reconciler:
         )
         waiting = self._failed_at is not None or any(_is_unserved(observed, slot.slot) for slot in observed.slots)
         return min(self.poll_interval_s, TIMER_S) if timed or waiting else self.poll_interval_s
+
+
+def wait_alive(
+    bell: threading.Event, wait_s: float, tell_alive: Callable[[], None], *, every_s: float = ALIVE_EVERY_S
+) -> None:
+    """Wait for the bell, at most so long, and say meanwhile that we live: a poll may be longer than a watchdog."""
+    left_s = wait_s
+    while left_s > 0 and not bell.wait(min(left_s, every_s)):
+        left_s -= every_s
+        tell_alive()
 
 
 def _key(drift: Drift) -> tuple[str, str, str]:

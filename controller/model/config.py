@@ -243,6 +243,8 @@ _NOTIFY_URL = re.compile(
 )
 
 REDIS_URL_DEFAULT = "redis://127.0.0.1:6379/0"
+#: Without a bell nothing is looked at for so long: orders, ends of holds and leases wait for it.
+POLL_INTERVAL_S_MAX = 300.0
 #: Every hint is repeated this often, whether or not a delivery came.
 RESYNC_DEFAULT_S = 300.0
 
@@ -320,7 +322,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     if repository and not REPOSITORY.match(repository):
         problems.append(f"OROBOROS_REPOSITORY: is {repository!r:.80}, not owner/name")
 
-    def seconds(key: str, default: float) -> float:
+    def seconds(key: str, default: float, *, at_most: float) -> float:
         text = environ.get(key, "").strip()
         if not text:
             return default
@@ -328,8 +330,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             value = float(text)
         except ValueError:
             value = 0.0
-        if not 0.05 <= value <= 86_400:
-            problems.append(f"{key}: is {text!r:.40}, not a number of seconds between 0.05 and 86400")
+        if not 0.05 <= value <= at_most:
+            problems.append(f"{key}: is {text!r:.40}, not a number of seconds between 0.05 and {at_most:g}")
             return default
         return value
 
@@ -381,8 +383,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         notify_secret_file=notify_secret_file if notify_url else None,
         production_branch=environ.get("OROBOROS_BRANCH", "").strip() or None,
         repository_set=environ.get("OROBOROS_REPOSITORY_SET", "").strip() or None,
-        poll_interval_s=seconds("WORKER_POLL_INTERVAL_SECONDS", 5.0),
-        resync_s=seconds("OROBOROS_RESYNC_SECONDS", RESYNC_DEFAULT_S),
+        poll_interval_s=seconds("WORKER_POLL_INTERVAL_SECONDS", 5.0, at_most=POLL_INTERVAL_S_MAX),
+        resync_s=seconds("OROBOROS_RESYNC_SECONDS", RESYNC_DEFAULT_S, at_most=86_400.0),
         worker_health_port=int(health_port) if _PORT.match(health_port) else None,
         app_database_admin_url=libpq_url(admin) or None,
         config_dir=optional_path("OROBOROS_CONFIG_DIR") or HOST_CONFIG,

@@ -35,6 +35,7 @@ from pydantic import (
 
 from controller.model import config
 from controller.model.errors import ConfigInvalid
+from controller.model.names import PREVIEWS_MAX
 from controller.model.profiles import BUILD, PREVIEW, PRODUCTION, Walls
 
 DEPLOY_TOML_BYTES_MAX = 64 << 10
@@ -331,7 +332,7 @@ class _Production(Table):
 
 class _Previews(Table):
     enabled: StrictBool = True
-    slots: Annotated[StrictInt, Field(ge=0, le=50)] = 3
+    slots: Annotated[StrictInt, Field(ge=0, le=PREVIEWS_MAX)] = 3
     host: NumberedHost | None = None
     lease_ttl_s: LeaseS = 7 * 86_400.0
     drafts: StrictBool = True

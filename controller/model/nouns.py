@@ -234,7 +234,13 @@ class Run:
     #: Level of proof that the gate reached: "owner", "echo", "static".
     proof: str = ""
     reason: str = ""
+    #: Why it ended, in words that may be an app's own: shown, never read.
     message: str = ""
+    #: The commit that took over, or the release that production goes back to; "" without one. Its first 7 digits at
+    #: least.
+    successor: str = ""
+    #: Of one that was rolled back: `live` was made to say at once what it said before.
+    switched_back: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

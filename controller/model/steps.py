@@ -97,6 +97,9 @@ class EndRun:
     reason: str
     message: str
     proven: bool = False
+    #: See `Run.successor` and `Run.switched_back`.
+    successor: str = ""
+    switched_back: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,6 +103,8 @@ RECENT_RUNS_MAX = 10
 COMMANDS_SHOWN_MAX = 5
 #: The reason of a run that was not restored because the database's migrations are not its own.
 MIGRATIONS_DIFFER = "MigrationsDiffer"
+#: The reason of a run that ended because another commit is wanted.
+NEWER_HEAD = "NewerHead"
 #: The reason of a hold, and of a run that ended, because a person wants nothing to run in the slot.
 STOPPED_BY_HAND = "StoppedByHand"
 

@@ -159,7 +159,7 @@ def test_tells_every_problem_of_recipe_and_policy_at_once() -> None:
         proof = "echo"
         status = 1
         [previews]
-        slots = 51
+        slots = 100
         sloths = 3
         """
     )
@@ -169,7 +169,7 @@ def test_tells_every_problem_of_recipe_and_policy_at_once() -> None:
         "web, api: at least one of the two tables must be there",
         'gate.proof: "echo" needs a process that echoes, so [api]; allowed is "owner"',
         "gate.status: must be greater than or equal to 200",
-        "previews.slots: must be less than or equal to 50",
+        "previews.slots: must be less than or equal to 99",
         "previews.sloths: is unknown; did you mean slots?",
     )
 

@@ -38,6 +38,8 @@ def test_forge_address_with_a_secret_is_refused_and_not_shown(url: str) -> None:
     ("name", "value", "told"),
     [
         ("WORKER_HEALTH_PORT", "many", "not a port"),
+        ("WORKER_POLL_INTERVAL_SECONDS", "86400", "between 0.05 and 300"),
+        ("OROBOROS_RESYNC_SECONDS", "86401", "between 0.05 and 86400"),
         ("WORKER_ARTIFACT_ROOT", "/elsewhere", "artifacts lie in /srv/oroboros/artifacts/runs"),
     ],
 )

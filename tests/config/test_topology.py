@@ -10,8 +10,23 @@ from pathlib import Path
 import pytest
 
 from controller.effects.stack_files import choose_file, read_topology, write_topology
+from controller.model.deploy_toml import parse_policy
 from controller.model.errors import ConfigInvalid
-from controller.model.names import CONTRACT, HOST_CONFIG, HOST_LAYOUT, HOST_ROOT, Layout, Ports, Topology
+from controller.model.names import (
+    CONTRACT,
+    HOST_CONFIG,
+    HOST_LAYOUT,
+    HOST_ROOT,
+    PREVIEWS_MAX,
+    Layout,
+    Ports,
+    Topology,
+    instance_unit,
+    parse_slot,
+    preview_slot,
+    systemd_unit,
+    unit_of_systemd,
+)
 
 EVERYTHING = Topology(
     previews=7,
@@ -111,3 +126,21 @@ def test_a_file_of_an_earlier_place_counts_if_its_owner_wrote_it_and_until_there
 
 def test_the_topology_of_a_host_lies_with_what_is_roots() -> None:
     assert HOST_LAYOUT.topology == Layout(HOST_ROOT).topology == HOST_CONFIG / "topology.json"
+
+
+def test_policy_topology_ports_hosts_and_units_know_the_same_number_of_previews(tmp_path: Path) -> None:
+    most = Topology(previews=PREVIEWS_MAX, preview_host="p{n}.example.net", production_host="shop.example.org")
+    write_topology(Layout(tmp_path), most)
+    assert read_topology(Layout(tmp_path)) == most
+    assert parse_policy(f"[previews]\nslots = {PREVIEWS_MAX}\n".encode()).previews.slots == PREVIEWS_MAX
+    ports = [port for _, port in Ports().all_for(most.slots)]
+    assert len(set(ports)) == len(ports)
+    assert len({most.host(slot) for slot in most.slots}) == PREVIEWS_MAX + 1
+    last = preview_slot(PREVIEWS_MAX)
+    assert parse_slot(last) == last
+    assert unit_of_systemd(systemd_unit(instance_unit(last, "b"))) == instance_unit(last, "b")
+
+    with pytest.raises(ConfigInvalid):
+        parse_policy(f"[previews]\nslots = {PREVIEWS_MAX + 1}\n".encode())
+    with pytest.raises(ConfigInvalid):
+        write_topology(Layout(tmp_path), dataclasses.replace(most, previews=PREVIEWS_MAX + 1))

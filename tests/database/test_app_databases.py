@@ -13,9 +13,10 @@ from psycopg import conninfo, sql
 from controller.development.parts import Postgres
 from controller.effects.database import CONNECTIONS_MAX, AppDatabases
 from controller.model.errors import Stalled, Unavailable
-from controller.model.names import MAIN, preview_slot
+from controller.model.names import MAIN, PREVIEWS_MAX, preview_slot
 
 ONE, TWO = preview_slot(1), preview_slot(2)
+LAST = preview_slot(PREVIEWS_MAX)
 
 
 def write_private(path: Path, text: str) -> None:
@@ -27,7 +28,7 @@ def write_private(path: Path, text: str) -> None:
 def databases(postgres_server: Postgres, tmp_path: Path) -> Iterator[AppDatabases]:
     made = AppDatabases(postgres_server.url(), file_of=lambda slot: tmp_path / slot, write_private=write_private)
     yield made
-    for slot in (ONE, TWO):
+    for slot in (ONE, TWO, LAST):
         made.drop(slot)
     made.close()
 
@@ -216,3 +217,12 @@ def test_an_installed_role_outlives_the_database_of_its_lease(
 def test_a_slot_whose_role_was_not_installed_says_so(installed: AppDatabases) -> None:
     with pytest.raises(Stalled, match="RoleMissing"):
         installed.ensure(TWO, fence=7)
+
+
+def test_the_last_preview_that_can_be_installed_has_its_database_as_the_first_has(databases: AppDatabases) -> None:
+    databases.ensure(LAST, fence=3)
+
+    assert databases.observe() == {LAST}
+    assert [(fact.slot, fact.database, fact.role) for fact in databases.survey()] == [(LAST, True, True)]
+    databases.drop(LAST)
+    assert databases.observe() == frozenset()

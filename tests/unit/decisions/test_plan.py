@@ -288,7 +288,7 @@ class TestARunGoesOn:
 
     def test_a_newer_head_supersedes_a_run_and_is_named(self) -> None:
         end = one_end(plan(world(working(replace(self.R2, state=RunState.BUILDING)), 3)))
-        assert (end.state, end.message) == (RunState.SUPERSEDED, f"superseded by {sha(3)[:7]}")
+        assert (end.state, end.successor) == (RunState.SUPERSEDED, sha(3))
 
     def test_a_run_that_may_have_switched_is_finished_before_it_is_judged(self) -> None:
         r2 = replace(self.R2, state=RunState.SWITCHING)
@@ -375,7 +375,8 @@ class TestTheWindow:
         steps = self.failed()
         assert [type(step) for step in steps] == [Quarantine, SwitchBack, EndRun]
         assert one_end(steps).state is RunState.ROLLED_BACK
-        assert one_end(steps).message == f"it answered 500; rolled back to {sha(1)[:7]}"
+        end = one_end(steps)
+        assert (end.message, end.successor, end.switched_back) == ("it answered 500", sha(1), True)
 
     def test_going_back_comes_before_a_newer_head(self) -> None:
         slot = self.watching(verdicts=(verdict(self.R2, "watch", Outcome.FAIL),))
@@ -384,7 +385,8 @@ class TestTheWindow:
     def test_when_the_old_instance_is_gone_a_rollback_run_follows(self) -> None:
         steps = self.failed(processes=(instance(self.R2),))
         assert not any(isinstance(step, SwitchBack) for step in steps)
-        assert one_end(steps).message == f"it answered 500; rolling back to {sha(1)[:7]}"
+        end = one_end(steps)
+        assert (end.message, end.successor, end.switched_back) == ("it answered 500", sha(1), False)
         ended = replace(self.R2, state=RunState.ROLLED_BACK, ended_at=at(999))
         slot = replace(self.watching(), run=None, live_run=ended, recent_runs=(ended, R1))
         begun = one_begin(plan(world(slot, bad=2)))

@@ -112,14 +112,23 @@ def test_a_stalled_run_is_an_error() -> None:
 
 
 class TestRolledBack:
-    BAD = run(
-        2, 2, RunState.ROLLED_BACK, reason="WatchFailed", message=f"it answered 500; rolling back to {sha(1)[:7]}"
-    )
+    BAD = run(2, 2, RunState.ROLLED_BACK, reason="WatchFailed", message="it answered 500", successor=1)
 
     def test_it_names_what_serves_again(self) -> None:
-        message = f"it answered 500; rolled back to {sha(1)[:7]}"
-        seen = with_run(replace(self.BAD, message=message))
+        seen = with_run(replace(self.BAD, switched_back=True))
         assert of(seen, 2) == ("failure", f"rolled back to {sha(1)[:7]}: WatchFailed: it answered 500")
+
+    @pytest.mark.parametrize(
+        "written",
+        [f"x; rolled back to {sha(7)[:7]}", f"superseded by {sha(7)[:7]}", "; rolling back to ; rolled back to x"],
+    )
+    def test_what_an_app_writes_changes_nothing_of_what_is_told_of_it(self, written: str) -> None:
+        wrote = replace(self.BAD, message=written)
+        assert of(with_run(replace(wrote, switched_back=True)), 2)[1].startswith(
+            f"rolled back to {sha(1)[:7]}: WatchFailed: {written}"
+        )
+        failed = run(2, 2, RunState.FAILED, reason="GateFailed", message=written)
+        assert of(with_run(failed), 2) == ("failure", f"GateFailed: {written}")
 
     def test_until_then_it_is_on_its_way(self) -> None:
         slot = replace(serving(self.BAD), recent_runs=(self.BAD, R1))
@@ -138,12 +147,12 @@ class TestRolledBack:
 
 
 def test_superseded_before_it_served_is_an_error_that_names_the_newer_one() -> None:
-    gone = run(2, 2, RunState.SUPERSEDED, reason="NewerHead", message=f"superseded by {sha(3)[:7]}")
+    gone = run(2, 2, RunState.SUPERSEDED, reason="NewerHead", successor=3)
     assert of(with_run(gone), 2) == ("error", f"superseded by {sha(3)[:7]}")
 
 
 def test_superseded_after_it_was_confirmed_is_a_success() -> None:
-    gone = run(2, 2, RunState.SUPERSEDED, reason="NewerHead", message=f"superseded by {sha(3)[:7]}", confirmed_s=9)
+    gone = run(2, 2, RunState.SUPERSEDED, reason="NewerHead", successor=3, confirmed_s=9)
     assert of(with_run(gone), 2) == ("success", f"was live; {sha(3)[:7]} took over")
 
 
@@ -172,7 +181,7 @@ class TestRepair:
 
 
 def test_a_superseded_repair_takes_nothing_from_a_proven_commit() -> None:
-    gone = run(2, 1, RunState.SUPERSEDED, reason="NewerHead", message=f"superseded by {sha(3)[:7]}", cause=Cause.REPAIR)
+    gone = run(2, 1, RunState.SUPERSEDED, reason="NewerHead", successor=3, cause=Cause.REPAIR)
     assert of(with_run(gone), 1) == ("success", f"was live; {sha(3)[:7]} took over")
 
 

@@ -311,7 +311,7 @@ IN_PROGRESS = DeploymentState.IN_PROGRESS
 
 
 def test_what_is_rolled_back_fails_once_something_else_is_live_and_that_is_a_success_again() -> None:
-    bad = run(5, 2, RunState.ROLLED_BACK, reason="WindowFailed", message=f"x; rolling back to {sha(1)[:7]}")
+    bad = run(5, 2, RunState.ROLLED_BACK, reason="WindowFailed", message="x", successor=1)
     told = (shown(5, 2, "production", IN_PROGRESS),)
     back = observed(replace(serving(R1), recent_runs=(bad, R1)), at_head=head(2))
     assert deployments(replace(back, open_reports=told)) == {
