@@ -47,6 +47,9 @@ LINK_BYTES_MAX: Final = 1023
 LINKS_MAX: Final = 10_000
 
 _ENTRY: Final = re.compile(rb"([0-7]{1,7}) ([^\0]+)\0(.{20})", re.DOTALL)
+_TREE_LINE: Final = re.compile(rb"tree ([0-9a-fA-F]{40})(?:\n|\Z)")
+_PARENT_LINE: Final = re.compile(rb"parent ([0-9a-fA-F]{40})(?:\n|\Z)")
+_SIGNATURE_LINES: Final = re.compile(rb"^gpgsig ([^\n]*(?:\n [^\n]*)*)", re.MULTILINE)
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 #: Anything that could be a spelling of `.git` once case, separators and ignorable code points are taken away.
 _MAYBE_GIT: Final = re.compile(rb"[^\x00-\x7f]|git", re.IGNORECASE)
@@ -151,6 +154,69 @@ def parse_tree(raw: bytes) -> list[Entry]:
     if sum(len(mode) + len(name) for mode, name, _ in entries) + 22 * len(entries) != len(raw):
         raise Failed("TreeMalformed", "the commit holds a tree that git cannot have written (an empty name or mode)")
     return entries
+
+
+class CommitText(NamedTuple):
+    """A commit, of which all but tree and parents is what somebody typed."""
+
+    tree: str
+    parents: tuple[Sha, ...]
+    #: The first line of the message.
+    title: bytes
+    #: What `gpgsig` holds, None without one.
+    signature: bytes | None
+
+
+def parse_commit(raw: bytes) -> CommitText:
+    """Return what we need of a raw commit, whatever its people, dates and encoding look like.
+
+    Failed when it names no tree: git takes no such commit, so that none is fetched."""
+    header, _, message = raw.partition(b"\n\n")
+    tree = _TREE_LINE.match(header)
+    if tree is None:
+        raise Failed("TreeMalformed", "the commit names no tree, so git cannot have written it")
+    at, parents = tree.end(), []
+    while (parent := _PARENT_LINE.match(header, at)) is not None:
+        parents.append(Sha(parent[1].decode().lower()))
+        at = parent.end()
+    signature = _SIGNATURE_LINES.search(header, at)
+    return CommitText(
+        tree=tree[1].decode().lower(),
+        parents=tuple(parents),
+        title=message.lstrip(b"\n").split(b"\n", 1)[0].strip(),
+        signature=None if signature is None else signature[1].replace(b"\n ", b"\n"),
+    )
+
+
+def changed_paths(
+    old: ObjectId, new: ObjectId, *, read_tree: Callable[[ObjectId], bytes], paths_max: int
+) -> tuple[bytes, ...]:
+    """Return the paths of files and links that differ between two trees, in order.
+
+    Of many, the first that are met: a tree of few bytes may hold more files than can be counted, so that neither more
+    paths nor more folders than `paths_max` are looked at."""
+    found: set[bytes] = set()
+    stack: list[tuple[bytes, ObjectId | None, ObjectId | None]] = [(b"", old, new)]
+    for _ in range(paths_max):
+        if not stack or len(found) >= paths_max:
+            break
+        path, *sides = stack.pop()
+        before, after = ({} if tree is None else _entries_by_name(read_tree(tree)) for tree in sides)
+        for name in sorted(before.keys() | after.keys(), reverse=True):
+            was, now = before.get(name), after.get(name)
+            if was == now:
+                continue
+            below = path + name
+            folders = [entry[1] if entry is not None and entry[0] == FOLDER else None for entry in (was, now)]
+            if any(folder is not None for folder in folders):
+                stack.append((below + b"/", folders[0], folders[1]))
+            if any(entry is not None and entry[0] != FOLDER for entry in (was, now)):
+                found.add(below)
+    return tuple(sorted(found)[:paths_max])
+
+
+def _entries_by_name(raw: bytes) -> dict[bytes, tuple[int, ObjectId]]:
+    return {name: (int(mode, 8), entry) for mode, name, entry in parse_tree(raw)}
 
 
 def judge_tree(

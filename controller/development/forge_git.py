@@ -8,13 +8,13 @@ https://git-scm.com/docs/http-protocol
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import subprocess
 import tempfile
 import zlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import IO, Final, Literal
@@ -109,7 +109,7 @@ class GitRepository:
                 yield piece
             await process.wait()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _process(
         self, service: Service, *words: str, protocol: str, stdin: IO[bytes] | None
     ) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -219,10 +219,12 @@ class GitRepository:
         if hidden is not None and hidden != after and _find(repository, hidden) is not None:
             walker.hide(pygit2.Oid(hex=hidden))
         found: list[Commit] = []
-        for commit in walker:
-            found.append(_commit(repository, commit, files=True))
-            if len(found) >= COMMITS_IN_PUSH_MAX:
-                break
+        # What libgit2 does not read of old commits, git pushes all the same: the list of a push ends there.
+        with contextlib.suppress(pygit2.GitError):
+            for commit in walker:
+                found.append(_commit(repository, commit, files=True))
+                if len(found) >= COMMITS_IN_PUSH_MAX:
+                    break
         return found[::-1]
 
     def contains(self, descendant: str, ancestor: str) -> bool:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import os
 import re
 import resource
@@ -28,6 +27,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,16 @@ import pygit2
 from pygit2.enums import ConfigLevel, ObjectType
 
 from controller.decisions.github.identity import Identity
-from controller.decisions.tree_rules import FOLDER, LINK, LINK_BYTES_MAX, ObjectId, parse_tree, visible
+from controller.decisions.tree_rules import (
+    FOLDER,
+    LINK,
+    LINK_BYTES_MAX,
+    ObjectId,
+    changed_paths,
+    parse_commit,
+    parse_tree,
+    visible,
+)
 from controller.failpoints import failpoint
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Unavailable
 from controller.model.names import Sha, TreeId, parse_sha
@@ -61,6 +70,9 @@ _LOCK_WAIT_S: Final = 10.0
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _SHA_PREFIX: Final = re.compile(r"[0-9a-f]{7,40}\Z")
 _HEADS_KEPT: Final = 4096
+#: Of a larger commit the message is not read.
+COMMIT_BYTES_MAX: Final = 4 << 20
+_HISTORY_TIMEOUT_S: Final = 30.0
 
 #: Reads what the environment names; `read` and `printf` are the shell's own, so that no argv holds the token.
 _CREDENTIAL_HELPER: Final = (
@@ -68,16 +80,37 @@ _CREDENTIAL_HELPER: Final = (
     ' printf "username=x-access-token\\npassword=%s\\n" "$t"; }; f'
 )
 
+#: What `git fsck` finds in old objects that GitHub and GitLab serve all the same (git-fsck(1), "FSCK MESSAGES"): the
+#: text of commits, which nothing here relies on, and trees that `tree_rules` judges before any of them is written.
+#: Paths that leave the tree, names of git's own files, and objects that cannot be parsed stay errors.
+_OLD_MISTAKES: Final = (
+    "badDate",
+    "badDateOverflow",
+    "badEmail",
+    "badName",
+    "badTimezone",
+    "missingAuthor",
+    "missingCommitter",
+    "missingEmail",
+    "missingNameBeforeEmail",
+    "missingSpaceBeforeDate",
+    "missingSpaceBeforeEmail",
+    "multipleAuthors",
+    "nulInCommit",
+    "zeroPaddedDate",
+    "badFilemode",
+    "duplicateEntries",
+    "largePathname",
+    "nullSha1",
+    "treeNotSorted",
+    "zeroPaddedFilemode",
+)
+
 _PINNED: Final = {
     "protocol.version": "2",
     "fetch.fsckObjects": "true",
     "transfer.fsckObjects": "true",
-    # Mistakes of old tools in the text of old objects, which harm nobody and which real repositories hold.
-    "fetch.fsck.zeroPaddedFilemode": "ignore",
-    "fetch.fsck.badTimezone": "ignore",
-    "fetch.fsck.missingEmail": "ignore",
-    "fetch.fsck.missingSpaceBeforeEmail": "ignore",
-    "fetch.fsck.missingSpaceBeforeDate": "ignore",
+    **{f"fetch.fsck.{problem}": "ignore" for problem in _OLD_MISTAKES},
     "transfer.bundleURI": "false",
     "fetch.bundleURI": "",
     "fetch.unpackLimit": "1",
@@ -282,11 +315,15 @@ class Mirror:
         if known is not None:
             return known
         with self._open() as repository:
-            commit = _commit(repository, sha)
-            if commit is None:
+            size = _commit_size(repository, sha)
+            if size is None:
                 return None
-            title = visible(commit.raw_message.split(b"\n", 1)[0].strip(), chars_max=TITLE_CHARS_MAX)
-            found = Head(sha=Sha(str(commit.id)), tree=TreeId(str(commit.tree_id)), title=title)
+            if size > COMMIT_BYTES_MAX:
+                tree, title = self._tree_of(sha), f"(a commit of {size:,} bytes)"
+            else:
+                commit = parse_commit(repository.read(pygit2.Oid(hex=sha))[1])
+                tree, title = commit.tree, visible(commit.title, chars_max=TITLE_CHARS_MAX)
+            found = Head(sha=sha, tree=TreeId(tree), title=title)
         if len(self._heads) >= _HEADS_KEPT:
             self._heads.clear()
         self._heads[sha] = found
@@ -319,10 +356,9 @@ class Mirror:
         count, so a branch that is named like a commit shadows nothing."""
         found: list[Sha] = []
         with self._open() as repository:
-            for count, commit in enumerate(repository.walk(pygit2.Oid(hex=head))):
-                sha = str(commit.id)
+            for count, sha in enumerate(_walk(repository, head)):
                 if sha.startswith(prefix):
-                    found.append(Sha(sha))
+                    found.append(sha)
                 if count >= COMMITS_LOOKED_AT_MAX or (found and len(prefix) == 40):
                     break
         return found
@@ -330,9 +366,9 @@ class Mirror:
     def is_ancestor(self, older: Sha, newer: Sha) -> bool:
         """Say whether `older` is `newer` or lies behind it; False when the mirror lacks either."""
         with self._open() as repository:
-            if _commit(repository, older) is None or _commit(repository, newer) is None:
+            if _commit_size(repository, older) is None or _commit_size(repository, newer) is None:
                 return False
-            return older == newer or repository.descendant_of(pygit2.Oid(hex=newer), pygit2.Oid(hex=older))
+            return self._merge_base(repository, older, newer) == older
 
     def is_reachable_from_production(self, sha: Sha) -> bool:
         """Say whether the production branch, as last fetched, holds this commit."""
@@ -359,20 +395,40 @@ class Mirror:
         key = (production.sha, sha)
         if key not in self._changed:
             with self._open() as repository:
-                commit, upstream = _commit(repository, sha), _commit(repository, production.sha)
-                if commit is None or upstream is None:
+                head = self.head(sha)
+                left_at = None if head is None else self._merge_base(repository, production.sha, sha)
+                base = None if left_at is None else self.head(left_at)
+                if head is None or base is None:
                     return None
-                left_at = _commit(repository, Sha(str(repository.merge_base(upstream.id, commit.id))))
-                if left_at is None:
-                    return None
-                diff = left_at.tree.diff_to_tree(commit.tree, context_lines=0)
-                paths: set[str] = set()
-                for delta in itertools.islice(diff.deltas, CHANGED_PATHS_MAX):
-                    paths |= {file.raw_path.decode("utf-8", "replace") for file in (delta.old_file, delta.new_file)}
+            with self.objects() as objects:
+                paths = changed_paths(
+                    bytes.fromhex(base.tree),
+                    bytes.fromhex(head.tree),
+                    read_tree=objects.read_tree,
+                    paths_max=CHANGED_PATHS_MAX,
+                )
             if len(self._changed) >= _HEADS_KEPT:
                 self._changed.clear()
-            self._changed[key] = tuple(sorted(paths))
+            self._changed[key] = tuple(path.decode("utf-8", "replace") for path in paths)
         return self._changed[key]
+
+    def _merge_base(self, repository: pygit2.Repository, one: Sha, other: Sha) -> Sha | None:
+        """Return where two commits left each other; None when they have nothing in common."""
+        try:
+            base = repository.merge_base(pygit2.Oid(hex=one), pygit2.Oid(hex=other))
+            return None if base is None else Sha(str(base))
+        except (KeyError, pygit2.GitError):
+            # libgit2 refuses commits that git reads past, such as one whose author has no address.
+            found = self._ask_history(["merge-base", "--", one, other], codes=(0, 1))  # 1: there is none
+            return Sha(found) if found else None
+
+    def _tree_of(self, sha: Sha) -> str:
+        return self._ask_history(["rev-parse", "--verify", "--end-of-options", f"{sha}^{{tree}}"])
+
+    def _ask_history(self, arguments: Sequence[str], *, codes: Sequence[int] = (0,)) -> str:
+        """Run a git that reads commits of the mirror; return what it wrote, without the spaces around it."""
+        deadline = time.monotonic() + _HISTORY_TIMEOUT_S
+        return self._run(arguments, lock=None, deadline=deadline, codes=codes).decode("ascii", "replace").strip()
 
     def read_file(self, sha: Sha, path: bytes, *, bytes_max: int) -> bytes | None:
         """Return the bytes of a file at a commit; None when there is no file of that name, or no such commit.
@@ -581,8 +637,18 @@ class Mirror:
                 raise
         return self._run(arguments, lock=lock, deadline=deadline, token=self._identity.token())
 
-    def _run(self, arguments: Sequence[str], *, lock: int | None, deadline: float, token: str | None = None) -> bytes:
-        """Run one git to its end and return what it wrote; its whole process group is gone afterwards."""
+    def _run(
+        self,
+        arguments: Sequence[str],
+        *,
+        lock: int | None,
+        deadline: float,
+        token: str | None = None,
+        codes: Sequence[int] = (0,),
+    ) -> bytes:
+        """Run one git to its end and return what it wrote; its whole process group is gone afterwards.
+
+        `codes` are the exit codes that are no failure."""
         room = self._disk_bytes_max - self._pack_bytes()
         if room <= 0:
             raise Unavailable("MirrorFull", f"{self._path} has reached its limit of {self._disk_bytes_max:,} bytes")
@@ -620,7 +686,7 @@ class Mirror:
         if not in_time:
             waited_s = time.monotonic() - began
             raise Unavailable("FetchTimedOut", f"{self._url} did not finish within {waited_s:.3g} s")
-        if process.returncode != 0:
+        if process.returncode not in codes:
             raise _translate(errors, process.returncode, url=self._url)
         return output
 
@@ -727,12 +793,27 @@ def _pull_refspec(number: int) -> str:
     return f"+refs/pull/{number:d}/head:{PULL_REFS}{number:d}"
 
 
-def _commit(repository: pygit2.Repository, sha: Sha) -> pygit2.Commit | None:
+def _commit_size(repository: pygit2.Repository, sha: Sha) -> int | None:
+    """Return the size of a commit in bytes; None when the mirror holds no commit of that full id."""
     try:
-        found = repository.get(pygit2.Oid(hex=parse_sha(sha)))
-    except (ValueError, pygit2.GitError):
+        kind, size = repository.odb.read_header(pygit2.Oid(hex=parse_sha(sha)))
+    except (KeyError, ValueError, pygit2.GitError):
         return None
-    return found if isinstance(found, pygit2.Commit) else None
+    return int(size) if kind == ObjectType.COMMIT else None
+
+
+def _walk(repository: pygit2.Repository, head: Sha) -> Iterator[Sha]:
+    """Yield every commit reachable from `head`, nearest first; those that cannot be read end their line."""
+    waiting, known = deque([head]), {head}
+    while waiting:
+        sha = waiting.popleft()
+        if _commit_size(repository, sha) is None:
+            continue
+        yield sha
+        for parent in parse_commit(repository.read(pygit2.Oid(hex=sha))[1]).parents:
+            if parent not in known:
+                known.add(parent)
+                waiting.append(parent)
 
 
 class _Meaning(NamedTuple):

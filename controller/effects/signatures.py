@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 import pygit2
+from pygit2.enums import ObjectType
 
 from controller.decisions.signatures import (
     COMMIT_UNSIGNED,
@@ -36,6 +37,7 @@ from controller.decisions.signatures import (
     judge_output,
     kind_of,
 )
+from controller.decisions.tree_rules import parse_commit
 from controller.model.errors import Unavailable
 from controller.model.names import Sha
 from controller.model.nouns import Signature
@@ -94,8 +96,8 @@ class Signatures:
         except (KeyError, pygit2.GitError) as error:
             raise Unavailable("MirrorUnreadable", f"{self._repository} cannot be opened: {error}") from error
         try:
-            commit = repository[pygit2.Oid(hex=sha)].peel(pygit2.Commit)
-            return commit.gpg_signature[0]
+            kind, raw = repository.read(pygit2.Oid(hex=sha))
+            return parse_commit(raw).signature if kind == ObjectType.COMMIT else None
         except (KeyError, pygit2.GitError) as error:
             raise Unavailable("CommitMissing", f"the mirror lacks {sha}") from error
         finally:

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from controller.decisions.tree_rules import changed_paths
 from controller.effects.publish import publish_release
 from controller.model.config import TreeLimits
 from controller.model.errors import Failed
@@ -180,6 +181,30 @@ def test_bomb_of_ten_billion_files_is_counted_not_walked(store: Store) -> None:
     error = refusal(store, tree)
     assert error.reason == "TooManyFiles"
     assert time.process_time() - began_at < 2
+
+
+def test_what_differs_from_a_bomb_is_listed_up_to_a_bound(store: Store) -> None:
+    blob = store.blob(b"x")
+    old = store.files({b"a": (FILE, b"1"), b"b/c": (FILE, b"2"), b"gone/d": (FILE, b"3"), b"turned": (FILE, b"4")})
+    new = store.files({b"a": (FILE, b"1"), b"b/c": (EXECUTABLE, b"2"), b"b/e": (LINK, b"c"), b"turned/f": (FILE, b"4")})
+    assert differing(store, old, new) == (b"b/c", b"b/e", b"gone/d", b"turned", b"turned/f")
+    bomb = store.tree(*((FILE, b"f%d" % k, blob) for k in range(10)))
+    for _ in range(9):
+        bomb = store.tree(*((FOLDER, b"d%d" % k, bomb) for k in range(10)))
+    read: list[bytes] = []
+    assert len(differing(store, old, bomb, read)) == 100
+    assert len(read) <= 200
+
+
+def differing(store: Store, old: bytes, new: bytes, read: list[bytes] | None = None) -> tuple[bytes, ...]:
+    with store.mirror.objects() as objects:
+
+        def read_tree(tree: bytes) -> bytes:
+            if read is not None:
+                read.append(tree)
+            return objects.read_tree(tree)
+
+        return changed_paths(old, new, read_tree=read_tree, paths_max=100)
 
 
 def test_bomb_of_empty_folders_is_refused_too(store: Store) -> None:

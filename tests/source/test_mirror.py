@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pygit2
@@ -17,7 +18,8 @@ import pytest
 from pygit2.enums import ConfigLevel, ObjectType
 
 from controller.effects.github_identity import TokenFile
-from controller.effects.mirror import PACKS_MAX, Mirror
+from controller.effects.mirror import COMMIT_BYTES_MAX, PACKS_MAX, Mirror
+from controller.effects.signatures import Signatures
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Unavailable
 from controller.model.names import Sha, parse_sha
 from tests.source.git_server import GitServer
@@ -264,7 +266,6 @@ def test_a_file_behind_links_is_read_or_refused_with_the_link(
 
 def test_title_is_one_short_visible_line(remote: Remote, mirror: Mirror) -> None:
     tree = bytes.fromhex(git("-C", remote.work, "rev-parse", "HEAD^{tree}"))
-    # git refuses NUL in a commit by fsck, so that is not in the remote's.
     evil = b"\x1b[2J\xff title \xe2\x80\xae" + b"y" * 1_000_000 + b"\nsecond line\n"
     sha = remote.commit_raw(tree, evil, "refs/heads/main")
     mirror.fetch(branch="main", pulls=[])
@@ -287,6 +288,112 @@ def test_pull_request_that_is_gone_or_malformed_does_not_keep_the_others_away(re
     assert getattr(mirror.production_head(), "sha", None) == production
     assert getattr(mirror.pull_head(1), "sha", None) == good
     assert mirror.pull_head(2) is None
+
+
+WHO = b"Kim <kim@example.org> 1305038239 +0000"
+#: Lines of author and committer as old tools wrote them; some are those of well-known repositories.
+ODD_PEOPLE = {
+    "badDate, an address twice": b"Kim <kim@example.org> <kim@example.org> 1305038239 -0700",
+    "badDate, a date in words": b"Kim <kim@example.org> Tue May 10 2011 +0000",
+    "badDate, no time zone": b"Kim <kim@example.org> 1305038239",
+    "badDateOverflow": b"Kim <kim@example.org> 18446744073709551617 +0000",
+    "badDateOverflow, before the epoch": b"Kim <kim@example.org> -62135596800 +0000",
+    "the end of 63 bits": b"Kim <kim@example.org> 9223372036854775807 +0000",
+    "badEmail": b"Kim <kim@example.org 1305038239 +0000",
+    "badName": b"Kim> <kim@example.org> 1305038239 +0000",
+    "badTimezone": b"Kim <kim@example.org> 1305038239 +051800",
+    "badTimezone, of twelve digits": b"Kim <kim@example.org> 1305038239 +999999999999",
+    "missingEmail": b"Kim 1305038239 +0000",
+    "missingEmail, nothing at all": b"",
+    "missingNameBeforeEmail": b"<kim@example.org> 1305038239 +0000",
+    "missingSpaceBeforeDate": b"Kim <kim@example.org>1305038239 +0000",
+    "missingSpaceBeforeDate, no date": b"Kim <kim@example.org>",
+    "missingSpaceBeforeEmail": b"Kim<kim@example.org> 1305038239 +0000",
+    "zeroPaddedDate": b"Kim <kim@example.org> 01305038239 +0000",
+    "bytes that are no UTF-8": b"K\xefm <kim@example.org> 1305038239 +0000",
+}
+#: What lies between the parents of a commit and its end.
+ODD_COMMITS = {
+    **{kind: b"author %s\ncommitter %s\n\n%s\n" % (who, who, kind.encode()) for kind, who in ODD_PEOPLE.items()},
+    "missingAuthor": b"committer %s\n\nx\n" % WHO,
+    "missingCommitter": b"author %s\n\nx\n" % WHO,
+    "missingAuthor, in another order": b"committer %s\nauthor %s\n\nx\n" % (WHO, WHO),
+    "multipleAuthors": b"author %s\nauthor %s\ncommitter %s\n\nx\n" % (WHO, WHO, WHO),
+    "nulInCommit": b"author %s\ncommitter %s\n\nx\0y\n" % (WHO, WHO),
+    "an encoding that does not exist": b"author %s\ncommitter %s\nencoding no-such\n\n\xe9\n" % (WHO, WHO),
+    "no message": b"author %s\ncommitter %s\n\n" % (WHO, WHO),
+    "no empty line either": b"author %s\ncommitter %s\n" % (WHO, WHO),
+    "half a signature": b"author %s\ncommitter %s\ngpgsig -----BEGIN PGP SIGNATURE-----\n\nx\n" % (WHO, WHO),
+    "a header of a megabyte": b"author %s\ncommitter %s\nx-junk %s\n\nx\n" % (WHO, WHO, b"y" * (1 << 20)),
+    "a message of more than is read": b"author %s\ncommitter %s\n\n%s" % (WHO, WHO, b"y" * (COMMIT_BYTES_MAX + 1)),
+}
+
+
+def test_history_is_taken_as_old_tools_wrote_it(remote: Remote, mirror: Mirror, tmp_path: Path) -> None:
+    repository = pygit2.Repository(str(remote.bare))
+    blob = repository.write(ObjectType.BLOB, b"x\n").raw
+    readme = repository.write(ObjectType.TREE, b"100644 README\0" + blob)
+    null = bytes(20)
+    odd_trees = {
+        "zeroPaddedFilemode": b"040000 d\0" + readme.raw,
+        "badFilemode": b"100666 a\0" + blob,
+        "treeNotSorted": b"100644 z\0" + blob + b"100644 a\0" + blob,
+        "duplicateEntries": b"100644 a\0" + blob + b"40000 a\0" + readme.raw,
+        "nullSha1": b"160000 a\0" + null,
+        "largePathname": b"100644 %s\0" % (b"n" * 5_000) + blob,
+    }
+    ordinary = b"author %s\ncommitter %s\n\nordinary\n" % (WHO, WHO)
+    written = [(kind, repository.write(ObjectType.TREE, raw), ordinary) for kind, raw in odd_trees.items()]
+    # Last those that libgit2 does not read: behind them each question costs a process.
+    by_libgit2 = sorted(ODD_COMMITS, key=lambda kind: kind.startswith(("missingEmail", "missingAuthor", "multiple")))
+    written += [(kind, readme, ODD_COMMITS[kind]) for kind in by_libgit2]
+    base = remote.head()
+    odd: dict[str, Sha] = {}
+    parent = base
+    for kind, tree, rest in written:
+        raw = b"tree %s\nparent %s\n%s" % (str(tree).encode(), parent.encode(), rest)
+        parent = odd[kind] = parse_sha(str(repository.write(ObjectType.COMMIT, raw)))
+    new = b"tree %s\nparent %s\n%s" % (str(readme).encode(), parent.encode(), ordinary)
+    head = repository.write(ObjectType.COMMIT, new)
+    repository.create_reference("refs/heads/main", head, force=True)
+    mirror.fetch(branch="main", pulls=[])
+    assert getattr(mirror.production_head(), "sha", None) == str(head)
+    assert mirror.read_file(parse_sha(str(head)), b"README", bytes_max=10) == b"x\n"
+    assert mirror.find_on_production(base).sha == base
+    assert mirror.is_reachable_from_production(base)
+    assert mirror.changed_paths(odd["missingEmail"]) == ()
+    signatures = Signatures(tmp_path / "repo.git", tmp_path)
+    for kind, sha in odd.items():
+        assert getattr(mirror.head(sha), "sha", None) == sha, kind
+        assert (mirror.is_ancestor(base, sha), mirror.is_ancestor(sha, base)) == (True, False), kind
+        signed = signatures.verify(sha, now=datetime.now(UTC)).reason
+        assert signed == ("SignersMissing" if kind == "half a signature" else "CommitUnsigned"), kind
+
+
+def test_what_may_lead_out_of_a_tree_is_refused_wherever_it_lies_in_the_history(remote: Remote, mirror: Mirror) -> None:
+    repository = pygit2.Repository(str(remote.bare))
+    blob = repository.write(ObjectType.BLOB, b"x\n").raw
+    folder = repository.write(ObjectType.TREE, b"100644 README\0" + blob).raw
+    url = repository.write(ObjectType.BLOB, b'[submodule "a"]\n path = a\n url = -u./evil\n').raw
+    trees = [
+        b"40000 .\0" + folder,
+        b"40000 ..\0" + folder,
+        b"40000 .git\0" + folder,
+        b"40000 .GIT\0" + folder,
+        b"40000 git~1\0" + folder,
+        b"100644 a/b\0" + blob,
+        b"120000 .gitmodules\0" + blob,
+        b"100644 .gitmodules\0" + url,
+    ]
+    for number, raw in enumerate(trees, 1):
+        tree = repository.write(ObjectType.TREE, raw)
+        old = remote.commit_raw(tree.raw, b"old", f"refs/heads/old{number}")
+        new = b"tree %s\nparent %s\nauthor %s\ncommitter %s\n\nnew\n" % (folder.hex().encode(), old.encode(), WHO, WHO)
+        repository.create_reference(f"refs/pull/{number}/head", repository.write(ObjectType.COMMIT, new))
+    refused = mirror.fetch(branch="main", pulls=range(1, len(trees) + 1))
+    expected = [(number, "ObjectsRefused") for number in range(1, len(trees) + 1)]
+    assert [(pull.number, pull.reason) for pull in refused] == expected
+    assert getattr(mirror.production_head(), "sha", None) == remote.head()
 
 
 def test_production_branch_that_is_malformed_or_gone_changes_nothing(remote: Remote, mirror: Mirror) -> None:
