@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from controller.decisions.explain import BECAUSE, end_of_run
 from controller.decisions.github.checks import TEXT_CHARS_MAX, Annotation, CheckRun
-from controller.decisions.markdown import block, cell, chars, code, table
+from controller.decisions.markdown import block, cell, chars, code, plain, table, visible
 from controller.model.config import Recipe
 from controller.model.names import JobKind, instance_unit, job_unit
 from controller.model.nouns import Run, Verdict
+from controller.model.redaction import redact
 from controller.model.reports import WantedCheck
 from controller.model.states import RUN_TERMINAL, CheckState, RunState
 
 LOG_LINES_MAX: Final = 80
 LOG_LINE_CHARS_MAX: Final = 500
 STEPS_MAX: Final = 60
+STEP_ERROR_CHARS_MAX: Final = 300
 PROBLEMS_MAX: Final = 50
 _FAILED: Final = (RunState.FAILED, RunState.ROLLED_BACK, RunState.STALLED)
 #: The journal's word for an instance that was started.
@@ -86,10 +88,20 @@ def write_check(
         summary=_page(wanted, story, problems),
         details_url=wanted.details_url,
         annotations=tuple(
-            Annotation(path="deploy.toml", line=problem_line(problem, deploy_toml), message=problem)
+            Annotation(path="deploy.toml", line=problem_line(problem, deploy_toml), message=_shown(problem))
             for problem in problems[:PROBLEMS_MAX]
         ),
     )
+
+
+def _shown(problem: str) -> str:
+    return visible(redact(problem))[:LOG_LINE_CHARS_MAX]
+
+
+def plain_check(check: CheckRun) -> CheckRun:
+    """Return the check run without all that the forge may have refused: its words remain, in ASCII."""
+    title = plain(check.title)
+    return replace(check, title=title, summary=block([title]), details_url=None, annotations=())
 
 
 def _page(wanted: WantedCheck, story: Story | None, problems: Sequence[str]) -> str:
@@ -100,7 +112,7 @@ def _page(wanted: WantedCheck, story: Story | None, problems: Sequence[str]) -> 
             " write here has it previewed."
         )
     if problems:
-        listed = "\n".join(f"- {code(problem[:LOG_LINE_CHARS_MAX])}" for problem in problems[:PROBLEMS_MAX])
+        listed = "\n".join(f"- {code(problem, chars_max=LOG_LINE_CHARS_MAX)}" for problem in problems[:PROBLEMS_MAX])
         parts.append(f"### deploy.toml\n\n{listed}")
     if story is not None:
         parts += _of_run(story)
@@ -122,7 +134,7 @@ def _of_run(story: Story) -> list[str]:
     if rows:
         parts.append("### Steps\n\n" + table(("step", "began", "took", "result"), rows))
     if story.verdicts:
-        judged = [(one.kind, str(one.outcome), cell(_why(one))) for one in story.verdicts]
+        judged = [(one.kind, str(one.outcome), cell(_why(one), chars_max=LOG_LINE_CHARS_MAX)) for one in story.verdicts]
         proof = f"\n\nProof that the new release answered: {code(run.proof)}." if run.proof else ""
         parts.append("### Verdicts\n\n" + table(("of", "verdict", "why"), judged) + proof)
     return parts
@@ -158,7 +170,7 @@ def _steps(story: Story) -> list[tuple[str, str, str, str]]:
 
 def _row(step: JournalStep) -> tuple[str, str, str, str]:
     is_judged = step.step in STEP_OF_VERDICT.values()
-    result = cell(step.error) if step.error else "passed" if is_judged else "done"
+    result = cell(step.error, chars_max=STEP_ERROR_CHARS_MAX) if step.error else "passed" if is_judged else "done"
     return (cell(step.step), f"{step.began_at:%H:%M:%S} UTC", _took(step), result)
 
 
@@ -183,7 +195,7 @@ def _took(step: JournalStep) -> str:
 
 
 def _why(verdict: Verdict) -> str:
-    return ": ".join(part for part in (verdict.reason, verdict.message[:LOG_LINE_CHARS_MAX]) if part)
+    return ": ".join(part for part in (verdict.reason, verdict.message) if part)
 
 
 def _with_log(page: str, story: Story) -> str:

@@ -99,7 +99,10 @@ def _rows_of_slot(pull: PullRequest, slot: SlotObserved, topology: Topology) -> 
     yield ("Slot", f"{slot.slot}, kept until {slot.lease.expires_at:%Y-%m-%d %H:%M} UTC while others wait")
     failed = _last_failure(pull, slot)
     if failed is not None and failed.head.sha != pull.head_sha:
-        yield ("Last failure", f"{code(failed.head.sha[:7])} {cell(f'{failed.reason}: {failed.message}'[:500])}")
+        yield (
+            "Last failure",
+            f"{code(failed.head.sha[:7])} {cell(f'{failed.reason}: {failed.message}', chars_max=500)}",
+        )
 
 
 def _slot(observed: Observed, pull: PullRequest) -> SlotObserved | None:
@@ -126,7 +129,9 @@ def _when(said: CommandAnswer) -> tuple[datetime, int]:
 
 def _line(said: CommandAnswer) -> str:
     why = ": ".join(part for part in (said.reason, said.message) if part)
-    return f"- {code(said.said)} by {code(said.author)}: {said.state}" + (f", {code(why[:500])}" if why else "")
+    return f"- {code(said.said)} by {code(said.author)}: {said.state}" + (
+        f", {code(why, chars_max=500)}" if why else ""
+    )
 
 
 def _ended(observed: Observed, number: int, *, is_answer: bool) -> WantedComment:

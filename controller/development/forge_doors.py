@@ -54,6 +54,7 @@ from controller.development.forge_input import (
     own_url,
     page,
     read_object,
+    require_bmp,
     text,
 )
 from controller.development.forge_limits import AT_THE_SITE, Limits
@@ -411,6 +412,8 @@ class Doors:
         context = content.get("context", "default")
         if not isinstance(context, str) or not 0 < len(context) <= 255:
             raise invalid("Status", "context")
+        for key in ("description", "context"):
+            require_bmp(content, key, "Status")
         description, target_url = content.get("description"), content.get("target_url")
         if description is not None:
             if not isinstance(description, str):

@@ -51,6 +51,13 @@ def storable(words: str) -> str:
     return words.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
+def require_bmp(content: Object, key: str, resource: str) -> None:
+    """Refuse a text with characters beyond U+FFFF, as GitHub does."""
+    value = content.get(key)
+    if isinstance(value, str) and any(ord(c) > 0xFFFF for c in value):
+        raise invalid(resource, key, message=f"{key} doesn't accept 4-byte Unicode")
+
+
 def text(content: Object, key: str, resource: str) -> str:
     """Return a text that must be there."""
     value = content.get(key)

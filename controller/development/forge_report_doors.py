@@ -2,8 +2,9 @@
 
 As strict as GitHub where its schema is silent: only an App writes check runs, and changes its own; `completed` needs a
 conclusion and is for good; texts have 65,535 characters at most and a request 50 annotations, which add to those that
-are there; a deployment waits for the commit's statuses and merges the default branch into it unless it is told not to;
-a success makes earlier deployments of the environment inactive, but never those of a production or transient one.
+are there; descriptions, environments and annotations take no characters beyond U+FFFF; a deployment waits for the
+commit's statuses and merges the default branch into it unless it is told not to; a success makes earlier deployments of
+the environment inactive, but never those of a production or transient one.
 https://docs.github.com/rest/checks/runs · https://docs.github.com/rest/deployments · https://docs.github.com/rest/issues/comments
 """
 
@@ -17,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from controller.development.forge_app import APP_ID
 from controller.development.forge_events import Problem, invalid
 from controller.development.forge_guard import Guard
-from controller.development.forge_input import page, read_object, text
+from controller.development.forge_input import page, read_object, require_bmp, text
 from controller.development.forge_shapes import DEFAULT_BRANCH, DEVELOPER, Json, Object, person
 
 OUTPUT_CHARS_MAX: Final = 65_535
@@ -167,6 +168,8 @@ class ReportDoors:
         environment = content.get("environment", "production")
         if not isinstance(environment, str) or not 0 < len(environment) <= NAME_CHARS_MAX:
             raise invalid("Deployment", "environment")
+        for key in ("environment", "description"):
+            require_bmp(content, key, "Deployment")
         self._require_contexts(sha, content.get("required_contexts"))
         if content.get("auto_merge", True) is not False and sha != self.forge.git.branch_head(DEFAULT_BRANCH):
             raise Problem(409, f"Conflict merging {DEFAULT_BRANCH} into {ref[:60]}.")
@@ -224,6 +227,7 @@ class ReportDoors:
             raise invalid("DeploymentStatus", "state")
         if not isinstance(description, str) or len(description) > DESCRIPTION_CHARS_MAX:
             raise invalid("DeploymentStatus", "description")
+        require_bmp(content, "description", "DeploymentStatus")
         for key in ("log_url", "environment_url", "target_url"):
             value = content.get(key, "")
             if not isinstance(value, str) or (value and not value.startswith(("http://", "https://"))):
@@ -433,10 +437,14 @@ def _output_problem(output: Json, *, is_new: bool) -> str:
 def _is_annotation(one: Json) -> bool:
     return (
         isinstance(one, dict)
-        and all(isinstance(one.get(key), str) and one[key] for key in ("path", "message"))
+        and all(_is_bmp(one.get(key)) and one[key] for key in ("path", "message"))
         and all(isinstance(one.get(key), int) for key in ("start_line", "end_line"))
         and one.get("annotation_level") in LEVELS
     )
+
+
+def _is_bmp(value: Json) -> bool:
+    return isinstance(value, str) and all(ord(c) <= 0xFFFF for c in value)
 
 
 def _bounded(content: Object, key: str, resource: str) -> str:

@@ -1,17 +1,26 @@
 """How does each kind of report reach the forge? One sender a surface; the outbox decides what is sent, and when.
 
 Safe to repeat: what may be at the forge already is looked up before it is made, and what was made is changed. A comment
-is changed only if we wrote it.
+is changed only if we wrote it. What the forge refuses for its content is said once more, in plainer words.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from controller.decisions.github.checks import ShownCheck
-from controller.decisions.github.comments import Author
-from controller.decisions.report_checks import LOG_LINES_MAX, Story, units_to_read, wants_log, write_check
+from controller.decisions.github.comments import BODY_CHARS_MAX, Author
+from controller.decisions.markdown import plain
+from controller.decisions.report_checks import (
+    LOG_LINES_MAX,
+    Story,
+    plain_check,
+    units_to_read,
+    wants_log,
+    write_check,
+)
 from controller.effects.github_http import Forge
 from controller.effects.mirror import Mirror
 from controller.effects.runtime import Runtime
@@ -19,7 +28,7 @@ from controller.effects.store import Store
 from controller.loop.reporter import Outgoing, Sender
 from controller.model.config import Recipe
 from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy, parse_recipe
-from controller.model.errors import ConfigInvalid, Unavailable
+from controller.model.errors import ConfigInvalid, Stalled, Unavailable
 from controller.model.names import MAIN, Sha, status_context
 from controller.model.redaction import redact
 from controller.model.reports import (
@@ -31,6 +40,8 @@ from controller.model.reports import (
     WantedStatus,
 )
 from controller.model.states import DeploymentState
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +127,21 @@ def send_status(forge: Forge, outgoing: Outgoing) -> None:
             wanted.target_url,
         ):
             return
-    forge.post_status(wanted)
+    try:
+        forge.post_status(wanted)
+    except Stalled as error:
+        _note_plainer(outgoing, error)
+        forge.post_status(replace(wanted, description=plain(wanted.description), target_url=None))
+
+
+def _note_plainer(outgoing: Outgoing, error: Stalled) -> None:
+    log.warning(
+        "report: %s %s is sent again in plainer words: %s",
+        outgoing.wanted.surface,
+        outgoing.wanted.key,
+        error,
+        extra={"action": "report.plainer"},
+    )
 
 
 def send_check(forge: Forge, archive: Archive, outgoing: Outgoing, *, app_id: int) -> None:
@@ -142,7 +167,12 @@ def send_check(forge: Forge, archive: Archive, outgoing: Outgoing, *, app_id: in
             check = replace(check, annotations=())
         if shown.state is not None and shown.state.is_completed and not check.state.is_completed:
             shown = None
-    made = forge.write_check(check, number=None if shown is None else shown.id)
+    number = None if shown is None else shown.id
+    try:
+        made = forge.write_check(check, number=number)
+    except Stalled as error:
+        _note_plainer(outgoing, error)
+        made = forge.write_check(plain_check(check), number=number)
     outgoing.remember(made)
 
 
@@ -177,7 +207,12 @@ def send_deployment(forge: Forge, outgoing: Outgoing) -> None:
         shown = forge.deployment_status(number) if outgoing.is_doubtful else None
     if shown == (str(wanted.state), wanted.description):
         return
-    forge.post_deployment_status(number, wanted)
+    try:
+        forge.post_deployment_status(number, wanted)
+    except Stalled as error:
+        _note_plainer(outgoing, error)
+        plainer = replace(wanted, description=plain(wanted.description), environment_url=None)
+        forge.post_deployment_status(number, plainer)
 
 
 class CommentWriter:
@@ -198,8 +233,16 @@ class CommentWriter:
             shown = self._forge.find_comment(wanted.pull_request, self._us)
         if shown is None:
             if wanted.is_open or wanted.is_answer:
-                outgoing.remember(self._forge.write_comment(wanted.pull_request, wanted.body, number=None))
+                outgoing.remember(self._write(outgoing, wanted, number=None))
             return
         outgoing.remember(shown.id)
         if shown.body.strip() != wanted.body.strip():
-            self._forge.write_comment(wanted.pull_request, wanted.body, number=shown.id)
+            self._write(outgoing, wanted, number=shown.id)
+
+    def _write(self, outgoing: Outgoing, wanted: WantedComment, *, number: int | None) -> int:
+        try:
+            return self._forge.write_comment(wanted.pull_request, wanted.body, number=number)
+        except Stalled as error:
+            _note_plainer(outgoing, error)
+            body = plain(wanted.body, chars_max=BODY_CHARS_MAX)
+            return self._forge.write_comment(wanted.pull_request, body, number=number)

@@ -242,6 +242,7 @@ def test_bad_status_is_refused(forge: ForgeUnderTest, receiver: Receiver) -> Non
         {"state": "done"},
         {"state": "success", "description": "x" * 141},
         {"state": "success", "description": 1},
+        {"state": "success", "description": "a bug \N{BUG}"},
         {"state": "success", "context": ""},
         {"state": "success", "target_url": "javascript:alert(1)"},
     ]

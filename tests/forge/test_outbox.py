@@ -251,6 +251,22 @@ def test_t_g14_what_is_refused_for_good_is_not_tried_again_and_holds_up_nothing(
     assert "StatusRefused" in error or "does not take" in error
 
 
+def test_what_the_forge_refuses_for_its_characters_is_said_in_plainer_words(world: World) -> None:
+    reporter = world.restart()
+    odd = "the build says \N{BUG}"
+    status, _, deployment, _ = world.all_four()
+    assert isinstance(status, WantedStatus)
+    assert isinstance(deployment, WantedDeployment)
+    world.want(replace(status, description=odd), replace(deployment, description=odd))
+    drain(reporter)
+    assert world.unsent() == set()
+    (told,) = world.get(f"/commits/{world.sha}/statuses")
+    assert told["description"] == "the build says ?"
+    (made,) = world.get("/deployments")
+    (told,) = world.get(f"/deployments/{made['id']}/statuses")
+    assert told["description"] == "the build says ?"
+
+
 @pytest.fixture
 def statuses(world: World) -> Iterator[Reporter]:
     """A sender of statuses alone, whose client goes by the outbox's clock."""

@@ -327,7 +327,14 @@ def test_a_description_is_one_line_that_fits_and_keeps_its_reason(detail: str, t
     text = describe("MigrationsDiffer", f": {detail}", tail)
     assert len(text.encode("utf-16-le")) // 2 <= DESCRIPTION_CHARS_MAX
     assert text.isprintable()
+    assert all(ord(c) <= 0xFFFF for c in text)
     assert text.startswith("MigrationsDiffer")
+
+
+def test_a_description_spells_what_the_forge_does_not_take_or_nobody_sees() -> None:
+    assert describe("Reason", ": \N{BUG} \u26a0\ufe0f\x00\ud800\u3164\U000e0041é") == (
+        "Reason: \\U0001f41b \u26a0\\x00\\ud800\\u3164\\U000e0041é"
+    )
 
 
 def test_what_is_cut_ends_with_an_ellipsis() -> None:
