@@ -1,6 +1,8 @@
 """What does the edge do with a request? One Caddyfile, the same on a host and under `oroboros up`.
 
-A site for each host name: the slots', `api.` and `worker.`; any other name is 404. It has no admin API, and changes
+A site for each host name: the slots', `api.` and `worker.`; any other name is 404. Of `api.` and `worker.` it hands on
+only what `access` opens to anyone, under that very path, without credentials, and says of their health no more than
+well or not: whatever they answer besides is for loopback and for the operator. It has no admin API, and changes
 only at install. It listens on loopback, where a tunnel or a proxy may hand requests in; with TLS, also on the public
 ports of HTTPS and HTTP, with certificates for exactly these names: who asks for another name gets no certificate.
 """
@@ -9,11 +11,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 from controller.decisions import bounds
+from controller.decisions.access import API_ACCESS, WORKER_ACCESS, Access
 from controller.decisions.live_files import check_value
 from controller.model.errors import ConfigInvalid
 from controller.model.names import Topology
@@ -44,6 +48,8 @@ class Site:
     body_bytes_max: int
     #: How long an idle connection to who answers is kept.
     idle: str
+    #: What of it is handed on, and to whom; None: everything, as an app's.
+    access: Mapping[str, Access] | None = field(default=None, hash=False)
 
 
 def edge_sites(topology: Topology) -> tuple[Site, ...]:
@@ -64,8 +70,12 @@ def edge_sites(topology: Topology) -> tuple[Site, ...]:
             port=port,
             body_bytes_max=bounds.WEBHOOK_BODY_BYTES_MAX,
             idle=CONTROL_IDLE_TIMEOUT,
+            access=access,
         )
-        for name, port in (("api", topology.ports.api), ("worker", topology.ports.worker_health))
+        for name, port, access in (
+            ("api", topology.ports.api, API_ACCESS),
+            ("worker", topology.ports.worker_health, WORKER_ACCESS),
+        )
     )
     problems = [f"{site.name}: {site.host!r:.100} is no host name" for site in sites if not _HOST.match(site.host)]
     for host, times in Counter(site.host for site in sites).items():
@@ -91,12 +101,14 @@ def render_edge(topology: Topology, *, log_dir: Path) -> str:
         _options(topology, log_dir=log_dir),
         _every_site(log_dir),
         _site_with_somebody_behind(),
+        _signed_only(),
+        _verdict_only(),
         *(
             _block(
                 f"http://{site.host}:{ports.edge}",
                 "bind 127.0.0.1",
                 # Where TLS ends in front of the edge, only the installation knows what the visitor typed.
-                _import_site(site, scheme=topology.scheme),
+                *_answers_of(site, scheme=topology.scheme),
             )
             for site in sites
         ),
@@ -105,7 +117,7 @@ def render_edge(topology: Topology, *, log_dir: Path) -> str:
     if topology.tls != "off":
         blocks += [
             _block(
-                f"https://{site.host}:{ports.edge_https}", *_certificate(topology), _import_site(site, scheme="https")
+                f"https://{site.host}:{ports.edge_https}", *_certificate(topology), *_answers_of(site, scheme="https")
             )
             for site in sites
         ]
@@ -202,26 +214,95 @@ def _site_with_somebody_behind() -> _Lines:
             "request_header -X-Oroboros-*",
             "log_append slot {args[0]}",
             _block("request_body", "max_size {args[2]}"),
+            _proxy("{args[1]}", "header_up X-Forwarded-Proto {args[4]}", idle="{args[3]}"),
+        ),
+    )
+
+
+def _signed_only() -> _Lines:
+    return (
+        "# Path, port, largest body, how long an idle connection is kept: a POST, which who answers verifies.",
+        *_block(
+            "(signed)",
+            # A regular expression, since `path` takes capitals for small letters.
+            "@signed path_regexp ^{args[0]}$",
             _block(
-                "reverse_proxy 127.0.0.1:{args[1]}",
-                f"lb_try_duration {TRY_DURATION}",
-                f"lb_try_interval {bounds.TRY_INTERVAL}",
-                "header_up X-Forwarded-Proto {args[4]}",
-                _block(
-                    "transport http",
-                    "compression off",
-                    "dial_timeout 1s",
-                    f"response_header_timeout {bounds.RESPONSE_HEADER_TIMEOUT}",
-                    "keepalive {args[3]}",
-                    f"keepalive_idle_conns_per_host {bounds.IDLE_CONNECTIONS_MAX}",
+                "handle @signed",
+                "@other not method POST",
+                "header @other Allow POST",
+                *_respond("A webhook is a POST.", "405", matcher="@other"),
+                "request_header -Authorization",
+                _block("request_body", "max_size {args[2]}"),
+                _proxy("{args[1]}", "rewrite {args[0]}?", idle="{args[3]}"),
+            ),
+        ),
+    )
+
+
+def _verdict_only() -> _Lines:
+    def said(status: str, code: int) -> _Lines:
+        return (
+            "header Content-Type application/json",
+            "header Cache-Control no-store",
+            *_respond(f'{{"status":"{status}"}}', str(code)),
+        )
+
+    return (
+        "# Path, port, how long an idle connection is kept: well or not, whatever else is answered.",
+        *_block(
+            "(verdict)",
+            "@verdict path_regexp ^{args[0]}$",
+            _block(
+                "handle @verdict",
+                "@changing not method GET HEAD",
+                "header @changing Allow GET",
+                *_respond("Ask with GET.", "405", matcher="@changing"),
+                _proxy(
+                    "{args[1]}",
+                    "method GET",
+                    "rewrite {args[0]}?",
+                    "header_up -Authorization",
+                    "@well status 2xx",
+                    _block("handle_response @well", *said("ok", 200)),
+                    _block("handle_response", *said("unfit", 503)),
+                    idle="{args[2]}",
                 ),
             ),
         ),
     )
 
 
-def _import_site(site: Site, *, scheme: str) -> str:
-    return f"import behind {site.name} {site.port} {site.body_bytes_max >> 20}MiB {site.idle} {scheme}"
+def _proxy(port: str, *more: str | _Lines, idle: str) -> _Lines:
+    return _block(
+        f"reverse_proxy 127.0.0.1:{port}",
+        f"lb_try_duration {TRY_DURATION}",
+        f"lb_try_interval {bounds.TRY_INTERVAL}",
+        *more,
+        _block(
+            "transport http",
+            "compression off",
+            "dial_timeout 1s",
+            f"response_header_timeout {bounds.RESPONSE_HEADER_TIMEOUT}",
+            f"keepalive {idle}",
+            f"keepalive_idle_conns_per_host {bounds.IDLE_CONNECTIONS_MAX}",
+        ),
+    )
+
+
+def _answers_of(site: Site, *, scheme: str) -> tuple[str | _Lines, ...]:
+    body = f"{site.body_bytes_max >> 20}MiB"
+    if site.access is None:
+        return (f"import behind {site.name} {site.port} {body} {site.idle} {scheme}",)
+    lines: list[str | _Lines] = ["import site", f"log_append slot {site.name}"]
+    for path, access in site.access.items():
+        match access:
+            case Access.SIGNED:
+                lines.append(f"import signed {path} {site.port} {body} {site.idle}")
+            case Access.VERDICT:
+                lines.append(f"import verdict {path} {site.port} {site.idle}")
+            case Access.OPERATOR:
+                pass
+    return (*lines, _block("handle", *_respond("Not found.", "404")))
 
 
 def _certificate(topology: Topology) -> _Lines:
@@ -235,9 +316,9 @@ def _no_such_host(address: str, *more: str) -> _Lines:
     return _block(address, *more, "import site", *_respond("No such host here.", "404"))
 
 
-def _respond(text: str, status: str) -> _Lines:
+def _respond(text: str, status: str, *, matcher: str = "") -> _Lines:
     # The empty line becomes the newline at the end.
-    return ("respond <<TEXT", f"\t{text}", "", f"\tTEXT {status}")
+    return (f"respond {matcher} <<TEXT" if matcher else "respond <<TEXT", f"\t{text}", "", f"\tTEXT {status}")
 
 
 def _log_to(file: Path) -> tuple[str | _Lines, ...]:

@@ -122,6 +122,11 @@ LoadCredential=forge-token:{HOST_CONFIG}/forge-token
 LoadCredential=github-app-key:{HOST_CONFIG}/github-app-key
 Environment=OROBOROS_FORGE_TOKEN_FILE=%d/forge-token OROBOROS_GITHUB_APP_KEY_FILE=%d/github-app-key
 """
+#: With it api and worker say more than whether they are well.
+_OPERATOR_CREDENTIAL = f"""\
+LoadCredential=operator-token:{HOST_CONFIG}/operator-token
+Environment=OROBOROS_OPERATOR_TOKEN_FILE=%d/operator-token
+"""
 #: Signs notifications, where there are any.
 _NOTIFY_CREDENTIAL = f"""\
 LoadCredential=notify-secret:{HOST_CONFIG}/notify-secret
@@ -312,6 +317,7 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
             f"EnvironmentFile={HOST_CONFIG}/repository.env\n"
             f"LoadCredential=webhook-secrets:{HOST_CONFIG}/webhook-secrets\n"
             "Environment=OROBOROS_WEBHOOK_SECRETS_FILE=%d/webhook-secrets\n"
+            f"{_OPERATOR_CREDENTIAL}"
             f"ExecStart={CONTROL} api --fd 3\n"
             "Restart=always\nRestartSec=200ms\n"
             "TimeoutStopSec=15s\n"
@@ -346,7 +352,7 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
             "Slice=ouroboros-control.slice\n"
             f"EnvironmentFile={HOST_CONFIG}/worker.env\n"
             f"EnvironmentFile={HOST_CONFIG}/repository.env\n"
-            f"{_FORGE_CREDENTIALS}{_NOTIFY_CREDENTIAL}"
+            f"{_FORGE_CREDENTIALS}{_NOTIFY_CREDENTIAL}{_OPERATOR_CREDENTIAL}"
             f"ExecStart={CONTROL} worker\n"
             "Restart=always\nRestartSec=1s\n"
             "TimeoutStopSec=30s\n"

@@ -155,6 +155,7 @@ class Wanted:
     #: Name of this machine in the control plane's tables.
     host: str
     webhook_secret: str
+    operator_token: str
     #: Digest of the code and of Caddy that are to be installed.
     app: str
     caddy: str
@@ -407,6 +408,7 @@ def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
         HostFile(path=COMMAND, text=_COMMAND_TEXT, mode=0o755),
         *render_environment_files(topology, wanted.passwords, host=wanted.host, redis_url=wanted.shared_redis),
         kept("webhook-secrets", f"{wanted.webhook_secret}\n"),
+        kept("operator-token", f"{wanted.operator_token}\n"),
         kept("forge-token", ""),
         kept("github-app-key", ""),
         kept("notify-secret", ""),
@@ -754,6 +756,8 @@ def _of_configuration(name: str, surfaces: Mapping[str, SlotName]) -> set[str]:
         return {"ouroboros-caddy.service"}
     if name == HOST_LAYOUT.topology.name:
         return {"ouroboros-api.service", "ouroboros-worker.service"}  # they read it when they start
+    if name == "operator-token":
+        return {"ouroboros-api.service", "ouroboros-worker.service"}
     if name in ("api.env", "webhook-secrets"):
         return {"ouroboros-api.service"}
     if name in ("worker.env", "forge-token", "github-app-key", "notify-secret"):

@@ -189,6 +189,7 @@ def _bring_up(
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     secret_file = _keep_secret(etc / "webhook-secrets")
     token_file = _keep_secret(etc / "forge-token")
+    operator_token_file = _keep_secret(etc / "operator-token")
     write_topology(layout, topology)
 
     def launch(spec: PartSpec) -> None:
@@ -242,6 +243,7 @@ def _bring_up(
         "OROBOROS_FORGE_URL": forge_url,
         "OROBOROS_FORGE_TOKEN_FILE": str(token_file),
         "OROBOROS_WEBHOOK_SECRETS_FILE": str(secret_file),
+        "OROBOROS_OPERATOR_TOKEN_FILE": str(operator_token_file),
         "OROBOROS_APP_DATABASE_ADMIN_URL": postgres.url(),
         "OROBOROS_CONFIG_DIR": str(etc),
         "OROBOROS_RUNTIME_SOCKET": str(runtime_socket),
@@ -309,6 +311,7 @@ def _stack_file(
         "database_url": postgres.url(CONTROL_DATABASE),
         "redis_url": environment["REDIS_URL"],
         "webhook_secret_file": environment["OROBOROS_WEBHOOK_SECRETS_FILE"],
+        "operator_token_file": environment["OROBOROS_OPERATOR_TOKEN_FILE"],
         "repository": str(layout.root / "work"),
         "releases": str(layout.releases),
         "current": str(layout.current),

@@ -22,6 +22,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import starlette
@@ -29,12 +30,15 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from controller.decisions.access import API_ACCESS, Access
 from controller.doors.log_output import log_to_stderr
+from controller.doors.operator_token import is_operator, operator_token
 from controller.model.config import Settings, read_settings
-from controller.model.errors import ConfigInvalid
+from controller.model.errors import ConfigInvalid, Refused
 from controller.service_manager import notify
 from hooks.app import Receiver, internal_error
 from hooks.inbox import Inbox
@@ -166,7 +170,45 @@ class _Server(uvicorn.Server):
                     one.end()
 
 
-def build_app(settings: Settings, *, more: Sequence[BaseRoute] = ()) -> Starlette:
+@dataclass(frozen=True, slots=True)
+class _OperatorOnly:
+    """An application that answers the operator, and 401 to anybody else."""
+
+    app: ASGIApp
+    token: bytes | None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _asks_as_operator(scope, self.token):
+            await self.app(scope, receive, send)
+            return
+        refused = Refused(
+            "TokenRequired",
+            "the operator alone may see this: send Authorization: Bearer TOKEN; `oroboros doctor` says where it lies",
+            status_hint=401,
+        )
+        answer = JSONResponse(
+            {"error": refused.reason, "message": refused.message},
+            status_code=refused.status_hint,
+            headers={"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"},
+        )
+        await answer(scope, receive, send)
+
+
+def _asks_as_operator(scope: Scope, token: bytes | None) -> bool:
+    return is_operator([value for name, value in scope["headers"] if name == b"authorization"], token)
+
+
+def _guarded(route: Route, token: bytes | None) -> Route:
+    """Return a route that is closed unless `API_ACCESS` opens it; one that is not there at all is a bug."""
+    access = API_ACCESS.get(route.path)
+    if access is None:
+        raise RuntimeError(f"{route.path}: API_ACCESS does not say who may see it")
+    if access is Access.OPERATOR:
+        route.app = _OperatorOnly(route.app, token)
+    return route
+
+
+def build_app(settings: Settings, *, more: Sequence[Route] = ()) -> Starlette:
     """Return the application; ConfigInvalid when there is no good webhook secret."""
     _require_starlette()
     if settings.webhook_secrets_file is None:
@@ -177,6 +219,9 @@ def build_app(settings: Settings, *, more: Sequence[BaseRoute] = ()) -> Starlett
     secrets.secrets()  # refuses to start without a good one
     inbox = Inbox(settings.database_url, settings.redis_url)
     receiver = Receiver(inbox=inbox, secrets=secrets.secrets, repository=settings.repository)
+    token, problem = operator_token(settings.operator_token_file)
+    if token is None:
+        log.warning("api: closed to everybody, but for deliveries: %s", problem, extra={"action": "api.closed"})
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -186,17 +231,19 @@ def build_app(settings: Settings, *, more: Sequence[BaseRoute] = ()) -> Starlett
         finally:
             await inbox.close()
 
-    async def health(_request: Request) -> Response:
+    async def health(request: Request) -> Response:
         reachable = await inbox.is_reachable()
-        body = {
-            "status": "ok" if reachable else "unfit",
-            "database": reachable,
-            "release": settings.own_release,
-        }
-        return JSONResponse(body, status_code=200 if reachable else 503)
+        body: dict[str, object] = {"status": "ok" if reachable else "unfit"}
+        if settings.own_release is not None:
+            # The judge of a new release of ourselves, which is the code of the release before, goes by it.
+            body["release"] = settings.own_release
+        if _asks_as_operator(request.scope, token):
+            body |= {"database": reachable, "release": settings.own_release}
+        headers = {"Cache-Control": "no-store"}
+        return JSONResponse(body, status_code=200 if reachable else 503, headers=headers)
 
     app = Starlette(
-        routes=[receiver.route(), Route("/health", health), *more],
+        routes=[_guarded(route, token) for route in (receiver.route(), Route("/health", health), *more)],
         lifespan=lifespan,
         exception_handlers={Exception: internal_error},
     )
@@ -205,7 +252,7 @@ def build_app(settings: Settings, *, more: Sequence[BaseRoute] = ()) -> Starlett
     return app
 
 
-def serve(settings: Settings, *, port: int, more: Sequence[BaseRoute] = (), fd: int | None = None) -> int:
+def serve(settings: Settings, *, port: int, more: Sequence[Route] = (), fd: int | None = None) -> int:
     """Serve until TERM or Ctrl-C; return the exit code. With `fd`, on a socket that was passed in."""
     return serve_app(build_app(settings, more=more), port=port, fd=fd)
 

@@ -148,6 +148,7 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
         passwords=passwords,
         host=read_host_name(),
         webhook_secret=secrets.token_hex(SECRET_BYTES),
+        operator_token=secrets.token_hex(SECRET_BYTES),
         app=app,
         caddy=caddy,
         shared_redis=shared_redis,
@@ -212,6 +213,7 @@ def _tell_next_steps() -> None:
     if not REPOSITORY_FILE.exists():
         click.echo("next: oroboros repo set OWNER/NAME, with a token that may read it on standard input")
     click.echo(f"the webhook's secret lies in {HOST_CONFIG / 'webhook-secrets'}")
+    click.echo(f"the operator's token, for the JSON API, lies in {HOST_CONFIG / 'operator-token'}")
 
 
 def _end_with_doctor() -> int:

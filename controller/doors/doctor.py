@@ -267,6 +267,17 @@ def check_webhook_secret(path: Path | None, *, exists: bool, problems: Sequence[
     return ok("webhook secret", f"{path} holds good secrets")
 
 
+def check_operator_token(path: Path | None, *, problem: str) -> Finding:
+    """Judge whether the operator can ask api and worker for more than whether they are well. `problem` is "" if so."""
+    if path is None or problem:
+        return failed(
+            "operator token",
+            f"the JSON API answers nobody: {problem}",
+            "draw one: `sudo oroboros install` on a host, `oroboros up` elsewhere; api and worker read it at start",
+        )
+    return ok("operator token", f"{path} holds it: whoever knows it may read the JSON API")
+
+
 # -- the parts --------------------------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,7 @@ from controller.decisions.installation import (
 from controller.doors import doctor, views
 from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, PortOwner, RootFacts, SecretFile
 from controller.doors.forges import open_forges, secret_files
+from controller.doors.operator_token import operator_token
 from controller.doors.policies import read_policy
 from controller.doors.stacks import ENVIRONMENT_FILE, Stack, open_mirror, open_runtime, utc_now
 from controller.doors.tables import progress
@@ -68,7 +69,7 @@ SECOND_LOOK_AFTER_S = 0.5
 DATABASE_TIMEOUT_S = 3
 SAID_BYTES_MAX = 2_000
 GIT_TIMEOUT_S = 5.0
-SECRETS = (HOST_CONFIG / "webhook-secrets", HOST_CONFIG / "forge-token")
+SECRETS = tuple(HOST_CONFIG / name for name in ("webhook-secrets", "operator-token", "forge-token"))
 WORKER_UNIT = "ouroboros-worker.service"
 
 
@@ -145,6 +146,7 @@ def examine_files(topology: Topology) -> Finding:
         passwords=read_passwords(lambda: ""),
         host=read_host_name(),
         webhook_secret="",
+        operator_token="",
         app="",
         caddy="",
         shared_redis=read_shared_redis(),
@@ -223,7 +225,7 @@ def probe_root(root: Path) -> RootFacts:
 
 
 def examine_secrets(settings: Settings) -> list[Finding]:
-    """Look at the webhook secret and at who may read the files that hold secrets."""
+    """Look at the webhook secret, the operator's token, and at who may read the files that hold secrets."""
     path = settings.webhook_secrets_file
     exists, problems = False, []
     if path is not None:
@@ -237,6 +239,9 @@ def examine_secrets(settings: Settings) -> list[Finding]:
             problems = [f"cannot be read: {error}"]
     return [
         doctor.check_webhook_secret(path, exists=exists, problems=problems),
+        doctor.check_operator_token(
+            settings.operator_token_file, problem=operator_token(settings.operator_token_file)[1]
+        ),
         doctor.check_secret_modes(find_secret_files(settings)),
     ]
 
@@ -376,19 +381,22 @@ def examine_addresses(settings: Settings, topology: Topology) -> list[Finding]:
         doctor.check_edge(slot, topology.host(slot), ask_health("edge", ports.edge, host=topology.host(slot)))
         for slot in topology.slots
     ]
-    findings.append(doctor.check_part("api", ask_health("api", ports.api)))
-    findings.append(doctor.check_part("worker", ask_health("worker", ports.worker_health)))
+    # To the operator they say why they are not well.
+    token, _ = operator_token(settings.operator_token_file)
+    findings.append(doctor.check_part("api", ask_health("api", ports.api, token=token)))
+    findings.append(doctor.check_part("worker", ask_health("worker", ports.worker_health, token=token)))
     findings.append(doctor.check_ports(find_owners(settings, topology)))
     return findings
 
 
-def ask_health(what: str, port: int, *, host: str = "127.0.0.1") -> HealthFacts:
-    """GET /health on a port of loopback, under a host name. Names are not looked up: `*.localhost` resolves nowhere
-    but in browsers."""
+def ask_health(what: str, port: int, *, host: str = "127.0.0.1", token: bytes | None = None) -> HealthFacts:
+    """GET /health on a port of loopback, under a host name, as the operator with a `token`. Names are not looked
+    up: `*.localhost` resolves nowhere but in browsers."""
     url = f"http://127.0.0.1:{port}/health"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ASK_TIMEOUT_S)
     try:
-        connection.request("GET", "/health", headers={"Host": host, "Connection": "close"})
+        as_operator = {} if token is None else {"Authorization": b"Bearer " + token}
+        connection.request("GET", "/health", headers={"Host": host, "Connection": "close", **as_operator})
         answer = connection.getresponse()
         said = answer.read(SAID_BYTES_MAX).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException) as error:

@@ -71,9 +71,10 @@ def _identity(settings: Settings, client: Client) -> Identity:
 
 
 def secret_files(settings: Settings) -> tuple[Path, ...]:
-    """Return the files of this stack that hold secrets: for and of the forge, and for notifications."""
+    """Return the files of this stack that hold secrets: the forge's, ours for it, the operator's, notifications'."""
     files = (
         settings.webhook_secrets_file,
+        settings.operator_token_file,
         settings.forge_token_file,
         settings.github_app_key_file,
         settings.notify_secret_file,

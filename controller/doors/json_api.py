@@ -1,18 +1,15 @@
 """What may the console read? JSON under `/api/`, the same views as the commands print; nothing can be changed here.
 
 Rules. (1) Reading only, in a read-only transaction with the store's own deadlines; every list is bounded. (2) No
-secret and no body of a delivery is in any view. (3) Every path of the whole server says in `ACCESS` who may call it,
-and a test holds that against the routes. (4) `PUBLIC_READ` is for loopback: the edge, the console and people on this
-host; another client, or a Host header that is not ours (a page that rebinds its own name to 127.0.0.1), is refused.
+secret and no body of a delivery is in any view. (3) Titles, branches and reasons of a private repository are: whoever
+asks must know the operator's token, which the server checks before a route of ours is called (`decisions/access`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from enum import StrEnum
+from collections.abc import Awaitable, Callable
 
 import anyio
 import anyio.to_thread
@@ -36,26 +33,6 @@ READERS_MAX = 4
 log = logging.getLogger(__name__)
 
 
-class Access(StrEnum):
-    """Who may call a path."""
-
-    SIGNED = "signed"  # who knows a webhook secret: verified by the receiver itself
-    PUBLIC_READ = "public read"  # whoever reaches loopback; reading only
-    PUBLIC_HEALTH = "public health"  # says only whether we are fit
-
-
-#: Every path of the server, and who may call it.
-ACCESS: Mapping[str, Access] = {
-    "/webhooks/github": Access.SIGNED,
-    "/health": Access.PUBLIC_HEALTH,
-    "/api/status": Access.PUBLIC_READ,
-    "/api/slots": Access.PUBLIC_READ,
-    "/api/runs": Access.PUBLIC_READ,
-    "/api/runs/{generation:int}": Access.PUBLIC_READ,
-    "/api/releases": Access.PUBLIC_READ,
-    "/api/deliveries": Access.PUBLIC_READ,
-}
-
 #: Reads of the store and of this host's links: (store, topology, request) to something `views.to_json` takes.
 Reader = Callable[[Store, Topology, Request], object]
 
@@ -74,11 +51,7 @@ def routes(settings: Settings) -> list[Route]:
         "/api/releases": lambda s, topology, _: {"releases": views.read_releases(s, layout, topology)},
         "/api/deliveries": lambda s, _, request: {"deliveries": views.read_deliveries(s, limit=_limit(request))},
     }
-    return [
-        Route(path, _endpoint(settings, limiter, reader), methods=["GET"])
-        for path, reader in readers.items()
-        if ACCESS[path] is Access.PUBLIC_READ
-    ]
+    return [Route(path, _endpoint(settings, limiter, reader), methods=["GET"]) for path, reader in readers.items()]
 
 
 def _endpoint(
@@ -86,7 +59,6 @@ def _endpoint(
 ) -> Callable[[Request], Awaitable[Response]]:
     def read(request: Request) -> object:
         topology = read_topology(settings.layout)
-        _require_ours(request, topology)
         store = Store(settings.database_url, repository=settings.repository, host=settings.host)
         with contextlib.closing(store):
             return views.to_json(reader(store, topology, request))
@@ -116,35 +88,6 @@ def _limit(request: Request) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 6 and 1 <= int(text) <= views.LIMIT_MAX):
         raise Refused("LimitInvalid", f"limit must be a number from 1 to {views.LIMIT_MAX}", status_hint=400)
     return int(text)
-
-
-def _require_ours(request: Request, topology: Topology) -> None:
-    """Refuse who does not come over loopback, or calls us by a name that is not ours."""
-    client = request.client.host if request.client is not None else ""
-    if client and not _is_loopback(client):
-        raise Refused("LoopbackOnly", "this API answers on this host only")
-    host = request.headers.get("host", "")
-    name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
-    if not is_our_name(name, topology):
-        raise Refused("HostUnknown", "this host is not called that", status_hint=403)
-
-
-def is_our_name(name: str, topology: Topology) -> bool:
-    """Say whether a Host header's name is one of ours. Pure."""
-    name = name.strip("[]").lower().rstrip(".")
-    return (
-        name == "localhost"
-        or name.endswith((".localhost", f".{topology.base_host}"))
-        or name == topology.base_host
-        or _is_loopback(name)
-    )
-
-
-def _is_loopback(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text).is_loopback
-    except ValueError:
-        return False
 
 
 def _status(error: OroborosError) -> int:

@@ -135,6 +135,7 @@ def _read_host_environment() -> tuple[dict[str, str], str]:
     """Return what a host's worker is started with, and which of the files is closed to us."""
     values = {
         "OROBOROS_WEBHOOK_SECRETS_FILE": str(HOST_CONFIG / "webhook-secrets"),
+        "OROBOROS_OPERATOR_TOKEN_FILE": str(HOST_CONFIG / "operator-token"),
         "OROBOROS_FORGE_TOKEN_FILE": str(HOST_CONFIG / "forge-token"),
         "OROBOROS_GITHUB_APP_KEY_FILE": str(HOST_CONFIG / "github-app-key"),
         "OROBOROS_NOTIFY_SECRET_FILE": str(HOST_CONFIG / "notify-secret"),

@@ -20,9 +20,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 
+from controller.decisions.access import WORKER_ACCESS
 from controller.decisions.fitness import judge_fitness
 from controller.decisions.report_checks import STEP_OF_VERDICT
 from controller.doors.forges import open_forges
+from controller.doors.operator_token import is_operator, operator_token
 from controller.doors.stacks import open_databases
 from controller.effects.github_identity import AppIdentity, read_secret_file
 from controller.effects.runtime import Runtime
@@ -174,7 +176,10 @@ class Worker:
                 bell=bell,
             )
             redis_bell = Bell(settings.redis_url)
-            server = _serve_health(
+            token, problem = operator_token(settings.operator_token_file)
+            if token is None:
+                log.warning("worker: says why to nobody: %s", problem, extra={"action": "worker.closed"})
+            server = serve_health(
                 topology.ports.worker_health,
                 health,
                 self.clock,
@@ -182,6 +187,7 @@ class Worker:
                 # A wait is no longer than until the next resync.
                 poll_interval_s=min(settings.poll_interval_s, settings.resync_s),
                 release=settings.own_release,
+                token=token,
             )
             redis_bell.listen(bell.set)
             self.runtime.watch(bell.set)
@@ -300,7 +306,7 @@ def _when_reachable(attempt: Callable[[], object]) -> None:
             time.sleep(0.1)
 
 
-def _serve_health(
+def serve_health(
     port: int,
     health: Health,
     clock: Callable[[], datetime],
@@ -308,20 +314,26 @@ def _serve_health(
     *,
     poll_interval_s: float,
     release: str | None,
+    token: bytes | None,
 ) -> ThreadingHTTPServer:
+    """Answer on the health port, in threads of its own: whether the worker is well, to the operator also why."""
+
     class Handler(BaseHTTPRequestHandler):
         timeout = 5
 
         def do_GET(self) -> None:
-            if self.path != "/health":
+            if self.path not in WORKER_ACCESS:
                 self.send_error(404)
                 return
             now = clock()
             facts = health.facts(hears_bell=hears_bell())
             fitness = judge_fitness(facts, now=now, poll_interval_s=poll_interval_s)
-            body = json.dumps(
-                {
-                    "status": fitness.status,
+            said: dict[str, object] = {"status": fitness.status}
+            if release is not None:
+                # The judge of a new release of ourselves, which is the code of the release before, goes by these.
+                said |= {"release": release, "ticks": health.ticks}
+            if is_operator([value.encode() for value in self.headers.get_all("Authorization", [])], token):
+                said |= {
                     "last_tick_age_s": _age_s(facts.last_tick_at, now),
                     "tick": fitness.tick,
                     "queue": fitness.queue,
@@ -337,9 +349,10 @@ def _serve_health(
                     "release": release,
                     "started_at": health.started_at.isoformat(),
                 }
-            ).encode()
+            body = json.dumps(said).encode()
             self.send_response(503 if fitness.status == "unfit" else 200)
             self.send_header("Content-Type", "application/json")
+            self.send_header("Cache-Control", "no-store")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

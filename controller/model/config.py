@@ -264,6 +264,8 @@ class Settings:
     github_app_id: int | None
     github_app_key_file: Path | None
     webhook_secrets_file: Path | None
+    #: Holds the operator's token, with which api and worker say more than whether they are well; None: to nobody.
+    operator_token_file: Path | None
     #: Where notifications go, and the file with the secret that signs them; None: nowhere.
     notify_url: str | None
     notify_secret_file: Path | None
@@ -378,6 +380,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         # On a host the key's place is always named, whether there is an App or not.
         github_app_key_file=app_key_file if app_id is not None else None,
         webhook_secrets_file=optional_path("OROBOROS_WEBHOOK_SECRETS_FILE"),
+        operator_token_file=optional_path("OROBOROS_OPERATOR_TOKEN_FILE"),
         notify_url=notify_url or None,
         # On a host the secret's place is always named, whether anybody is notified or not.
         notify_secret_file=notify_secret_file if notify_url else None,

@@ -35,7 +35,10 @@ def previewed(world: World) -> Iterator[str]:
 
 
 def worker_says(world: World) -> tuple[int, dict[str, object]]:
-    answer = httpx.get(str(world.stack["worker_health"]), trust_env=False, timeout=5)
+    token = Path(str(world.stack["operator_token_file"])).read_text().strip()
+    answer = httpx.get(
+        str(world.stack["worker_health"]), headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=5
+    )
     return answer.status_code, answer.json()
 
 

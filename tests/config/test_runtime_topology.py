@@ -82,7 +82,10 @@ def test_a_host_name_leads_where_it_is_told(row: list[str]) -> None:
     host, target = row
 
     found = re.search(
-        rf"^http://{re.escape(host)}:8088 \{{\n\tbind 127\.0\.0\.1\n\timport behind \S+ (\d+) ", CADDYFILE, re.MULTILINE
+        rf"^http://{re.escape(host)}:8088 \{{\n\tbind 127\.0\.0\.1\n(?:\t.*\n)*?"
+        r"\timport (?:behind|signed|verdict) \S+ (\d+) ",
+        CADDYFILE,
+        re.MULTILINE,
     )
 
     assert found is not None

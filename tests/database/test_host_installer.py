@@ -43,7 +43,15 @@ from controller.model.errors import Stalled, Unavailable
 from controller.model.names import Topology
 
 PASSWORDS = Passwords(api="api", worker="worker", redis="redis")
-WANTED = Wanted(topology=Topology(previews=1), passwords=PLACEHOLDERS, host="h", webhook_secret="s", app="a", caddy="c")
+WANTED = Wanted(
+    topology=Topology(previews=1),
+    passwords=PLACEHOLDERS,
+    host="h",
+    webhook_secret="s",
+    operator_token="s",
+    app="a",
+    caddy="c",
+)
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
 

@@ -26,6 +26,7 @@ from controller.model.states import Cause, RunState
 
 REPOSITORY = "acme/shop"
 SECRET = "a-canary-secret-that-must-not-be-seen-9f8e7d"
+OPERATOR_TOKEN = "the-operators-token-of-a-small-stack-0f1e2d3c"
 DEPLOY_TOML = '[api]\ncommand = "python3 app.py"\n'
 
 
@@ -170,6 +171,7 @@ def make_small(folder: Path, *, database_url: str, redis_url: str, offset: int) 
     write_topology(layout, topology)
     write_private(root / "etc" / "webhook-secrets", SECRET + "\n")
     write_private(root / "etc" / "forge-token", SECRET + "-token\n")
+    write_private(root / "etc" / "operator-token", OPERATOR_TOKEN + "\n")
     environment = {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
@@ -180,6 +182,7 @@ def make_small(folder: Path, *, database_url: str, redis_url: str, offset: int) 
         "OROBOROS_FORGE_URL": f"http://127.0.0.1:{topology.ports.forge}",
         "OROBOROS_FORGE_TOKEN_FILE": str(root / "etc" / "forge-token"),
         "OROBOROS_WEBHOOK_SECRETS_FILE": str(root / "etc" / "webhook-secrets"),
+        "OROBOROS_OPERATOR_TOKEN_FILE": str(root / "etc" / "operator-token"),
         "OROBOROS_CONFIG_DIR": str(root / "etc"),
     }
     write_private(root / "environment.json", json.dumps(environment))

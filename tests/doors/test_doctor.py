@@ -111,6 +111,13 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         "openssl rand",
     ),
     (
+        "no operator",
+        lambda: doctor.check_operator_token(Path("/etc/x"), problem="/etc/x cannot be read"),
+        "operator token",
+        "answers nobody: /etc/x cannot be read",
+        "sudo oroboros install",
+    ),
+    (
         "mirror broken",
         lambda: doctor.check_mirror(Path("/x/repo.git"), problem="cannot be opened", head=None),
         "mirror",
@@ -419,7 +426,17 @@ def test_a_stack_whose_processes_are_gone_is_told_part_by_part(small: Small) -> 
 
     found = examined(small)
 
-    for name in ("python", "git", "starlette", "root", "hard links", "environment", "webhook secret", "secret files"):
+    for name in (
+        "python",
+        "git",
+        "starlette",
+        "root",
+        "hard links",
+        "environment",
+        "webhook secret",
+        "operator token",
+        "secret files",
+    ):
         assert found[name].outcome is Outcome.OK, found[name]
     for name in ("database", "migrations", "clock", "redis", "mirror", "live main", "release", "policy", "ports"):
         assert found[name].outcome is Outcome.OK, found[name]

@@ -239,7 +239,37 @@ def test_the_edge_leads_each_host_to_its_port_and_no_other(main: Host) -> None:
     for unknown in ("localhost", "preview2.localhost", "127.0.0.1", "app.localhost.evil.example"):
         assert main.through_edge(unknown, "/").status == 404
     # No worker runs here: an answer, not a hang.
-    assert main.through_edge("worker.localhost", "/").status == 502
+    assert main.through_edge("worker.localhost", "/health").status == 502
+
+
+@pytest.mark.parametrize("base", ["/api/status", "/api/runs", "/nothing"])
+def test_no_spelling_of_a_path_leads_through_the_edge_to_what_is_not_for_everybody(host: Host, base: str) -> None:
+    # Nothing answers behind this edge: what it hands on is 502.
+    host.edge()
+    spellings = [
+        base,
+        f"/{base}",
+        f"{base}/",
+        base.upper(),
+        base.replace("a", "%61"),
+        f"/health/..{base}",
+        f"/health/%2e%2e{base}",
+        f"/health%2f..{base}",
+        f"/health;{base}",
+        f"/health%00{base}",
+        f"/health{base}",
+        f"/webhooks/github/../..{base}",
+        f"/webhooks/github{base}",
+        f"/.{base}",
+        f"{base}?x=/health",
+        f"{base}#/health",
+        f"http://worker.localhost{base}",
+    ]
+    for part in ("api.localhost", "worker.localhost"):
+        for spelling in spellings:
+            seen = host.through_edge(part, spelling)
+            assert (seen.status, seen.body) == (404, "Not found.\n"), (part, spelling, seen)
+    assert host.through_edge("worker.localhost", "/webhooks/github", method="POST", body=b"{}").status == 404
 
 
 def test_t_g10_the_app_sees_who_asked_and_a_visitor_cannot_say_otherwise(main: Host) -> None:

@@ -125,7 +125,7 @@ def test_visitors_reach_their_site_over_tls_and_the_app_is_told(files: Host) -> 
     assert (seen["x-forwarded-proto"], seen["x-forwarded-host"], seen["host"]) == ("https", APP, APP)
     # Beside it, loopback stays: for a tunnel, and for our own probes.
     assert files.through_edge(APP, "/").body == "app"
-    assert ask(files, "worker.example.com", context).status == 502
+    assert ask(files, "worker.example.com", context, path="/health").status == 502
 
 
 def test_who_asks_for_another_name_gets_no_certificate(files: Host) -> None:
@@ -183,7 +183,7 @@ def test_automatic_certificates_are_made_for_the_fixed_names_and_for_nobody_else
     for name in names:
         await_certificate(host, name)
         # Nothing answers behind the edge here, which the edge says over a connection that can be believed.
-        assert ask(host, name, believing(authority)).status == 502
+        assert ask(host, name, believing(authority), path="/health").status == 502
     for name in ("stranger.localhost", "preview2.localhost", "stranger.example.com"):
         with pytest.raises(ssl.SSLError, match="alert"):
             shake(host, name, anyone())

@@ -59,7 +59,15 @@ from controller.model.profiles import Walls
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 PASSWORDS = Passwords(api="api-word", worker="worker-word", redis="redis-word")
-WANTED = Wanted(topology=CONTRACT, passwords=PASSWORDS, host="h", webhook_secret="drawn", app="a1", caddy="c1")
+WANTED = Wanted(
+    topology=CONTRACT,
+    passwords=PASSWORDS,
+    host="h",
+    webhook_secret="drawn",
+    operator_token="drawn",
+    app="a1",
+    caddy="c1",
+)
 HBA, IDENT, REDIS = Path("/pg/hba"), Path("/pg/ident"), Path("/etc/redis/redis.conf")
 TRACKED = {
     CHECKOUT / "infra" / "systemd" / "env" / file.path.name: file.text
