@@ -40,6 +40,9 @@ class EmbeddedRuntime:
         """Start a unit. Safe to repeat: see `Runtime.start`."""
         if spec.copy_of is not None:
             copy_for_build(spec.copy_of, spec.working_directory)
+        slot = slot_of_unit(spec.unit)
+        if slot is not None:  # a preview's was made with its lease; production's, at its first start
+            self._layout.slot_data(slot).mkdir(parents=True, exist_ok=True, mode=0o700)
         environment_file = self._layout.environment_file(spec.unit)
         write_private(environment_file, "".join(f"{key}={value}\n" for key, value in sorted(spec.environment.items())))
         spec.log_file.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from controller.development.keeper import write_json
 from controller.development.supervisor import Supervisor, Unit
 from controller.effects.runtime import ProcessSpec
 from controller.model.errors import Unavailable
-from controller.model.names import Layout
+from controller.model.names import MAIN, Layout
 from controller.model.nouns import ProcessFact
 from controller.model.states import ProcessState
 
@@ -509,6 +509,18 @@ def test_a_home_is_the_slots_data_and_not_the_release(host: Host) -> None:
     host.wait(lambda: host.has_ended("build-main"))
 
     assert host.log("build-main").read_text() == f"{host.folder}/data\n"
+
+
+def test_the_data_folder_of_production_is_there_private_and_kept_from_release_to_release(host: Host) -> None:
+    data = Layout(host.folder, host.folder).slot_data(MAIN)
+    for generation in (1, 2):
+        spec = host.spec("main-a", generation, "echo $OROBOROS_RELEASE >>$OROBOROS_DATA/uploads; cat $OROBOROS_DATA/*")
+        values = {**spec.environment, "OROBOROS_DATA": str(data), "OROBOROS_RELEASE": f"release {generation}"}
+        host.runtime.start(replace(spec, environment=values))
+        host.wait(partial(host.has_ended, "main-a", generation))
+
+    assert host.log("main-a").read_text().splitlines() == ["release 1", "release 1", "release 2"]
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
 
 
 def test_an_app_that_kills_its_group_ends_alone(host: Host) -> None:
