@@ -123,6 +123,7 @@ def become(order: Order, own: Mapping[str, str]) -> NoReturn:
         working_directory=order.working_directory,
         # A build may write nothing of the slot's: its home is a folder that ends with it.
         data_folder="/tmp" if order.copy_of is not None else data if os.access(data, os.W_OK) else "",  # noqa: S108
+        is_build=order.copy_of is not None,
     )
     argv = [expand(word, environment) for word in order.argv]
     try:

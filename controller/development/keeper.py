@@ -187,7 +187,10 @@ def environment_of(order: Order, mark: str) -> dict[str, str]:
     data = values.get("OROBOROS_DATA", "")
     has_data = bool(data) and os.path.isdir(data)
     environment = process_environment(
-        values, working_directory=order.working_directory, data_folder=data if has_data else ""
+        values,
+        working_directory=order.working_directory,
+        data_folder=data if has_data else "",
+        is_build=order.unit.startswith("build-"),
     )
     return {**environment, MARK: mark}
 

@@ -12,6 +12,13 @@ from collections.abc import Mapping
 RESERVED = frozenset({"PORT", "HOST", "OROBOROS_SOCKET", "OROBOROS_RELEASE", "OROBOROS_NONCE", "OROBOROS_SLOT"})
 SANE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+#: What frameworks ask for to know that they are not on a developer's machine: Node's, Ruby's, Elixir's. PHP's APP_ENV
+#: is not among them: Laravel's default is production, and Symfony calls it otherwise.
+MODES = {"NODE_ENV": "production", "RAILS_ENV": "production", "RACK_ENV": "production", "MIX_ENV": "prod"}
+#: With it npm, pnpm and yarn leave out devDependencies, which builds need
+#: (https://docs.npmjs.com/cli/commands/npm-ci, "omit").
+NOT_OF_BUILDS = frozenset({"NODE_ENV"})
+
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 
 
@@ -37,12 +44,16 @@ def app_values(text: str) -> dict[str, str]:
     return {key: value for key, value in parse_environment(text).items() if key not in RESERVED}
 
 
-def process_environment(values: Mapping[str, str], *, working_directory: str, data_folder: str) -> dict[str, str]:
+def process_environment(
+    values: Mapping[str, str], *, working_directory: str, data_folder: str, is_build: bool
+) -> dict[str, str]:
     """Return the whole environment of an app: its values over a few sane ones. `data_folder` is "" without one.
 
     Home is not the release's folder if there is another: what apps cache there would be files that git does not have.
     """
+    modes = {name: mode for name, mode in MODES.items() if not (is_build and name in NOT_OF_BUILDS)}
     return {
+        **modes,
         "PATH": SANE_PATH,
         "HOME": data_folder or working_directory,
         "LANG": "C.UTF-8",

@@ -144,7 +144,7 @@ def test_its_environment_holds_no_secret_of_ours(seen: dict[str, object]) -> Non
     allowed = {
         *("PATH", "HOME", "LANG", "TMPDIR", "PYTHONDONTWRITEBYTECODE", "LC_CTYPE", "HOST", "PORT", "DATABASE_URL"),
         *("OROBOROS_SLOT", "OROBOROS_RELEASE", "OROBOROS_URL", "OROBOROS_DATA", "OROBOROS_NONCE"),
-        *("OROBOROS_PULL_REQUEST", "OROBOROS_CONFIGURED"),
+        *("OROBOROS_PULL_REQUEST", "OROBOROS_CONFIGURED", "NODE_ENV", "RAILS_ENV", "RACK_ENV", "MIX_ENV"),
     }
     assert set(seen["env"]) <= allowed  # type: ignore[call-overload]
 
