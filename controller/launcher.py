@@ -4,6 +4,7 @@
                                    a job is run under its time limit, a wipe removes what units of the slot wrote
     launcher.py NAME --may-start   whether `live` names it: after a reboot, only that may start without the worker
 
+What the unit writes goes to the journal through a pipe, where its environment's secrets are masked (`log_pipe`).
 It runs inside the unit's walls, as the slot's user, with the system's Python and nothing else. What to do is the order,
 a credential of the unit (systemd.exec(5), LoadCredential=), and so is the app's own environment.
 Exit codes of its own: 127 the command cannot be run · 198 the order makes no sense · 199 the time limit passed.
@@ -28,9 +29,11 @@ if __name__ == "__main__":
 
 from controller.disk import remove_tree
 from controller.effects.checkout import fill_for_build
+from controller.log_pipe import put_between
 from controller.model.command import app_values, expand, process_environment
 from controller.model.errors import OroborosError
 from controller.model.names import HOST_ROOT, LAUNCHER_TIMED_OUT, Layout, SlotName, slot_of_unit, unit_of_systemd
+from controller.model.secret_values import SecretValues
 
 EXIT_NOT_STARTED, EXIT_NO_ORDER = 127, 198
 #: Of a job that ran into its limit, from TERM to KILL.
@@ -82,7 +85,8 @@ def main(words: list[str]) -> NoReturn:
     kind = unit.partition("-")[0]
     if kind == "wipe":
         wipe(order)
-    elif kind in ("build", "migrate", "seed"):
+    put_between(SecretValues.of({**own, **order.environment}))
+    if kind in ("build", "migrate", "seed"):
         run_job(order, own)
     become(order, own)
 

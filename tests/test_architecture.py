@@ -22,8 +22,11 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 MODEL, DECISIONS, EFFECTS, LOOP = "controller.model", "controller.decisions", "controller.effects", "controller.loop"
 DOORS, DEVELOPMENT = "controller.doors", "controller.development"
 #: Leaves without a floor of their own: waits that do not count while the machine stands still, system calls for whole
-#: folders, named places where a test stops a process, and a word to the service manager.
-LEAVES = ("controller.awake_clock", "controller.disk", "controller.failpoints", "controller.service_manager")
+#: folders, named places where a test stops a process, a word to the service manager, and a pipe before a log.
+LEAVES = (
+    *("controller.awake_clock", "controller.disk", "controller.failpoints", "controller.log_pipe"),
+    "controller.service_manager",
+)
 #: Who may import what of ours, the first that fits; beside itself. Effects are told apart below.
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("hooks", ("hooks", MODEL)),
@@ -69,6 +72,7 @@ PURE_IN = {
     "controller.model.topology_file": frozenset({"pydantic"}),
     "controller.decisions.holds": frozenset({"zoneinfo"}),
     "controller.decisions.notifications": frozenset({"hmac"}),
+    "controller.model.secret_values": frozenset({"base64"}),
 }
 #: `hash` and `id` differ from one process to the next.
 IMPURE_CALLS = frozenset({"open", "print", "input", "eval", "exec", "__import__", "breakpoint", "hash", "id"})

@@ -1,7 +1,8 @@
 """What does one unit need around it, from its first process to its last? A keeper: a fork of the supervisor.
 
 The keeper is a session and a child subreaper: it starts the app, waits for all that the app left behind, enforces a
-job's time limit, bounds the log, and says how it ended by one rename. It needs nobody: the supervisor may die.
+job's time limit, masks the environment's secrets in the log, bounds it, and says how it ended by one rename.
+It needs nobody: the supervisor may die.
 Every process of a unit carries a random mark in its environment, by which strays are found that left their session,
 their parent and their terminal behind; those that drop the mark are still the keeper's descendants.
 """
@@ -16,13 +17,17 @@ import platform
 import resource
 import secrets
 import signal
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from controller.log_pipe import pass_on, write_all
 from controller.model.command import expand, parse_environment, process_environment
 from controller.model.profiles import Profile, profile_of
+from controller.model.secret_values import SecretValues
 
 LOG_BYTES_MAX = 8 << 20
 LOG_CUT_LINE = b"oroboros: older lines were cut\n"
@@ -34,6 +39,8 @@ LEFTOVER_GRACE_S = 1.0
 #: Of a job that ran into its limit.
 LIMIT_GRACE_S = 3.0
 STRAY_LOOK_S = 0.02
+#: From the end of an app to that of its log.
+LOG_WITHIN_S = 5.0
 #: From <sys/prctl.h>, <linux/sched.h>, <linux/ioprio.h>.
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
 CLONE_NEWUSER = 0x1000_0000
@@ -141,10 +148,18 @@ def keep(order: Order, mark: str, folder: Path) -> None:
         write_json(folder / "keeper.json", {"pid": os.getpid(), "ticks": start_ticks(os.getpid())})
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         log_fd = os.open(order.log_file, flags, 0o640)
+        environment = environment_of(order, mark)
+        output, written = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child == 0:
-            become(order, mark, log_fd)
+            become(order, environment, written)
+        os.close(written)
+        log = threading.Thread(target=pass_on, args=(output, partial(write_all, log_fd), SecretValues.of(environment)))
+        log.daemon = True
+        log.start()
         code, timed_out = wait_for_all(child, mark, order.time_limit_s, log_fd)
+        # All that could write has ended, so what it wrote is soon read.
+        log.join(LOG_WITHIN_S)
     except (OSError, ValueError) as error:
         with contextlib.suppress(OSError), open(order.log_file, "a", encoding="utf-8") as file:
             file.write(f"oroboros: could not be kept: {error}\n")
@@ -154,16 +169,15 @@ def keep(order: Order, mark: str, folder: Path) -> None:
         os._exit(0)
 
 
-def become(order: Order, mark: str, log_fd: int) -> None:
+def become(order: Order, environment: Mapping[str, str], output: int) -> None:
     """Become the app; never returns. No inherited files, no powers, nothing of our environment."""
     try:
         keeper = os.getppid()
         os.setsid()  # an app that signals its whole group does not mean us
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
-        os.dup2(log_fd, 1)
-        os.dup2(log_fd, 2)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         close_all()
-        environment = environment_of(order, mark)
         words = [expand(word, environment) for word in order.argv]
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
