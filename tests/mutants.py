@@ -261,9 +261,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="a bare approval is of whatever the head is by then",
         file=COMMANDS,
-        original="now.shown_at >= comment.created_at):",
-        replacement="now.shown_at > comment.created_at):",
-        caught_by=f"{COMMAND_RULES}::test_a_bare_preview_is_refused_when_the_head_may_be_newer_than_the_comment",
+        original="    elif not pull.same_repository and approval_in_force(",
+        replacement="    elif pull.same_repository and approval_in_force(",
+        caught_by=f"{COMMAND_RULES}::test_a_bare_preview_of_a_fork_approves_nothing_and_is_told_what_to_write",
     ),
     Mutant(
         name="whoever may not write is answered as often as they ask",

@@ -3,9 +3,9 @@
 A command is the first line of a comment by a person. Whether its author may is what the forge says of them now. A
 comment that was edited does not count, since others may edit it. What is refused is `Refused`, with the reason.
 
-`/preview` of a fork is bound to one commit. Bare, it means the head that the forge is known to have shown before the
-comment was made, by the forge's own clock; `/preview <sha>` means that commit, and only while it is the head. So a push
-between looking and approving changes nothing.
+`/preview <sha>` of a fork approves that commit, and only while it is the head. A bare `/preview` approves nothing
+there: the forge does not say which head its author looked at, since a head may leave and come back between two lists.
+So a push between looking and approving changes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal, assert_never
 
-from controller.decisions.admission import judge_admission
+from controller.decisions.admission import approval_in_force, judge_admission
 from controller.decisions.holds import describe_held, judge_held
 from controller.decisions.orders import SHA_PREFIX, choose_rollback, leaving_of, order_of_proof, releases_of
 from controller.model.errors import Refused
@@ -109,8 +109,6 @@ class PullNow:
 
     pull: PullRequest
     is_open: bool
-    #: When the forge is known to have shown this head first, by its own clock; None: it is not known.
-    shown_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,8 +202,9 @@ def _judge_preview(command: Command, comment: Comment, observed: Observed, now: 
             raise Refused("CommitUnclear", f"{command.argument!r:.60} is not a commit id: say 7 to 40 hex digits")
         if not pull.head_sha.startswith(prefix):
             raise Refused("NotTheHead", f"{prefix[:12]} is not the head, which is {short}")
-    elif not pull.same_repository and (now.shown_at is None or now.shown_at >= comment.created_at):
-        raise Refused("HeadChanged", f"the head may have changed before this comment: comment /preview {short}")
+    elif not pull.same_repository and approval_in_force(pull, observed.preview_orders) is None:
+        message = f"a fork's commit is approved by its name; the head is this one: /preview {pull.head_sha}"
+        raise Refused("CommitUnnamed", message)
     approve = Approve(
         pull_request=pull.number, sha=pull.head_sha, base_branch=pull.base_branch, is_fork=not pull.same_repository
     )

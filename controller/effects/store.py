@@ -593,16 +593,6 @@ class Store:
             ).fetchall()
             return frozenset(int(row["comment_id"]) for row in rows)
 
-    def load_shown_at(self, number: int, sha: Sha) -> datetime | None:
-        """Return since when the forge is known to show this very head of an open pull request, by its own clock."""
-        with self._transaction() as connection:
-            row = connection.execute(
-                "SELECT head_shown_at FROM pull_requests WHERE repository_id = %s AND number = %s AND state = 'open'"
-                " AND head_sha = %s",
-                [self._id(), number, sha],
-            ).fetchone()
-            return None if row is None else row["head_shown_at"]
-
     @contextmanager
     def together(self) -> Iterator[None]:
         """Make what is written within one transaction: all of it, or nothing."""
@@ -739,12 +729,9 @@ class Store:
                 numbers.append(pull.number)
                 connection.execute(
                     "INSERT INTO pull_requests (repository_id, number, state, head_sha, head_branch, title, author,"
-                    " same_repository, opened_at, labels, is_draft, base_branch, author_is_bot, head_shown_at,"
-                    " listed_at) VALUES (%s, %s, 'open', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+                    " same_repository, opened_at, labels, is_draft, base_branch, author_is_bot, listed_at)"
+                    " VALUES (%s, %s, 'open', %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
                     " ON CONFLICT (repository_id, number) DO UPDATE SET"
-                    " head_shown_at = CASE WHEN pull_requests.state = 'open'"
-                    "   AND pull_requests.head_sha = excluded.head_sha AND pull_requests.head_shown_at IS NOT NULL"
-                    "   THEN pull_requests.head_shown_at ELSE excluded.head_shown_at END,"
                     " waiting_since = CASE WHEN pull_requests.state = 'open' THEN pull_requests.waiting_since END,"
                     " state = 'open', head_sha = excluded.head_sha, head_branch = excluded.head_branch,"
                     " title = excluded.title, author = excluded.author, same_repository = excluded.same_repository,"
@@ -764,7 +751,6 @@ class Store:
                         pull.is_draft,
                         pull.base_branch,
                         pull.author_is_bot,
-                        pull.head_shown_at,
                         began_at,
                     ],
                 )
@@ -1961,7 +1947,6 @@ def _pull(row: DictRow) -> PullRequest:
         is_draft=row["is_draft"],
         base_branch=row["base_branch"],
         author_is_bot=row["author_is_bot"],
-        head_shown_at=row["head_shown_at"],
         refused_reason=row["refused_reason"],
         refused_message=row["refused_message"],
     )

@@ -126,7 +126,7 @@ class Answering:
         if found is None:
             return None
         pull, is_open = found
-        return PullNow(pull=pull, is_open=is_open, shown_at=self.store.load_shown_at(pull.number, pull.head_sha))
+        return PullNow(pull=pull, is_open=is_open)
 
     def _head_for(self, effect: Effect, observed: Observed) -> Head | None:
         """Return the commit that an order about production means; Refused when it is not there, or serves."""

@@ -41,8 +41,6 @@ class PullRequest:
     base_branch: str = ""
     #: Its author is a program, by the forge's word.
     author_is_bot: bool = False
-    #: When the forge is known to have shown this very head first, by the forge's own clock; None: unknown.
-    head_shown_at: datetime | None = None
     #: The head as the mirror holds it after a fetch; None until then.
     head: Head | None = None
     #: What differs from where it left the production branch; None: unknown, or not asked for.

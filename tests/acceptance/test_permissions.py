@@ -7,7 +7,6 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -98,16 +97,6 @@ def await_comment(world: World, number: int, *texts: str) -> None:
     )
 
 
-def await_shown(world: World, number: int, sha: str) -> None:
-    """Wait until the head was listed, and the forge's clock has gone on by a second."""
-
-    def shown() -> bool:
-        rows = world.rows("SELECT head_shown_at FROM pull_requests WHERE number = %s AND head_sha = %s", number, sha)
-        return bool(rows) and isinstance(rows[0][0], datetime) and datetime.now(UTC).replace(microsecond=0) > rows[0][0]
-
-    world.author.wait(shown, lambda: f"#{number} is to be listed at {sha[:7]}")
-
-
 def holds(world: World, sha: str) -> bool:
     """Say whether the mirror has the commit."""
     done = subprocess.run(
@@ -146,13 +135,17 @@ def test_t_p10_a_strangers_code_runs_only_as_the_one_commit_that_a_writer_approv
     assert not holds(world, approved)
     assert not leased(world, number)
 
-    await_shown(world, number, approved)
     refused = say(world, number, "stranger", "/preview")
     await_reaction(world, refused, "-1")
     assert last_answer(world, refused) == ("refused", "NotPermitted", "stranger")
     assert not holds(world, approved)
 
-    given = say(world, number, "wendy", "/preview\nlooks harmless")
+    bare = say(world, number, "wendy", "/preview\nlooks harmless")
+    await_reaction(world, bare, "-1")
+    await_comment(world, number, f"`/preview {approved}`", "CommitUnnamed")
+    assert not holds(world, approved)
+
+    given = say(world, number, "wendy", f"/preview {approved}\nlooks harmless")
     world.await_serving(approved, "preview-1")
     await_reaction(world, given, "+1")
     environments = environments_of(approved)
@@ -183,6 +176,7 @@ def test_t_p10_a_strangers_code_runs_only_as_the_one_commit_that_a_writer_approv
 
     assert world.rows("SELECT actor, detail->>'state' FROM audit WHERE action = 'comment.preview' ORDER BY id") == [
         ("stranger", "refused"),
+        ("wendy", "refused"),
         ("wendy", "done"),
     ]
     world.author.close_pull(number)
@@ -192,7 +186,6 @@ def test_t_p12_a_push_right_after_the_approval_runs_as_little_as_one_before_it(w
     """What is approved runs, or nothing does; never what was pushed later."""
     approved = branch_with(world, "toctou")
     number = int(str(knob(world, "fork_pull", title="Quick hands", head_sha_branch="toctou")["number"]))
-    await_shown(world, number, approved)
     world.author.git("checkout", "-q", "toctou")
     pushed = world.author.commit("Something that nobody has seen")
     world.author.push("toctou-again")

@@ -64,7 +64,6 @@ def test_what_is_made_of_a_pull_request_is_listed_and_told(forge: ForgeUnderTest
         True,
         "main",
     )
-    assert found.head_shown_at is not None
     (event,) = [one for one in received if one.event == "issue_comment"]
     assert problems({"$ref": "#/definitions/issue_comment$created"}, event.payload) == []
     assert [one.payload["action"] for one in received[-3:]] == ["labeled", "converted_to_draft", "edited"]

@@ -115,7 +115,8 @@ def happen_to(world: RealWorld, event: Happening, number: int) -> None:
         case "draft":
             world.knob("pull", number=number, draft=not pull.is_draft)
         case "bare":
-            world.say(number, "/preview", author=WRITER, means=world.head_of(number))
+            # Of a fork it approves nothing, whatever its author looked at.
+            world.say(number, "/preview", author=WRITER)
         case "named":
             named = world.sha(event.commit) if event.commit > 4 else world.head_of(number)
             world.say(number, f"/preview {named[:9]}", author=WRITER, means=named)

@@ -120,7 +120,7 @@ def approve(store: Store, number: int, letter: str, *, comment_id: int, now: dat
 
 
 def forked(number: int, letter: str, *, base: str = "main") -> PullRequest:
-    return replace(pull(number, letter=letter), same_repository=False, base_branch=base, head_shown_at=NOW)
+    return replace(pull(number, letter=letter), same_repository=False, base_branch=base)
 
 
 @pytest.mark.parametrize(
@@ -158,17 +158,6 @@ def test_a_new_approval_replaces_the_one_before(store: Store) -> None:
     approve(store, 7, "b", comment_id=2)
     approve(store, 8, "c", comment_id=3)
     assert [(order.pull_request, order.sha) for order in store.load_preview_orders()] == [(7, sha("b")), (8, sha("c"))]
-
-
-def test_a_head_is_known_since_it_was_first_listed_and_anew_after_another_one(store: Store) -> None:
-    for letter, seconds in (("a", 0), ("a", 10), ("b", 20), ("a", 30), ("a", 40)):
-        shown = replace(forked(7, letter), head_shown_at=NOW + timedelta(seconds=seconds))
-        store.record_listing([shown], began_at=NOW + timedelta(seconds=seconds))
-        if seconds == 10:
-            assert store.load_shown_at(7, sha("a")) == NOW
-    assert store.load_shown_at(7, sha("a")) == NOW + timedelta(seconds=30)
-    assert store.load_shown_at(7, sha("b")) is None
-    assert store.load_shown_at(8, sha("a")) is None
 
 
 def said(comment_id: int, *, at: datetime = NOW) -> CommandAnswer:

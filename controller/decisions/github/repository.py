@@ -8,7 +8,7 @@ https://docs.github.com/rest
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
@@ -20,7 +20,6 @@ from controller.decisions.github.wire import (
     Request,
     ask,
     invalid,
-    read_date,
     read_instant,
     read_json,
     read_list,
@@ -132,11 +131,7 @@ def read_pulls_page(reply: Reply, *, page: int, now: datetime) -> PullsPage:
     """Return one page of the open pull requests."""
     what = "list the pull requests"
     raise_unless(200, reply, what=what, permission="pull requests: read", now=now)
-    shown_at = read_date(reply)
-    pulls = tuple(
-        replace(read_pull(read_object(one, what), what), head_shown_at=shown_at)
-        for one in read_list(read_json(reply, what), what)
-    )
+    pulls = tuple(read_pull(read_object(one, what), what) for one in read_list(read_json(reply, what), what))
     return PullsPage(pulls=pulls, next_page=next_page(reply, page=page, is_full=len(pulls) >= PAGE_SIZE, what=what))
 
 

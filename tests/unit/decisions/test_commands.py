@@ -37,7 +37,8 @@ FORK = replace(pull(2, same_repository=False), base_branch="main")
 OURS = replace(pull(1), base_branch="main")
 FORKS = Policy(permissions=Permissions(accept_fork_risk=True))
 OPS = Policy(permissions=Permissions(commands="maintain"))
-SHOWN = PullNow(pull=FORK, is_open=True, shown_at=at(-1))
+NAMED = f"/preview {FORK.head_sha}"
+SHOWN = PullNow(pull=FORK, is_open=True)
 WORLD = replace(observed(pulls=(FORK, OURS)), policy=FORKS)
 
 
@@ -99,22 +100,26 @@ def test_a_command_is_the_first_line_and_nothing_else(text: str, command: Comman
     assert parse_command(text) == command
 
 
-def test_a_bare_preview_is_bound_to_the_head_that_was_shown_before() -> None:
-    assert judge("/preview") == Approve(pull_request=2, sha=FORK.head_sha, base_branch="main", is_fork=True)
+def test_a_bare_preview_of_a_fork_approves_nothing_and_is_told_what_to_write() -> None:
+    with pytest.raises(Refused, match=f"/preview {FORK.head_sha}$") as caught:
+        judge("/preview")
+    assert caught.value.reason == "CommitUnnamed"
+    stopped = replace(WORLD, preview_orders=(approval(replace(FORK, head_sha=sha(1))), stop_preview(2)))
+    assert reason("/preview", world=stopped) == "CommitUnnamed"
 
 
-@pytest.mark.parametrize("shown_at", [None, at(0), at(5)])
-def test_a_bare_preview_is_refused_when_the_head_may_be_newer_than_the_comment(shown_at: object) -> None:
-    assert reason("/preview", pull_now=replace(SHOWN, shown_at=shown_at)) == "HeadChanged"
+def test_a_bare_preview_of_a_commit_that_is_approved_tries_it_anew() -> None:
+    world = replace(WORLD, preview_orders=(approval(FORK), stop_preview(2)))
+    assert judge("/preview", world=world) == judge(NAMED)
 
 
 def test_with_the_commit_it_is_bound_to_that_one_only_and_only_while_it_is_the_head() -> None:
-    late = replace(SHOWN, shown_at=None)
-    assert judge(f"/preview {FORK.head_sha[:7]}", pull_now=late) == judge("/preview")
-    assert judge(f"/preview {FORK.head_sha.upper()}", pull_now=late) == judge("/preview")
-    assert reason(f"/preview {sha(999)}", pull_now=late) == "NotTheHead"
-    assert reason("/preview main", pull_now=late) == "CommitUnclear"
-    assert reason("/preview 000000", pull_now=late) == "CommitUnclear"
+    bound = Approve(pull_request=2, sha=FORK.head_sha, base_branch="main", is_fork=True)
+    for named in (FORK.head_sha, FORK.head_sha[:7], FORK.head_sha.upper()):
+        assert judge(f"/preview {named}") == bound
+    assert reason(f"/preview {sha(999)}") == "NotTheHead"
+    assert reason("/preview main") == "CommitUnclear"
+    assert reason("/preview 000000") == "CommitUnclear"
 
 
 @pytest.mark.parametrize("permission", ["none", "read", "triage"])
@@ -144,7 +149,7 @@ def test_nothing_is_said_at_an_issue() -> None:
 
 
 def test_a_closed_or_unknown_pull_request_has_no_preview() -> None:
-    assert reason("/preview", pull_now=replace(SHOWN, is_open=False)) == "PullClosed"
+    assert reason(NAMED, pull_now=replace(SHOWN, is_open=False)) == "PullClosed"
     assert reason("/preview stop", pull_now=None) == "PullClosed"
 
 
@@ -155,12 +160,12 @@ def test_what_the_policy_forbids_is_refused_with_the_rule() -> None:
         (replace(FORKS, previews=Previews(exclude_authors=("ann",))), "previews.exclude_authors"),
     ):
         with pytest.raises(Refused, match=rule) as caught:
-            judge("/preview", world=replace(WORLD, policy=policy))
+            judge(NAMED, world=replace(WORLD, policy=policy))
         assert caught.value.reason == "RuleObjects"
 
 
 def test_a_preview_of_our_own_needs_no_approval_and_ends_a_stop() -> None:
-    now = PullNow(pull=OURS, is_open=True, shown_at=None)
+    now = PullNow(pull=OURS, is_open=True)
     world = replace(WORLD, preview_orders=(stop_preview(1), stop_preview(3)))
     effect = judge(comment(pull_request=1), world=world, pull_now=now)
     assert effect == Approve(pull_request=1, sha=OURS.head_sha, base_branch="main", is_fork=False)
@@ -173,7 +178,7 @@ def test_a_stop_keeps_the_approval_and_a_new_approval_replaces_the_old_one() -> 
     assert stop == StopPreview(pull_request=2)
     assert isinstance(stop, StopPreview)
     assert [order.kind for order in orders_after(stop, (old,), comment())] == ["approval", "stop"]
-    approve = judge("/preview")
+    approve = judge(NAMED)
     assert isinstance(approve, Approve)
     (after,) = orders_after(approve, (old, stop_preview(2)), comment())
     assert (after.kind, after.sha, after.actor, after.comment_id) == ("approval", FORK.head_sha, "bob", 77)
@@ -214,7 +219,7 @@ class TestProduction:
     def test_an_order_that_is_found_late_was_meant_for_another_time(self) -> None:
         late_s = timedelta(hours=2).total_seconds()
         assert reason("/rollback", permission="admin", world=self.WORLD, later_s=late_s) == "OrderTooOld"
-        assert judge("/preview", later_s=late_s) == judge("/preview")
+        assert judge(NAMED, later_s=late_s) == judge(NAMED)
 
     def test_a_redeploy_is_of_the_head_or_of_a_named_commit(self) -> None:
         assert judge("/redeploy", permission="admin", world=self.WORLD) == Redeploy(commit=None)
