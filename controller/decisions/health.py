@@ -13,7 +13,12 @@ from typing import Literal
 
 from controller.model.names import MAIN, SlotName, Topology, unit_instance
 
+#: The contract's path, on a port of loopback and under a name of loopback. Under a public name it is the app's.
 HEALTH_PATH = "/health"
+#: Below it lies what we ask ourselves through surface and edge, under a public name; no app is asked for it.
+RESERVED_PATH = "/.well-known/oroboros"
+#: Of a slot: is it well? It names no release.
+PUBLIC_HEALTH_PATH = f"{RESERVED_PATH}/health"
 SAID_CHARS_MAX = 120
 
 
@@ -28,6 +33,8 @@ class Endpoint:
     address: str
     #: The Host header of "http".
     host: str = "127.0.0.1"
+    #: The path of "http".
+    path: str = HEALTH_PATH
     #: The slot that must answer, of a surface.
     slot: SlotName | None = None
 
@@ -53,22 +60,44 @@ class ServiceHealth:
     took_ms: int
 
 
+def release_path(release: str) -> str:
+    """Return the path at which a surface says 200 while it serves this release, and 404 while it does not."""
+    return f"{RESERVED_PATH}/release/{release}"
+
+
+def gate_path(release: str) -> str:
+    """Return the path at which a surface asks the instance of this release what its gate asks, and answers with the
+    instance's status and proof, without its body; 404 while it serves another release."""
+    return f"{RESERVED_PATH}/gate/{release}"
+
+
 def endpoints(topology: Topology, *, postgres: str, redis: str) -> tuple[Endpoint, ...]:
     """Return every endpoint of a host with this topology, in the contract's order; the last two at these addresses."""
     ports = topology.ports
 
-    def http(service: str, unit: str, port: int, *, slot: SlotName | None = None, host: str = "127.0.0.1") -> Endpoint:
+    def http(
+        service: str,
+        unit: str,
+        port: int,
+        *,
+        slot: SlotName | None = None,
+        host: str = "127.0.0.1",
+        path: str = HEALTH_PATH,
+    ) -> Endpoint:
         return Endpoint(
             service=service,
             unit=f"{unit}.service",
             kind="http",
             address=f"127.0.0.1:{port}",
             host=host,
+            path=path,
             slot=slot,
         )
 
     return (
-        http("reverse-proxy", "ouroboros-caddy", ports.edge, slot=MAIN, host=topology.host(MAIN)),
+        http(
+            "reverse-proxy", "ouroboros-caddy", ports.edge, slot=MAIN, host=topology.host(MAIN), path=PUBLIC_HEALTH_PATH
+        ),
         *(http(f"web-{slot}", surface_unit(slot), ports.web(slot), slot=slot) for slot in topology.slots),
         http("api", "ouroboros-api", ports.api),
         # The surface listens there for the slot's instance, whichever of the two serves.
@@ -115,7 +144,7 @@ def _problem(endpoint: Endpoint, answered: Answered) -> str:
 
 
 def surface_says(body: str) -> dict[str, object]:
-    """Return what a surface's /health says of its slot; {} when it was no surface that answered."""
+    """Return what a surface says of its slot; {} when it was no surface that answered."""
     try:
         value = json.loads(body)
     except ValueError:

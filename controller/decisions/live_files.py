@@ -39,6 +39,16 @@ ROUTE_FIELDS = (
     "previous_static_root",
     "fallback",
     "health_path",
+    "health_status",
+)
+#: Fields that `live` did not always have. A slot that was switched before goes on serving without them.
+_ADDED = frozenset({"health_status"})
+#: What a surface reads the line by.
+ROUTE_PATTERN = (
+    "^"
+    + "\t".join(f"(?P<{name}>[^\t]*)" for name in ROUTE_FIELDS if name not in _ADDED)
+    + "".join(f"(?:\t(?P<{name}>[^\t]*))?" for name in ROUTE_FIELDS if name in _ADDED)
+    + "$"
 )
 _FIELDS = {field.name for field in dataclasses.fields(Live)}
 _TEXT_OR_NONE = (
@@ -79,6 +89,7 @@ def render_route(live: Live) -> str:
         "previous_static_root": (live.previous_static_root or "") if serving else "",
         "fallback": "/" + live.fallback.lstrip("/") if serving and live.fallback else "",
         "health_path": live.health_path,
+        "health_status": "" if live.health_status is None else str(live.health_status),
     }
     for name, value in values.items():
         check_value(name, value)
@@ -95,7 +106,7 @@ def check_value(name: str, value: str) -> None:
 def parse_live(text: str) -> Live:
     """Return the `Live` that its JSON says; ValueError when it is not exactly that."""
     fields = json.loads(text)
-    if not isinstance(fields, dict) or set(fields) != _FIELDS:
+    if not isinstance(fields, dict) or not _FIELDS - _ADDED <= set(fields) <= _FIELDS:
         raise ValueError(f"not exactly the fields of Live: {text!r:.100}")
     for name in _TEXT_OR_NONE:
         if not isinstance(fields[name], str | None):
@@ -113,4 +124,6 @@ def parse_live(text: str) -> Live:
     for name in ("release", "tree"):
         if fields[name] is not None:
             parse_sha(fields[name])
+    if type(fields.get("health_status")) not in (int, type(None)):
+        raise ValueError(f"health_status is {fields['health_status']!r:.60}")
     return Live(**fields)

@@ -150,7 +150,7 @@ def _surfaces(seen: SlotSeen) -> Iterator[Aspect]:
             problem = f"{says.get('slot')!s:.40} answers there"
         elif (says.get("state"), says.get("release")) != (state, release):
             problem = f"says {says.get('state')!s:.20} {str(says.get('release') or '')[:7]}".rstrip()
-        elif says.get("healthy") is not True and not may_fail:
+        elif says.get("healthy", True) is not True and not may_fail:
             problem = "is not healthy"
         yield Aspect(aspect=asked.aspect, expected=words, observed=observed, problem=problem)
 
@@ -160,7 +160,7 @@ def _said(answered: Answered, says: dict[str, object]) -> str:
         return "no answer"
     if not says:
         return str(answered.status)
-    healthy = "" if says.get("healthy") is True else ", not healthy"
+    healthy = "" if says.get("healthy", True) is True else ", not healthy"
     release = str(says.get("release") or "")[:7]
     return " ".join(part for part in (str(answered.status), str(says.get("state"))[:20], release) if part) + healthy
 

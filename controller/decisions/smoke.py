@@ -14,14 +14,14 @@ from datetime import datetime
 from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
-from controller.decisions.health import HEALTH_PATH, surface_says
+from controller.decisions.health import PUBLIC_HEALTH_PATH, release_path, surface_says
 
 SCHEMA = "oroboros.smoke/1"
 ROUTES_MAX = 100
 ROUTE_CHARS_MAX = 2_000
 REDIRECTS_MAX = 5
 BODY_BYTES_MAX = 16 << 20
-#: Of a body, for judging what /health says.
+#: Of a body, for judging what the surface says.
 SAID_BYTES_MAX = 4 << 10
 
 _ROUTE = re.compile(r"/(?!/)[!-~]*\Z")
@@ -127,9 +127,12 @@ def parse_route(text: str) -> str:
     return text
 
 
-def choose_routes(*, of_recipe: Iterable[str], changed: Iterable[str]) -> tuple[str, ...]:
-    """Return every route to ask for, each once: the page, the health of the slot, the recipe's, the changed ones."""
-    return tuple(dict.fromkeys(("/", HEALTH_PATH, *of_recipe, *changed)))
+def choose_routes(*, release: str | None, of_recipe: Iterable[str], changed: Iterable[str]) -> tuple[str, ...]:
+    """Return every route to ask for, each once: the page, what the surface says, the recipe's, the changed ones.
+
+    The surface is asked whether it serves `release`; where that is not known, whether the slot is well."""
+    surface = PUBLIC_HEALTH_PATH if release is None else release_path(release)
+    return tuple(dict.fromkeys(("/", surface, *of_recipe, *changed)))
 
 
 def connects_to(preview: Origin, proxy: Origin | None) -> Origin:
@@ -160,9 +163,9 @@ def follow(preview: Origin, route: str, redirect: Redirect, *, followed: int) ->
     return target, ""
 
 
-def judge(preview: Origin, fetched: Fetched) -> SmokeCheck:
-    """Return the check of one route."""
-    problems = tuple(_problems(fetched))
+def judge(preview: Origin, fetched: Fetched, *, slot: str | None = None) -> SmokeCheck:
+    """Return the check of one route; `slot` must be the one that answers, where it is known."""
+    problems = tuple(_problems(fetched, slot))
     return SmokeCheck(
         name=f"GET {fetched.route}",
         route=fetched.route,
@@ -177,12 +180,15 @@ def judge(preview: Origin, fetched: Fetched) -> SmokeCheck:
     )
 
 
-def _problems(fetched: Fetched) -> Iterable[str]:
+def _problems(fetched: Fetched, slot: str | None) -> Iterable[str]:
     if fetched.problem:
         yield fetched.problem
         return
     if fetched.status is None:
         yield "nothing answered"
+        return
+    if fetched.route == PUBLIC_HEALTH_PATH or fetched.route.startswith(release_path("")):
+        yield from _problems_of_surface(fetched, fetched.status, slot)
         return
     if fetched.status >= 400:
         yield f"answers {fetched.status}"
@@ -194,10 +200,21 @@ def _problems(fetched: Fetched) -> Iterable[str]:
         yield "an empty body"
     elif not fetched.content_type:
         yield "no content type"
-    if fetched.route == HEALTH_PATH:
-        says = surface_says(fetched.said.decode("utf-8", "replace"))
-        if says.get("state") == "free":
-            yield f"{says['slot']} is free: nothing is deployed there"
+
+
+def _problems_of_surface(fetched: Fetched, status: int, slot: str | None) -> Iterable[str]:
+    says = surface_says(fetched.said.decode("utf-8", "replace"))
+    who = says.get("slot")
+    if not says:
+        yield f"answers {status}, and does not say which slot it is: another program"
+    elif slot is not None and who != slot:
+        yield f"{who!s:.40} answers, not {slot}"
+    elif says.get("state") == "free":
+        yield f"{who!s:.40} is free: nothing is deployed there"
+    elif status == 404:
+        yield f"{who!s:.40} serves another release"
+    elif status != 200:
+        yield f"answers {status}: {who!s:.40} is not well"
 
 
 def report(
@@ -212,7 +229,7 @@ def report(
     took_ms: int,
 ) -> SmokeReport:
     """Return the whole report, in the order in which the routes were named."""
-    checks = tuple(judge(preview, fetched) for fetched in every)
+    checks = tuple(judge(preview, fetched, slot=slot) for fetched in every)
     return SmokeReport(
         schema=SCHEMA,
         preview_url=str(preview),

@@ -4,7 +4,8 @@ One Caddy per slot. Its configuration never changes in a deploy and it has no ad
 each request, and the switch is the rename of that link. `live_files` says what it finds there.
 
 Its environment says where it listens: `WEB_PORT`; `WEB_API_PROXY_TARGET`, the stable address of the slot's backend,
-without which somebody else is the backend; `WEB_ROOT`, the folder of production's release with the page that a free
+without which another program is the backend; `WEB_URL`, the slot's public URL, under which an instance is asked for its
+health; `WEB_ROOT`, the folder of production's release with the page that a free
 slot shows. Where that has none, the one that comes with us is shown.
 This is JSON and not a Caddyfile because the Caddyfile's adapter appends `:80` to a dial that is only a placeholder.
 """
@@ -18,12 +19,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from controller.decisions import bounds
+from controller.decisions.health import HEALTH_PATH, PUBLIC_HEALTH_PATH, RESERVED_PATH, gate_path, release_path
 from controller.decisions.live_files import (
     ADDRESS_BESIDE_FILES_FILE,
     ADDRESS_FILE,
     ADDRESS_OF_ALL_FILE,
-    ROUTE_FIELDS,
     ROUTE_FILE,
+    ROUTE_PATTERN,
     check_value,
 )
 from controller.model.errors import ConfigInvalid
@@ -36,11 +38,31 @@ JsonObject: TypeAlias = Mapping[str, Json]
 TRY_DURATION = "5s"
 #: Where a checkout of ours, or a release, has its pages.
 WEB_PAGES = Path("infra", "web")
+#: The page of a folder.
+INDEX_NAME = "index.html"
 #: The page of a free slot, in `WEB_ROOT`.
 FREE_PAGE = "free.html"
 
+#: On every answer below the reserved path: the slot whose surface it is.
+SURFACE_HEADER = "X-Oroboros-Surface"
+#: On an answer to what a gate asks: "answered", with the instance's status, or "away".
+INSTANCE_HEADER = "X-Oroboros-Instance"
+#: What an instance proves itself with, where its gate wants that.
+RELEASE_HEADER, NONCE_HEADER = "X-Oroboros-Release", "X-Oroboros-Nonce"
+#: Whoever asks a port of ours directly says one of these, with or without the port.
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+#: How long the surface's own health waits for an instance's answer.
+HEALTH_TIMEOUT = "2s"
+
+#: The contract's /health, for who asks the port directly. Caddy compares hosts without their port.
+_CONTRACT_HEALTH: JsonObject = {"path": [HEALTH_PATH], "host": list(LOOPBACK_HOSTS)}
+_RESERVED: JsonObject = {"path": [RESERVED_PATH, f"{RESERVED_PATH}/*"]}
+_LIVE_RELEASE = "{http.regexp.live.release}"
+_INSTANCE_STATUS = "{http.reverse_proxy.status_code}"
 _PORT = re.compile(r"[1-9][0-9]{0,4}\Z", re.ASCII)
 _LOOPBACK_URL = re.compile(r"http://127\.0\.0\.1:([0-9]{1,5})/?\Z", re.ASCII)
+_PUBLIC_URL = re.compile(r"(https?)://([a-z0-9-]+(?:\.[a-z0-9-]+)*(?::[1-9][0-9]{0,4})?)/?\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +74,25 @@ class Told:
     backend_port: int | None
     #: None: a free slot says so in plain text.
     web_root: Path | None
+    #: Scheme and authority of the slot's public URL, `https` and `app.example.com`; None: an instance is asked for its
+    #: health under the name that the surface was asked by.
+    public: tuple[str, str] | None = None
+
+
+def may_be_served(path: str) -> bool:
+    """Say whether a file of a static root is for visitors: neither hidden, but for `.well-known`, nor the recipe."""
+    *folders, name = path.split("/")
+    hidden = any(part.startswith(".") and part != ".well-known" for part in (*folders, name))
+    return not hidden and name != "deploy.toml"
 
 
 def surface_environment(topology: Topology, slot: SlotName, *, web_root: Path) -> dict[str, str]:
     """Return the environment of a slot's surface, as the host contract names it."""
-    values = {"WEB_ROOT": str(web_root), "WEB_PORT": str(topology.ports.web(slot))}
+    values = {
+        "WEB_ROOT": str(web_root),
+        "WEB_PORT": str(topology.ports.web(slot)),
+        "WEB_URL": topology.url(slot),
+    }
     port = topology.backend_port(slot)
     if port != topology.ports.api:
         values["WEB_API_PROXY_TARGET"] = f"http://127.0.0.1:{port}"
@@ -90,6 +126,10 @@ def read_surface_environment(environ: Mapping[str, str]) -> Told:
         backend_port = port("WEB_API_PROXY_TARGET", match[1] if match else "", allowed=allowed)
         if backend_port and backend_port == web_port:
             problems.append("WEB_API_PROXY_TARGET: names WEB_PORT: the surface would be its own backend")
+    url = value("WEB_URL")
+    named = _PUBLIC_URL.match(url)
+    if url and named is None:
+        problems.append(f"WEB_URL: is {url!r:.60}, not http(s)://HOST or http(s)://HOST:PORT")
     root = value("WEB_ROOT")
     if root and not root.startswith("/"):
         problems.append(f"WEB_ROOT: is {root!r:.60}, not an absolute path")
@@ -99,7 +139,12 @@ def read_surface_environment(environ: Mapping[str, str]) -> Told:
         problems.append(error.message)
     if problems:
         raise ConfigInvalid("EnvironmentInvalid", "; ".join(problems), problems=tuple(problems))
-    return Told(web_port=web_port, backend_port=backend_port, web_root=Path(root) if root else None)
+    return Told(
+        web_port=web_port,
+        backend_port=backend_port,
+        web_root=Path(root) if root else None,
+        public=None if named is None else (named[1], named[2]),
+    )
 
 
 def surface_listens(layout: Layout, slot: SlotName, told: Told) -> tuple[tuple[str, int] | Path, ...]:
@@ -130,7 +175,7 @@ def render_surface(
     ]
     backend_routes = [_route(_proxy(layout, slot, address_file=ADDRESS_FILE), match=_is("instance", "yes"))]
     free = _free(slot, told.web_root, our_pages)
-    web = _slot_routes(layout, slot, free=free, then=web_routes)
+    web = _slot_routes(layout, slot, told, free=free, then=web_routes)
     loopback = ("127.0.0.0/8",)
     servers: dict[str, Json] = {
         "web": _server(
@@ -148,20 +193,23 @@ def render_surface(
     if told.backend_port is not None:
         servers["backend"] = _server(
             f"127.0.0.1:{told.backend_port}",
-            routes=_slot_routes(layout, slot, free=_free(slot), then=backend_routes),
+            routes=_slot_routes(layout, slot, told, free=_free(slot), then=backend_routes),
             errors=_surface_errors(slot),
             trusted_proxies=loopback,
         )
     return _caddy(servers, name=f"surface-{unit_instance(slot)}", log_dir=log_dir)
 
 
-def _slot_routes(layout: Layout, slot: SlotName, *, free: Sequence[Json], then: Sequence[Json]) -> list[Json]:
+def _slot_routes(
+    layout: Layout, slot: SlotName, told: Told, *, free: Sequence[Json], then: Sequence[Json]
+) -> list[Json]:
     """Return the routes that read `live` once and answer for a slot that does not serve; `then` serve the rest."""
     route_file = layout.live(slot) / ROUTE_FILE
-    pattern = "^" + "\t".join(f"(?P<{name}>[^\t]*)" for name in ROUTE_FIELDS) + "$"
+    unknown = _state_of(slot, "unknown", healthy=False)
     serving: list[Json] = [
         {"handle": [_log("release"), _log("generation")]},
-        _route(_subroute(_health(layout, slot)), match={"path": ["/health"]}),
+        _route(_subroute(_health(layout, slot, told, names_release=True)), match=_CONTRACT_HEALTH),
+        _route(_subroute(_reserved(layout, slot, told)), match=_RESERVED),
         _route(_subroute(free), match=_is("state", "free")),
         *then,
         _route(_answer(404, "Not found.\n")),
@@ -177,11 +225,10 @@ def _slot_routes(layout: Layout, slot: SlotName, *, free: Sequence[Json], then: 
         },
         _route(
             _subroute(serving),
-            match={"vars_regexp": {f"{{file.{route_file}}}": {"name": "live", "pattern": pattern}}},
+            match={"vars_regexp": {f"{{file.{route_file}}}": {"name": "live", "pattern": ROUTE_PATTERN}}},
         ),
-        _route(
-            _json_answer(503, _state_of(slot, "unknown", release="null", healthy=False)), match={"path": ["/health"]}
-        ),
+        _route(_json_answer(503, unknown), match=_CONTRACT_HEALTH),
+        _route(_json_answer(503, unknown, headers={SURFACE_HEADER: [slot]}), match=_RESERVED),
         _route(
             _answer(
                 503,
@@ -192,40 +239,94 @@ def _slot_routes(layout: Layout, slot: SlotName, *, free: Sequence[Json], then: 
     ]
 
 
-def _health(layout: Layout, slot: SlotName) -> list[Json]:
-    """Return the routes of a surface's own `/health`: free, files only, or as the instance answers."""
-    live = _state_of(slot, "live", release='"{http.regexp.live.release}"', healthy=True)
-    failing = _state_of(slot, "live", release='"{http.regexp.live.release}"', healthy=False)
-    asks_instance: Json = {
-        "handler": "reverse_proxy",
-        "rewrite": {"method": "GET", "uri": "{http.regexp.live.health_path}"},
-        "upstreams": [{"dial": _dial(layout, slot, ADDRESS_FILE)}],
-        "transport": {
-            "protocol": "http",
-            "dial_timeout": "1s",
-            "response_header_timeout": "2s",
-            "keep_alive": {"enabled": False},
-        },
-        "handle_response": [
-            {"match": {"status_code": [2, 3]}, "routes": [_route(_json_answer(200, live))]},
-            {"routes": [_route(_json_answer(503, failing))]},
-        ],
+def _reserved(layout: Layout, slot: SlotName, told: Told) -> list[Json]:
+    """Return the routes of what we ask ourselves, by whatever name the surface is asked.
+
+    Whoever asks learns which slot it is, whether it is free and whether it is well. A release is named by who asks."""
+    ours: JsonObject = {SURFACE_HEADER: [slot]}
+    serves = _state_of(slot, "{http.regexp.live.state}", release=_LIVE_RELEASE)
+    other = _state_of(slot, "{http.regexp.live.state}")
+    asked_by_gate = {"path": [gate_path(_LIVE_RELEASE)]}
+    # The instance's status and proof, and nothing else of what it says.
+    as_gate_reads: Json = {
+        "routes": [
+            _route(
+                {"handler": "copy_response_headers", "include": [RELEASE_HEADER, NONCE_HEADER]},
+                {
+                    "handler": "static_response",
+                    "status_code": _INSTANCE_STATUS,
+                    "headers": {INSTANCE_HEADER: ["answered"], "Cache-Control": ["no-store"]},
+                },
+            )
+        ]
     }
     return [
+        {"handle": [{"handler": "headers", "response": {"set": ours}}]},
+        _route(_subroute(_health(layout, slot, told, names_release=False)), match={"path": [PUBLIC_HEALTH_PATH]}),
         _route(
-            _json_answer(200, _state_of(slot, "free", release="null", healthy=True)),
-            match=_is("state", "free"),
+            # Whoever asks has a time limit of their own, that of the gate.
+            _asks_instance(layout, slot, told, [as_gate_reads], timeout=bounds.RESPONSE_HEADER_TIMEOUT),
+            match={**_is("instance", "yes"), **asked_by_gate},
         ),
-        _route(asks_instance, match=_is("instance", "yes")),
+        _route(
+            _json_answer(200, serves),
+            match={**_is_set("release"), "path": [release_path(_LIVE_RELEASE), gate_path(_LIVE_RELEASE)]},
+        ),
+        _route(_json_answer(404, other), match={"path": [release_path("*"), gate_path("*")]}),
+        _route(_answer(404, "Not found.\n")),
+    ]
+
+
+def _health(layout: Layout, slot: SlotName, told: Told, *, names_release: bool) -> list[Json]:
+    """Return the routes of a surface's own health: free, files only, or as the instance answers what its gate asks."""
+    release = _LIVE_RELEASE if names_release else None
+    live = _state_of(slot, "live", release=release, healthy=True)
+    failing = _state_of(slot, "live", release=release, healthy=False)
+    wanted = _route(_json_answer(200, live), match=_is("health_status", _INSTANCE_STATUS))
+    otherwise = _route(_json_answer(503, failing))
+    # A `live` that was written before it held the status: what is no error passes.
+    unsaid = _route(_json_answer(200, live), match=_is("health_status", ""))
+    judged: list[Json] = [
+        {"match": {"status_code": [2, 3]}, "routes": [unsaid, wanted, otherwise]},
+        {"routes": [wanted, otherwise]},
+    ]
+    return [
+        _route(_json_answer(200, _state_of(slot, "free", healthy=True)), match=_is("state", "free")),
+        _route(_asks_instance(layout, slot, told, judged, timeout=HEALTH_TIMEOUT), match=_is("instance", "yes")),
         _route(_json_answer(200, live)),
     ]
 
 
+def _asks_instance(layout: Layout, slot: SlotName, told: Told, then: Sequence[Json], *, timeout: str) -> Json:
+    """Return the handler that asks the instance what its gate asks, under the public name; `then` makes the answer."""
+    name: dict[str, Json] = {}
+    if told.public is not None:
+        scheme, authority = told.public
+        name = {"Host": [authority], "X-Forwarded-Host": [authority], "X-Forwarded-Proto": [scheme]}
+    return {
+        "handler": "reverse_proxy",
+        "rewrite": {"method": "GET", "uri": "{http.regexp.live.health_path}"},
+        "upstreams": [{"dial": _dial(layout, slot, ADDRESS_FILE)}],
+        "headers": {"request": {"set": name}},
+        "transport": {
+            "protocol": "http",
+            "compression": False,
+            "dial_timeout": "1s",
+            "response_header_timeout": timeout,
+            "keep_alive": {"enabled": False},
+        },
+        "handle_response": then,
+    }
+
+
 def _surface_errors(slot: SlotName) -> list[Json]:
-    failing = _state_of(slot, "live", release='"{http.regexp.live.release}"', healthy=False)
+    failing = _state_of(slot, "live", release=_LIVE_RELEASE, healthy=False)
+    public = _state_of(slot, "live", healthy=False)
+    away: JsonObject = {SURFACE_HEADER: [slot], INSTANCE_HEADER: ["away"]}
     message = f"{{http.error.status_code}}: {slot} does not answer right now.\n"
     return [
-        _route(_json_answer(503, failing), match={"path": ["/health"]}),
+        _route(_json_answer(503, failing), match=_CONTRACT_HEALTH),
+        _route(_json_answer(503, public, headers=away), match=_RESERVED),
         _route(_answer(404, "Not found.\n"), match={"vars": {"{http.error.status_code}": ["404"]}}),
         _route(
             _answer(405, "Files answer GET and HEAD only.\n"), match={"vars": {"{http.error.status_code}": ["405"]}}
@@ -255,7 +356,7 @@ def _file_server(root: str, *, pass_thru: bool = False) -> Json:
     return {
         "handler": "file_server",
         "root": f"{{http.regexp.live.{root}}}",
-        "index_names": ["index.html"],
+        "index_names": [INDEX_NAME],
         "pass_thru": pass_thru,
     }
 
@@ -307,13 +408,15 @@ def _page(folder: Path, headers: JsonObject) -> Json:
     )
 
 
-def _state_of(slot: SlotName, state: str, *, release: str, healthy: bool) -> str:
-    passes = "true" if healthy else "false"
-    return f'{{"slot": "{slot}", "state": "{state}", "release": {release}, "healthy": {passes}}}\n'
+def _state_of(slot: SlotName, state: str, *, release: str | None = None, healthy: bool | None = None) -> str:
+    named = "null" if release is None else f'"{release}"'
+    passes = "" if healthy is None else f', "healthy": {"true" if healthy else "false"}'
+    return f'{{"slot": "{slot}", "state": "{state}", "release": {named}{passes}}}\n'
 
 
-def _json_answer(status: int, body: str) -> Json:
-    return _answer(status, body, headers={"Content-Type": ["application/json"], "Cache-Control": ["no-store"]})
+def _json_answer(status: int, body: str, *, headers: JsonObject | None = None) -> Json:
+    always: JsonObject = {"Content-Type": ["application/json"], "Cache-Control": ["no-store"]}
+    return _answer(status, body, headers={**always, **(headers or {})})
 
 
 def _answer(status: int | str, body: str, *, headers: JsonObject | None = None) -> Json:

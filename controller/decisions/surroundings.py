@@ -13,6 +13,19 @@ from controller.model.nouns import Live, Run
 CONFIGURED = "OROBOROS_CONFIGURED"
 
 
+def visitor_headers(url: str) -> dict[str, str]:
+    """Return what an app reads of a visitor to this public URL, as edge and surface say it, of ourselves at loopback.
+
+    The Host header is the URL's authority, with its port; Caddy's reverse_proxy names the other three."""
+    scheme, _, authority = url.partition("://")
+    return {
+        "Host": authority,
+        "X-Forwarded-For": "127.0.0.1",
+        "X-Forwarded-Host": authority,
+        "X-Forwarded-Proto": scheme,
+    }
+
+
 def listening_address(
     recipe: Recipe, *, layout: Layout, topology: Topology, slot: SlotName, colour: Colour
 ) -> str | None:
@@ -96,6 +109,7 @@ def live_for(
         fallback=recipe.web.fallback if recipe.web is not None else None,
         api_prefix="/" if recipe.web is None else (recipe.api.prefix if recipe.api is not None else "/"),
         health_path=recipe.gate.path,
+        health_status=recipe.gate.status,
     )
 
 

@@ -72,7 +72,7 @@ def _ask_all(stack: Stack) -> tuple[ServiceHealth, ...]:
 def _ask(endpoint: Endpoint, redis_url: str) -> ServiceHealth:
     if endpoint.kind == "redis":
         return _timed(endpoint, lambda: _redis(redis_url))
-    return _timed(endpoint, lambda: ask_http(endpoint.address, host=endpoint.host))
+    return _timed(endpoint, lambda: ask_http(endpoint.address, host=endpoint.host, path=endpoint.path))
 
 
 def _timed(endpoint: Endpoint, question: Callable[[], Answered]) -> ServiceHealth:
@@ -81,9 +81,9 @@ def _timed(endpoint: Endpoint, question: Callable[[], Answered]) -> ServiceHealt
     return judge(endpoint, answered, took_ms=round((time.monotonic() - began) * 1000))
 
 
-def ask_http(address: str, *, host: str) -> Answered:
-    """GET /health at an address of loopback, under a host name."""
-    answer = ask(address, HEALTH_PATH, host=host, timeout_s=ASK_TIMEOUT_S)
+def ask_http(address: str, *, host: str, path: str = HEALTH_PATH) -> Answered:
+    """GET a path at an address of loopback, under a host name."""
+    answer = ask(address, path, headers={"Host": host}, timeout_s=ASK_TIMEOUT_S)
     return Answered(status=answer.status, said=answer.body.decode("utf-8", "replace"), problem=answer.problem)
 
 

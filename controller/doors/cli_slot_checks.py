@@ -7,12 +7,14 @@ runtime or the database server does not answer: then nothing can be compared.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from rich.console import Console
 from rich.text import Text
 
+from controller.decisions.health import HEALTH_PATH, PUBLIC_HEALTH_PATH, release_path
 from controller.decisions.integrity import SlotFacts, judge_integrity
 from controller.decisions.slot_checks import Asked, SlotCheck, SlotSeen, check_slot, confirmed
 from controller.doors import tables
@@ -26,6 +28,7 @@ from controller.model.config import Settings
 from controller.model.deploy_toml import parse_recipe
 from controller.model.errors import ConfigInvalid
 from controller.model.names import MAIN, SlotName, Topology
+from controller.model.nouns import Live
 
 #: A lease is made ready, and a slot wiped, within this time: until then it is work.
 GRACE_S = 60.0
@@ -49,7 +52,7 @@ def _look(settings: Settings, store: Store, topology: Topology, slots: tuple[Slo
     stopped = {stop.slot for stop in store.load_history().stops}
     running = {run.slot for run in facts.runs if run.ended_at is None}
     mirror = open_mirror(settings)
-    asked = _ask(topology, slots)
+    asked = _ask(topology, {one.slot: one.live for one in facts.slots if one.slot in slots})
     return tuple(
         check_slot(
             SlotSeen(
@@ -67,26 +70,31 @@ def _look(settings: Settings, store: Store, topology: Topology, slots: tuple[Slo
     )
 
 
-def _ask(topology: Topology, slots: tuple[SlotName, ...]) -> dict[SlotName, tuple[Asked, ...]]:
+def _ask(topology: Topology, slots: Mapping[SlotName, Live | None]) -> dict[SlotName, tuple[Asked, ...]]:
     """Ask each slot's surface at its ports and behind the edge, all at once."""
     questions = [
-        (slot, aspect, f"127.0.0.1:{port}", host)
-        for slot in slots
-        for aspect, port, host in (
-            ("web port", topology.ports.web(slot), "127.0.0.1"),
-            ("backend port", topology.backend_port(slot), "127.0.0.1"),
-            ("edge host", topology.ports.edge, topology.host(slot)),
+        (slot, aspect, f"127.0.0.1:{port}", host, path)
+        for slot, live in slots.items()
+        for aspect, port, host, path in (
+            ("web port", topology.ports.web(slot), "127.0.0.1", HEALTH_PATH),
+            ("backend port", topology.backend_port(slot), "127.0.0.1", HEALTH_PATH),
+            ("edge host", topology.ports.edge, topology.host(slot), _public_path(live)),
         )
         # Where the app is Oroboros itself, that port is the api's, not a surface's.
         if not (aspect == "backend port" and slot == MAIN and topology.production_backend_port == topology.ports.api)
     ]
     with ThreadPoolExecutor(max_workers=16) as pool:
-        answers = list(pool.map(lambda one: ask_http(one[2], host=one[3]), questions))
+        answers = list(pool.map(lambda one: ask_http(one[2], host=one[3], path=one[4]), questions))
     found: dict[SlotName, tuple[Asked, ...]] = dict.fromkeys(slots, ())
-    for (slot, aspect, address, host), answered in zip(questions, answers, strict=True):
+    for (slot, aspect, address, host, _path), answered in zip(questions, answers, strict=True):
         where = host if aspect == "edge host" else address
         found[slot] = (*found[slot], Asked(aspect=aspect, address=where, answered=answered))
     return found
+
+
+def _public_path(live: Live | None) -> str:
+    """Return what is asked behind the edge: does it serve this release; or, of a slot without one, is it free."""
+    return PUBLIC_HEALTH_PATH if live is None or live.release is None else release_path(live.release)
 
 
 def _is_there(settings: Settings, facts: SlotFacts) -> bool:

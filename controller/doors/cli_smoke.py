@@ -78,7 +78,11 @@ def smoke(order: SmokeOrder, of: RunFound | None) -> tuple[SmokeReport, Path]:
     """Ask, judge, write the artifact, and keep both in the store if that is ordered; return the report and its file."""
     if order.persist and of is not None:
         _check_serves(of)
-    routes = choose_routes(of_recipe=() if of is None else _routes_of_recipe(of), changed=order.changed)
+    routes = choose_routes(
+        release=None if of is None else of.run.release,
+        of_recipe=() if of is None else _routes_of_recipe(of),
+        changed=order.changed,
+    )
     began_at, began = utc_now(), time.monotonic()
     with tables.progress(f"asking for {len(routes)} pages"):
         fetched = fetch_all(order.preview, routes, proxy=order.proxy, timeout_s=order.timeout_s)

@@ -25,6 +25,7 @@ import psycopg
 import starlette
 
 from controller.decisions.github.repository import require_ours
+from controller.decisions.health import HEALTH_PATH, PUBLIC_HEALTH_PATH
 from controller.decisions.host_units import enabled_units, installed_units
 from controller.decisions.installation import (
     FileFact,
@@ -378,7 +379,9 @@ def examine_addresses(settings: Settings, topology: Topology) -> list[Finding]:
     ports = topology.ports
     findings = [doctor.check_surface(slot, ask_health(f"surface {slot}", ports.web(slot))) for slot in topology.slots]
     findings += [
-        doctor.check_edge(slot, topology.host(slot), ask_health("edge", ports.edge, host=topology.host(slot)))
+        doctor.check_edge(
+            slot, topology.host(slot), ask_health("edge", ports.edge, host=topology.host(slot), path=PUBLIC_HEALTH_PATH)
+        )
         for slot in topology.slots
     ]
     # To the operator they say why they are not well.
@@ -389,14 +392,16 @@ def examine_addresses(settings: Settings, topology: Topology) -> list[Finding]:
     return findings
 
 
-def ask_health(what: str, port: int, *, host: str = "127.0.0.1", token: bytes | None = None) -> HealthFacts:
-    """GET /health on a port of loopback, under a host name, as the operator with a `token`. Names are not looked
-    up: `*.localhost` resolves nowhere but in browsers."""
-    url = f"http://127.0.0.1:{port}/health"
+def ask_health(
+    what: str, port: int, *, host: str = "127.0.0.1", path: str = HEALTH_PATH, token: bytes | None = None
+) -> HealthFacts:
+    """GET a path on a port of loopback, under a host name, as the operator with a `token`. Names are not looked up:
+    `*.localhost` resolves nowhere but in browsers."""
+    url = f"http://127.0.0.1:{port}{path}"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ASK_TIMEOUT_S)
     try:
         as_operator = {} if token is None else {"Authorization": b"Bearer " + token}
-        connection.request("GET", "/health", headers={"Host": host, "Connection": "close", **as_operator})
+        connection.request("GET", path, headers={"Host": host, "Connection": "close", **as_operator})
         answer = connection.getresponse()
         said = answer.read(SAID_BYTES_MAX).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException) as error:

@@ -94,8 +94,12 @@ async def _get(
     client: httpx.AsyncClient, preview: Origin, route: str, target: Origin
 ) -> tuple[Fetched, Redirect | None]:
     url = httpx.URL(scheme=target.scheme, host=target.host, port=target.port, raw_path=route.encode("ascii"))
+    headers = {"Host": preview.host_header}
+    if target != connects_to(preview, None):
+        # What a proxy in front would say of the visitor.
+        headers |= {"X-Forwarded-Host": preview.host_header, "X-Forwarded-Proto": preview.scheme}
     extensions = {"sni_hostname": preview.host} if target.scheme == "https" else {}
-    async with client.stream("GET", url, headers={"Host": preview.host_header}, extensions=extensions) as answer:
+    async with client.stream("GET", url, headers=headers, extensions=extensions) as answer:
         content_type = answer.headers.get("content-type", "")
         location = answer.headers.get("location", "")
         if answer.is_redirect and location:

@@ -8,6 +8,7 @@ proves nothing, since another socket can be moved over it.
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import io
 import os
@@ -16,7 +17,7 @@ import string
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ INTERIM_MAX = 4
 CHUNK_LINE_BYTES_MAX = 4 << 10
 #: A page may be large; an endless one is not a page.
 BODY_BYTES_MAX = 4 << 20
-#: Of a body, for messages and for comparing small static files.
+#: Of a body, for messages.
 BODY_KEPT_BYTES_MAX = 256 << 10
 RECEIVE_BYTES = 64 << 10
 #: Before a stranger is called one.
@@ -45,6 +46,9 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     #: The first bytes of the body, without transfer encoding.
     body: bytes = b""
+    #: Of a body that was to be compared: how many bytes were read, and their SHA-256 in hex.
+    read_bytes: int = 0
+    sha256: str = ""
     problem: str = ""
     #: The connection was not accepted at all: nobody listens (yet).
     refused: bool = False
@@ -54,18 +58,29 @@ class Answer:
     stranger: str = ""
 
 
-def ask(address: str, path: str, *, host: str, timeout_s: float) -> Answer:
-    """GET `path` at `127.0.0.1:port` or `unix//path`; return the answer or what was wrong with it. Never raises."""
-    if not path.startswith("/") or any(c <= " " or c == "\x7f" for c in path + host):
+def ask(
+    address: str,
+    path: str,
+    *,
+    headers: Mapping[str, str],
+    timeout_s: float,
+    compare_bytes: int = 0,
+) -> Answer:
+    """GET `path` at `127.0.0.1:port` or `unix//path`; return the answer or what was wrong with it. Never raises.
+
+    `headers` hold the Host, and more if it is asked as a visitor's request is handed on.
+    With `compare_bytes` that much of a body is read at most, and hashed instead of kept: a longer one is no problem."""
+    if not path.startswith("/") or any(c <= " " or c == "\x7f" for c in path) or not _are_plain(headers):
         return Answer(problem=f"{path[:80]!r} is no path that could be asked for")
     deadline = time.monotonic() + timeout_s
     listener = None
     try:
         with _connect(address, deadline) as connection:
             listener = _listener_of(connection)
-            request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: oroboros-gate\r\nAccept: */*\r\n"
-            connection.sendall((request + "Connection: close\r\n\r\n").encode("ascii", "replace"))
-            return replace(_read(connection, deadline), listener=listener)
+            lines = {**headers, "User-Agent": "oroboros-gate", "Accept": "*/*", "Connection": "close"}
+            request = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+            connection.sendall(f"GET {path} HTTP/1.1\r\n{request}\r\n".encode("ascii", "replace"))
+            return replace(_read(connection, deadline, compare_bytes), listener=listener)
     except ConnectionRefusedError:
         return Answer(problem="nobody listens", refused=True)
     except FileNotFoundError:
@@ -80,7 +95,7 @@ def ask_instance(
     address: str,
     path: str,
     *,
-    host: str,
+    headers: Mapping[str, str],
     timeout_s: float,
     process_ids: Callable[[], frozenset[int]],
     strangers: Callable[[], str | None],
@@ -89,7 +104,7 @@ def ask_instance(
 
     `strangers` says who else listens at the address, "" for nobody else, None when nobody does."""
     if address.startswith("unix/"):
-        answer = ask(address, path, host=host, timeout_s=timeout_s)
+        answer = ask(address, path, headers=headers, timeout_s=timeout_s)
         if answer.refused or answer.listener in process_ids():
             return answer
         if answer.listener is not None and answer.listener > 0 and Path(f"/proc/{answer.listener}").exists():
@@ -101,20 +116,24 @@ def ask_instance(
         return Answer(problem="nobody listens", refused=True)
     if stranger:
         return Answer(stranger=stranger)
-    answer = ask(address, path, host=host, timeout_s=timeout_s)
+    answer = ask(address, path, headers=headers, timeout_s=timeout_s)
     # Once more: a listener that came in between could have been the one that answered.
     return replace(answer, stranger=strangers() or "")
 
 
-def ask_forwarded(address: str, path: str, *, host: str, timeout_s: float) -> Answer:
+def ask_forwarded(address: str, path: str, *, headers: Mapping[str, str], timeout_s: float) -> Answer:
     """Ask behind a socket whose holder accepts in any case and forwards to the instance alone.
 
     A connection that ends before a byte of an answer means that nobody listens there."""
-    answer = ask(address, path, host=host, timeout_s=timeout_s)
+    answer = ask(address, path, headers=headers, timeout_s=timeout_s)
     nobody = answer.status is None and (
         answer.problem.endswith(CLOSED_EARLY) or answer.problem.startswith(ConnectionResetError.__name__)
     )
     return Answer(problem="nobody listens", refused=True) if nobody else answer
+
+
+def _are_plain(headers: Mapping[str, str]) -> bool:
+    return all("!" <= c <= "~" for name, value in headers.items() for c in name + value)
 
 
 def _connect(address: str, deadline: float) -> socket.socket:
@@ -149,7 +168,7 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _read(connection: socket.socket, deadline: float) -> Answer:
+def _read(connection: socket.socket, deadline: float, compare_bytes: int) -> Answer:
     data = b""
     for _ in range(1 + INTERIM_MAX):
         head, data = _read_head(connection, deadline, data)
@@ -166,8 +185,28 @@ def _read(connection: socket.socket, deadline: float) -> Answer:
     for key, value in http.client.parse_headers(io.BytesIO(lines + b"\r\n\r\n")).items():
         # Doubled headers are joined, so that a doubled proof equals nothing that is wanted.
         headers[key.lower()] = f"{headers[key.lower()]}, {value}" if key.lower() in headers else str(value)
+    if compare_bytes:
+        return _compare(connection, deadline, data, headers, status, compare_bytes)
     body, problem = _read_body(connection, deadline, data, headers, status)
     return Answer(status=status, headers=headers, body=body, problem=problem)
+
+
+def _compare(
+    connection: socket.socket, deadline: float, rest: bytes, headers: dict[str, str], status: int, bytes_max: int
+) -> Answer:
+    """Read and hash the first bytes of a body whose length is declared, as that of a file is."""
+    length = headers.get("content-length", "")
+    if not (length.isascii() and length.isdigit()):
+        return Answer(status=status, headers=headers, problem="the length of the body is not said")
+    digest, wanted, size, piece = hashlib.sha256(), min(int(length), bytes_max), 0, rest
+    while True:
+        digest.update(piece[: wanted - size])
+        size += min(len(piece), wanted - size)
+        if size == wanted:
+            return Answer(status=status, headers=headers, read_bytes=size, sha256=digest.hexdigest())
+        piece = _receive(connection, deadline)
+        if not piece:
+            return Answer(status=status, headers=headers, problem="the body was cut")
 
 
 def _read_head(connection: socket.socket, deadline: float, rest: bytes) -> tuple[bytes, bytes]:

@@ -7,16 +7,13 @@ the run re-read inside it.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import assert_never
-from urllib.parse import quote
 
 from controller.decisions.drift import (
     BY_HAND,
@@ -53,10 +50,11 @@ from controller.effects.publish import (
     verify_release,
 )
 from controller.effects.runtime import ProcessSpec, Runtime
+from controller.effects.static_files import StaticSample, sample_static_files
 from controller.effects.store import Store
 from controller.failpoints import failpoint
 from controller.loop.background import Background
-from controller.loop.gate_threads import GateOrder, GateThreads, Instance, StaticFile, WatchOrder
+from controller.loop.gate_threads import GateOrder, GateThreads, Instance, WatchOrder
 from controller.loop.observe import Sight, recipe_at, version_of
 from controller.model import steps as s
 from controller.model.command import app_values
@@ -69,12 +67,10 @@ from controller.model.states import Outcome, RunState
 from controller.model.world import Observed, SlotObserved
 
 NONCE_BYTES = 16
-STATIC_SAMPLES_MAX = 3
 #: The least that a window looks, when it is begun again after its time.
 WINDOW_AGAIN_S = 3.0
 #: How long the forge may take to say what the production branch is before a switch: an outage never blocks one.
 HEAD_ASKED_S = 3.0
-STATIC_SAMPLE_BYTES_MAX = 64 << 10
 STOP_GRACE_S = 10.0
 JOB_STOP_GRACE_S = 2.0
 
@@ -634,11 +630,11 @@ class Hands:
             return error.message
         return ""
 
-    def _static_files(self, run: Run, recipe: Recipe) -> tuple[StaticFile, ...]:
+    def _static_files(self, run: Run, recipe: Recipe) -> StaticSample:
         """Return some files of a static release and what their URLs must answer."""
         if recipe.web is None:
-            return ()
-        return sample_static_files(self._base(run, recipe) / recipe.web.static)
+            return StaticSample()
+        return sample_static_files(self._base(run, recipe) / recipe.web.static, called=recipe.web.static)
 
     def _start_gate(self, step: s.StartGate, slot: SlotObserved) -> None:
         run, recipe = _run_and_recipe(slot)
@@ -653,6 +649,7 @@ class Hands:
                     release=step.release,
                     gate=recipe.gate,
                     instance=instance,
+                    url=self.topology.url(step.slot),
                     before_pass=lambda: self._ask_for_head(run),
                 )
             )
@@ -663,18 +660,18 @@ class Hands:
 
     def _judge_static(self, run: Run, recipe: Recipe) -> None:
         began_at = self.clock()
-        files = self._static_files(run, recipe)
+        sample = self._static_files(run, recipe)
         took_s = (self.clock() - began_at).total_seconds()
-        if files:
+        if sample.files:
             self._ask_for_head(run)
         verdict = Verdict(
             kind="gate",
             slot=run.slot,
             generation=run.generation,
             release=run.release,
-            outcome=Outcome.PASS if files else Outcome.FAIL,
-            reason="" if files else "NoStaticFiles",
-            message="" if files else f"[web] static: there is no file in {recipe.web.static if recipe.web else ''}",
+            outcome=Outcome.PASS if sample.files else Outcome.FAIL,
+            reason="" if sample.files else "NoStaticFiles",
+            message="" if sample.files else f"[web] static: {sample.problem}",
         )
         self.record_verdict(verdict, "static", took_s)
 
@@ -709,7 +706,7 @@ class Hands:
         run, recipe = _run_and_recipe(slot)
         instance = self._instance(run, recipe)
         until = run.watch_until or now + timedelta(seconds=recipe.gate.window_s)
-        host, ports = self.topology.host(step.slot), self.topology.ports
+        ports = self.topology.ports
         self.gates.start_watch(
             WatchOrder(
                 slot=step.slot,
@@ -717,8 +714,9 @@ class Hands:
                 release=step.release,
                 gate=recipe.gate,
                 instance=instance,
-                static=self._static_files(run, recipe) if instance is None else (),
-                doors=((f"127.0.0.1:{ports.web(step.slot)}", host), (f"127.0.0.1:{ports.edge}", host)),
+                static=self._static_files(run, recipe).files if instance is None else (),
+                url=self.topology.url(step.slot),
+                doors=(f"127.0.0.1:{ports.web(step.slot)}", f"127.0.0.1:{ports.edge}"),
                 # A worker that died meanwhile has looked at nothing: whatever is left, a window is begun and confirmed.
                 window_left_s=max((until - now).total_seconds(), min(recipe.gate.window_s, WINDOW_AGAIN_S)),
             )
@@ -860,24 +858,3 @@ def _run_and_recipe(slot: SlotObserved) -> tuple[Run, Recipe]:
 
 def _lease_end(observed: Observed, now: datetime) -> datetime:
     return now + timedelta(seconds=observed.policy.previews.lease_ttl_s)
-
-
-def sample_static_files(root: Path) -> tuple[StaticFile, ...]:
-    """Return a few small files under a static root, with their URL paths and SHA-256, in a stable order."""
-    found: list[StaticFile] = []
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            relative = path.relative_to(root).as_posix()
-            if path.is_symlink() or path.stat().st_size > STATIC_SAMPLE_BYTES_MAX or name == "index.html":
-                continue  # index.html redirects to its folder
-            found.append(
-                StaticFile(url_path="/" + quote(relative), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-            )
-            if len(found) >= STATIC_SAMPLES_MAX:
-                return tuple(found)
-    if not found and (root / "index.html").is_file():
-        body = (root / "index.html").read_bytes()
-        return (StaticFile(url_path="/", sha256=hashlib.sha256(body).hexdigest()),)
-    return tuple(found)

@@ -6,7 +6,6 @@ deadline, or when its run is cancelled.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable
@@ -27,7 +26,11 @@ from controller.decisions.gates import (
     window_pause_s,
     with_log_line,
 )
+from controller.decisions.health import gate_path, release_path
+from controller.decisions.surfaces import INSTANCE_HEADER, NONCE_HEADER, RELEASE_HEADER, SURFACE_HEADER
+from controller.decisions.surroundings import visitor_headers
 from controller.effects.probe import Answer, ask, ask_forwarded, ask_instance
+from controller.effects.static_files import COMPARE_TIMEOUT_S, COMPARED_BYTES_MAX, StaticFile
 from controller.model.config import Gate
 from controller.model.errors import OroborosError
 from controller.model.names import Sha, SlotName
@@ -37,7 +40,6 @@ from controller.model.states import Outcome, ProcessState
 THREADS_MAX = 32
 #: What a round of a gate takes beside its probe, at the most, as far as its deadline counts it.
 ROUND_SLACK_S = 1.0
-RELEASE_HEADER, NONCE_HEADER = "x-oroboros-release", "x-oroboros-nonce"
 
 
 def _nothing_away() -> str:
@@ -67,14 +69,6 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StaticFile:
-    """A file of a static release: what its URL must answer."""
-
-    url_path: str
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class GateOrder:
     """What a gate asks of whom."""
 
@@ -83,6 +77,8 @@ class GateOrder:
     release: Sha
     gate: Gate
     instance: Instance
+    #: The slot's public URL: a gate asks as a visitor to it does, and so does the window.
+    url: str
     #: Called when it passed, before anybody is told: what must be found out right before a switch.
     before_pass: Callable[[], None] = _nothing_to_do
 
@@ -98,8 +94,10 @@ class WatchOrder:
     #: None for a release of static files only; then `static` says what is asked.
     instance: Instance | None
     static: tuple[StaticFile, ...]
-    #: (address, Host header): the slot's web surface, and the edge.
-    doors: tuple[tuple[str, str], ...]
+    #: The slot's public URL.
+    url: str
+    #: Addresses: the slot's web surface, and the edge.
+    doors: tuple[str, ...]
     window_left_s: float
 
 
@@ -230,7 +228,7 @@ def probe_instance(order: GateOrder, *, at_s: float) -> Result:
             # Most likely it ended because it could not have its address, if somebody else has it.
             squatter = _squatter(instance) if ended.reason == "InstanceExited" else ""
             return _not_ours(instance.address, f"{squatter}: {ended.message}", at_s=at_s) if squatter else ended
-        answer = _ask(instance, gate)
+        answer = _ask(instance, gate, order.url)
     except OroborosError as error:
         return _runtime_away(error, at_s=at_s)
     if answer.refused:
@@ -245,7 +243,10 @@ def probe_instance(order: GateOrder, *, at_s: float) -> Result:
 
 
 def probe_doors(order: WatchOrder, *, at_s: float) -> Result:
-    """Ask every door once; the first that fails is the result."""
+    """Ask every door once what the gate asked; the first that fails is the result.
+
+    The surface itself says that it serves this release, and asks its instance on our behalf: an app's own pages and
+    files are not in the way."""
     if order.instance is not None:
         try:
             ended = _ended(order.instance, at_s=at_s)
@@ -253,26 +254,64 @@ def probe_doors(order: WatchOrder, *, at_s: float) -> Result:
             return _runtime_away(error, at_s=at_s)
         if ended is not None:
             return ended
-    for address, host in order.doors:
-        for file in order.static:
-            answer = ask(address, file.url_path, host=host, timeout_s=order.gate.probe_timeout_s)
-            if answer.refused:
-                return _door_away(address, host, at_s=at_s)
-            same = answer.status == 200 and hashlib.sha256(answer.body).hexdigest() == file.sha256
-            if not same:
-                seen = answer.problem or f"status {answer.status}, other bytes"
-                message = f"{host}{file.url_path} is not the file of this release: {seen}"
-                return Result(at_s=at_s, passed=False, reason="WrongRelease", message=message)
-        if order.instance is None:
-            continue
-        answer = ask(address, order.gate.path, host=host, timeout_s=order.gate.probe_timeout_s)
-        if answer.refused:
-            return _door_away(address, host, at_s=at_s)
-        result = _judge_answer(answer, order.gate, at_s=at_s)
-        if result.passed and order.gate.proof == "echo":
-            result = _judge_echo(answer, order.release, order.instance.nonce, at_s=at_s)
+    for address in order.doors:
+        result = _through_door(order, address, at_s=at_s)
         if not result.passed:
             return result
+        for file in order.static:
+            result = _judge_file(order, address, file, at_s=at_s)
+            if not result.passed:
+                return result
+    return Result(at_s=at_s, passed=True)
+
+
+def _through_door(order: WatchOrder, address: str, *, at_s: float) -> Result:
+    """Prove that the door is our surface, serves this release, and that its instance answers what its gate asks."""
+    instance, gate = order.instance, order.gate
+    headers = visitor_headers(order.url)
+    path = release_path(order.release) if instance is None else gate_path(order.release)
+    answer = ask(address, path, headers=headers, timeout_s=gate.probe_timeout_s)
+    if answer.refused:
+        return _door_away(address, headers["Host"], "nobody listens", at_s=at_s)
+    if answer.status is None:
+        return Result(at_s=at_s, passed=False, reason="NoAnswer", message=f"{gate.path}: {answer.problem}")
+    if answer.headers.get(SURFACE_HEADER.lower()) != order.slot:
+        told = f"what answers {answer.status} does not say that it is the surface of {order.slot}"
+        return _door_away(address, headers["Host"], told, at_s=at_s)
+    through = answer.headers.get(INSTANCE_HEADER.lower(), "")
+    if through == "away":
+        message = f"{gate.path}: the surface of {order.slot} cannot reach the instance"
+        return Result(at_s=at_s, passed=False, reason="NoAnswer", message=message)
+    if through != "answered" and (instance is not None or answer.status != 200):
+        message = f"{headers['Host']} serves another release than {order.release[:7]}"
+        return Result(at_s=at_s, passed=False, reason="WrongRelease", message=message, blames_release=False)
+    if instance is None:
+        return Result(at_s=at_s, passed=True, status=answer.status)
+    result = _judge_answer(answer, gate, at_s=at_s)
+    if result.passed and gate.proof == "echo":
+        return _judge_echo(answer, order.release, instance.nonce, at_s=at_s)
+    return result
+
+
+def _judge_file(order: WatchOrder, address: str, file: StaticFile, *, at_s: float) -> Result:
+    """Compare a file with what its URL answers, as far as both are read."""
+    headers = visitor_headers(order.url)
+    answer = ask(address, file.url_path, headers=headers, timeout_s=COMPARE_TIMEOUT_S, compare_bytes=COMPARED_BYTES_MAX)
+    if answer.refused:
+        return _door_away(address, headers["Host"], "nobody listens", at_s=at_s)
+    where = f"{headers['Host']}{file.url_path}"
+    if answer.status is None or (answer.status == 200 and answer.problem):
+        # The surface reads it from the disk: that it is slow says nothing about the release.
+        message = f"{where}: {answer.problem}"
+        return Result(at_s=at_s, passed=False, reason="NoAnswer", message=message, blames_release=False)
+    if answer.status != 200:
+        message = f"{where} answers {answer.status}, and is a file of this release"
+        return Result(at_s=at_s, passed=False, reason="WrongRelease", message=message)
+    length = int(answer.headers["content-length"])
+    if (length, answer.sha256) != (file.size_bytes, file.sha256):
+        differs = f"{length} bytes, not {file.size_bytes}" if length != file.size_bytes else "other bytes"
+        message = f"{where} is not the file of this release: {differs}"
+        return Result(at_s=at_s, passed=False, reason="WrongRelease", message=message)
     return Result(at_s=at_s, passed=True)
 
 
@@ -295,13 +334,14 @@ def _ended(instance: Instance, *, at_s: float) -> Result | None:
     )
 
 
-def _ask(instance: Instance, gate: Gate) -> Answer:
+def _ask(instance: Instance, gate: Gate, url: str) -> Answer:
+    headers = visitor_headers(url)
     if instance.forwarded:
-        return ask_forwarded(instance.address, gate.path, host="localhost", timeout_s=gate.probe_timeout_s)
+        return ask_forwarded(instance.address, gate.path, headers=headers, timeout_s=gate.probe_timeout_s)
     return ask_instance(
         instance.address,
         gate.path,
-        host="localhost",
+        headers=headers,
         timeout_s=gate.probe_timeout_s,
         process_ids=instance.process_ids,
         strangers=instance.strangers,
@@ -317,8 +357,8 @@ def _not_ours(address: str, stranger: str, *, at_s: float) -> Result:
     return Result(at_s=at_s, passed=False, reason="NotOurs", message=message, blames_release=False)
 
 
-def _door_away(address: str, host: str, *, at_s: float) -> Result:
-    message = f"our own door for {host} at {address} is away: nobody listens"
+def _door_away(address: str, host: str, told: str, *, at_s: float) -> Result:
+    message = f"our own door for {host} at {address} is away: {told}"
     return Result(at_s=at_s, passed=False, reason="DoorAway", message=message, blames_release=False)
 
 
@@ -336,8 +376,8 @@ def _judge_answer(answer: Answer, gate: Gate, *, at_s: float) -> Result:
 
 
 def _judge_echo(answer: Answer, release: Sha, nonce: str, *, at_s: float) -> Result:
-    seen = answer.headers.get(RELEASE_HEADER, "")
-    if seen == release and answer.headers.get(NONCE_HEADER, "") == nonce and nonce:
+    seen = answer.headers.get(RELEASE_HEADER.lower(), "")
+    if seen == release and answer.headers.get(NONCE_HEADER.lower(), "") == nonce and nonce:
         return Result(at_s=at_s, passed=True, status=answer.status)
     told = "".join(c for c in seen if c.isprintable())[:12] or "nothing"
     message = f"X-Oroboros-Release says {told}, not {release[:12]} with this start's nonce"

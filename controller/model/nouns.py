@@ -164,8 +164,10 @@ class Live:
     fallback: str | None = None
     #: Requests under this prefix go to the instance, never to files. "/" when there are no static files.
     api_prefix: str = "/"
-    #: What the surface's own /health asks of the instance.
+    #: What the gate asks of the instance, and so does the surface's own health.
     health_path: str = "/"
+    #: The status that is well; None where `live` was written before it was kept: whatever is no error.
+    health_status: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

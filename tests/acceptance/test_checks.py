@@ -120,7 +120,8 @@ def test_a_preview_is_smoked_and_what_it_said_is_kept_with_its_run(world: World,
 
     assert done.returncode == 0, done.stdout + done.stderr
     kept = world.rows("SELECT name, passed FROM validation_checks WHERE generation = %s ORDER BY id", run[0])
-    assert kept == [("GET /", True), ("GET /health", True), ("GET /page", True)]
+    surface = f"GET /.well-known/oroboros/release/{previewed}"
+    assert kept == [("GET /", True), (surface, True), ("GET /page", True)]
     assert world.rows("SELECT path FROM run_artifacts WHERE generation = %s", run[0]) == [
         (str(world.root / "artifacts" / "runs" / str(run[0]) / "smoke.json"),)
     ]
@@ -135,7 +136,7 @@ def test_a_backend_that_was_stopped_stays_stopped_until_it_is_started(world: Wor
     world.author.push()
     world.await_serving(sha)
     assert backend(world, "status", "1")[1]["state"] == "stopped"
-    assert world.author.get("preview-1", "/health")[0] == 503
+    assert world.author.get("preview-1", "/.well-known/oroboros/health")[0] == 503
     said = world.command("status").stdout
     assert "preview-1 stopped by" in said
     assert "too loud" in said

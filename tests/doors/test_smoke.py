@@ -40,8 +40,10 @@ class Pages(http.server.BaseHTTPRequestHandler):
         match self.path:
             case "/" | "/page?x=1":
                 self.answer(200, b"<p>hello</p>")
-            case "/health":
-                self.answer(200, b'{"slot": "preview-1", "state": "live", "release": "a", "healthy": true}')
+            case "/.well-known/oroboros/health":
+                self.answer(200, b'{"slot": "preview-1", "state": "live", "release": null, "healthy": true}')
+            case path if path.startswith("/.well-known/oroboros/release/"):
+                self.answer(200, b'{"slot": "main", "state": "live", "release": "as asked"}')
             case "/moved":
                 self.answer(302, b"", location="/page?x=1")
             case "/away":
@@ -133,7 +135,7 @@ def test_a_preview_that_answers_passes_and_its_artifact_is_as_documented(port: i
 
     assert result.exit_code == 0, result.output
     found = checks(out)
-    assert list(found) == ["/", "/health", "/page?x=1", "/moved"]
+    assert list(found) == ["/", "/.well-known/oroboros/health", "/page?x=1", "/moved"]
     assert set(Pages.hosts) == {HOST}
     assert found["/moved"]["redirects"] == [{"status": 302, "location": "/page?x=1"}]
     assert (found["/"]["body_bytes"], found["/"]["content_type"]) == (12, "text/html; charset=utf-8")
@@ -153,7 +155,7 @@ def test_each_page_that_is_not_well_is_named_with_its_reason(port: int, tmp_path
     problems = {route: check["problems"] for route, check in checks(out).items()}
     assert problems == {
         "/": [],
-        "/health": [],
+        "/.well-known/oroboros/health": [],
         "/nosuch": ["answers 500"],
         "/away": ["redirects to another host: 'evil.example'"],
         "/round": ["redirects more than 5 times"],
@@ -286,7 +288,8 @@ def test_checks_and_artifact_are_kept_with_the_run_once_however_often(small: Sma
     again = persist(small, run, port, "--changed-route", "/empty")
 
     assert (first.exit_code, again.exit_code) == (1, 1), first.output
-    assert kept(small) == [("GET /", True), ("GET /health", True), ("GET /page?x=1", True), ("GET /empty", False)]
+    surface = f"GET /.well-known/oroboros/release/{head.sha}"
+    assert kept(small) == [("GET /", True), (surface, True), ("GET /page?x=1", True), ("GET /empty", False)]
     path = small.layout.run_artifacts(run) / "smoke.json"
     rows = small.store.load_rows("SELECT generation, kind, path, bytes FROM run_artifacts")
     assert [tuple(row.values()) for row in rows] == [(run, "smoke", str(path), path.stat().st_size)]

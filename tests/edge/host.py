@@ -119,6 +119,7 @@ class Host:
         fallback: str | None = None,
         api_prefix: str = "/",
         health_path: str = "/",
+        health_status: int | None = 200,
         generation: int = 1,
     ) -> None:
         self.switch(
@@ -134,6 +135,7 @@ class Host:
                 fallback=fallback,
                 api_prefix=api_prefix,
                 health_path=health_path,
+                health_status=health_status,
             )
         )
 

@@ -16,6 +16,7 @@ import pytest
 from controller.decisions.bounds import HEADER_BYTES_MAX, WEBHOOK_BODY_BYTES_MAX
 from controller.decisions.surfaces import read_surface_environment, render_surface
 from controller.development.parts import listens_at
+from controller.effects.live import read_live
 from controller.model.names import MAIN, Layout, Topology, preview_slot
 from controller.model.nouns import Live
 
@@ -169,6 +170,77 @@ def test_health_passes_and_fails_with_the_instance(main: Host, unix: bool) -> No
     main.serve(MAIN, address=address)
     instance.stop()
     assert state(main) == (503, {**passing, "healthy": False})
+
+
+def test_health_is_ours_for_who_asks_a_port_directly_and_the_apps_for_its_visitors(main: Host) -> None:
+    main.edge()
+    _, address = main.instance(MAIN, "a", name="one")
+    main.serve(MAIN, address=address)
+    ports = main.topology.ports
+
+    for host in ("localhost", "127.0.0.1", "[::1]", f"127.0.0.1:{ports.web(MAIN)}", "LOCALHOST:1", "[::1]:3100"):
+        for port in (ports.web(MAIN), ports.backend(MAIN)):
+            assert json.loads(main.ask("/health", port=port, host=host).body)["slot"] == "main", host
+    for host in ("app.localhost:8088", "app.localhost"):
+        seen = [
+            main.ask("/health", port=port, host=host) for port in (ports.web(MAIN), ports.backend(MAIN), ports.edge)
+        ]
+        assert [(one.status, one.body, one.headers["x-path"]) for one in seen] == [(200, "one", "/health")] * 3
+    main.serve(MAIN, static_root=main.files("site", health="a file of the app"))
+    assert main.through_edge("app.localhost", "/health").body == "a file of the app"
+    main.switch(Live(slot=MAIN, state="free", generation=2))
+    assert main.through_edge("app.localhost", "/health").headers["x-oroboros-slot"] == "free"
+
+
+def test_what_we_ask_ourselves_is_below_a_reserved_path_that_tells_a_visitor_next_to_nothing(main: Host) -> None:
+    main.edge()
+    ours = "/.well-known/oroboros"
+
+    def asked(path: str) -> tuple[int, object]:
+        answer = main.through_edge("app.localhost", f"{ours}/{path}")
+        assert answer.headers["x-oroboros-surface"] == "main"
+        return answer.status, json.loads(answer.body) if answer.body.startswith("{") else answer.body
+
+    said: dict[str, object] = {"slot": "main", "state": "free", "release": None}
+    assert [asked("health"), asked(f"release/{RELEASE}")] == [(200, {**said, "healthy": True}), (404, said)]
+    instance, address = main.instance(MAIN, "a", name="secret page")
+    main.serve(MAIN, address=address, health_path="/headers", static_root=main.files("site", index_html="home"))
+    said["state"] = "live"
+    assert asked("health") == (200, {**said, "healthy": True})
+    assert asked(f"release/{RELEASE}") == (200, {**said, "release": RELEASE})
+    gate = main.through_edge("app.localhost", f"{ours}/gate/{RELEASE}")
+    assert (gate.status, gate.body) == (200, "")
+    assert gate.headers["x-oroboros-release"] == "r"
+    for path in (f"release/{'f' * 40}", f"gate/{'f' * 40}", "gate/", "release/"):
+        assert asked(path) == (404, said), path
+    for path in ("", "else", "gate"):
+        assert asked(path)[0] == 404, path
+    instance.stop()
+    assert asked("health") == (503, {**said, "healthy": False})
+    assert asked(f"gate/{RELEASE}") == (503, {**said, "healthy": False})
+
+
+def test_a_live_of_before_the_status_was_kept_goes_on_serving(main: Host) -> None:
+    _, address = main.instance(MAIN, "a", name="one")
+    for status, healthy in ((204, 200), (302, 200), (404, 503)):
+        main.serve(MAIN, address=address, health_path=f"/status/{status}", health_status=None)
+        live = main.layout.live(MAIN)
+        fields = json.loads((live / "live.json").read_text())
+        del fields["health_status"]
+        (live / "live.json").write_text(json.dumps(fields))
+        (live / "route").write_text((live / "route").read_text().removesuffix("\t"))
+        assert state(main)[0] == healthy
+        assert main.web(MAIN, "/page").body == "one"
+        before = read_live(main.layout, MAIN)
+        assert before is not None
+        assert before.health_status is None
+
+
+def test_health_wants_the_status_that_the_gate_wanted(main: Host) -> None:
+    _, address = main.instance(MAIN, "a", name="one")
+    for status, healthy in ((204, 200), (401, 200), (200, 503)):
+        main.serve(MAIN, address=address, health_path=f"/status/{401 if status == 401 else 204}", health_status=status)
+        assert state(main)[0] == healthy
 
 
 def test_files_only_are_healthy_by_themselves_and_answer_nothing_but_files(main: Host) -> None:

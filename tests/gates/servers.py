@@ -36,11 +36,22 @@ while True:
     connection, _ = listener.accept()
     count += 1
     with contextlib.suppress(OSError), connection:
-        connection.recv(65536)
+        request = connection.recv(65536).decode("latin-1")
         if kind in ("good", "shared") or (kind == "flapping" and count % 3):
             connection.sendall(good())
         elif kind == "flapping":
             connection.sendall(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")
+        elif kind == "echo-204":
+            connection.sendall(good().replace(b"200 OK\r\nContent-Length: 2", b"204 X").removesuffix(b"ok"))
+        elif kind == "allowed-hosts":
+            said = dict(line.lower().split(": ", 1) for line in request.split("\r\n")[1:] if line)
+            scheme, _, host = os.environ["OROBOROS_URL"].partition("://")
+            if (said["host"], said["x-forwarded-host"]) != (host, host):
+                connection.sendall(b"HTTP/1.1 400 DisallowedHost\r\nContent-Length: 0\r\n\r\n")
+            elif said["x-forwarded-proto"] != scheme:
+                connection.sendall(b"HTTP/1.1 301 X\r\nContent-Length: 0\r\nLocation: /\r\n\r\n")
+            else:
+                connection.sendall(good())
         elif kind.isdigit():
             connection.sendall(f"HTTP/1.1 {kind} X\r\nContent-Length: 0\r\nLocation: /elsewhere\r\n\r\n".encode())
         elif kind == "hang":

@@ -10,22 +10,33 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from controller.effects.probe import ask, strangers_at
-from controller.loop.gate_threads import GateOrder, GateThreads, Instance, StaticFile, WatchOrder
+from controller.effects.static_files import COMPARED_BYTES_MAX, StaticFile, sample_static_files
+from controller.loop.gate_threads import (
+    GateOrder,
+    GateThreads,
+    Instance,
+    WatchOrder,
+    probe_doors,
+    probe_instance,
+)
 from controller.model.config import Gate
 from controller.model.errors import Unavailable
-from controller.model.names import MAIN, Sha
+from controller.model.names import MAIN, Layout, Ports, Sha, Topology
 from controller.model.nouns import ProcessFact, Verdict
 from controller.model.states import Outcome, ProcessState
+from tests.edge.host import RELEASE, Host
 
 SERVERS = Path(__file__).with_name("servers.py")
-RELEASE = Sha("a" * 40)
+URL = "https://app.example.com:8443"
 NONCE = "5" * 32
 GATE = Gate(start_timeout_s=0.8, probe_timeout_s=0.3, window_s=1.0, window_failures=3)
 ECHO = Gate(start_timeout_s=2.0, probe_timeout_s=0.3, proof="echo")
@@ -40,17 +51,30 @@ def port() -> int:
 
 
 @pytest.fixture
+def surface(short_dir: Path, free_port_offset: int) -> Iterator[Host]:
+    """Production's real surface."""
+    layout = Layout(short_dir / "root", short_dir / "run")
+    for folder in (layout.run / "surfaces", short_dir / "logs"):
+        folder.mkdir(parents=True)
+    topology = Topology(base_host="localhost", previews=1, ports=Ports(offset=free_port_offset))
+    made = Host(folder=short_dir, layout=layout, topology=topology)
+    with made.closing:
+        made.surface(MAIN)
+        yield made
+
+
+@pytest.fixture
 def run(port: int) -> Iterator[Run]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(
-        kind: str, *, wait: bool = True, release: str = RELEASE, nonce: str = NONCE, where: str = ""
+        kind: str, *, wait: bool = True, release: str = RELEASE, nonce: str = NONCE, where: str = "", url: str = ""
     ) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, str(SERVERS), kind, where or str(port)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "OROBOROS_RELEASE": release, "OROBOROS_NONCE": nonce},
+            env={**os.environ, "OROBOROS_RELEASE": release, "OROBOROS_NONCE": nonce, "OROBOROS_URL": url},
         )
         started.append(process)
         if wait:
@@ -95,6 +119,10 @@ def instance_of(
     )
 
 
+def gate_order(instance: Instance, gate: Gate, *, url: str = URL) -> GateOrder:
+    return GateOrder(slot=MAIN, generation=1, release=RELEASE, gate=gate, instance=instance, url=url)
+
+
 def judge(
     instance: Instance, gate: Gate = GATE, *, before_pass: Callable[[], None] = lambda: None
 ) -> tuple[Verdict, str]:
@@ -108,7 +136,7 @@ def judge(
         told.append((verdict, proof))
         ended.set()
 
-    order = GateOrder(slot=MAIN, generation=1, release=RELEASE, gate=gate, instance=instance, before_pass=before_pass)
+    order = replace(gate_order(instance, gate), before_pass=before_pass)
     assert GateThreads(record).start_gate(order)
     assert ended.wait(15)
     return told[0]
@@ -332,50 +360,202 @@ def watch(order: WatchOrder) -> list[Verdict]:
     return told
 
 
-def order_for(instance: Instance | None, port: int, *, static: tuple[StaticFile, ...] = ()) -> WatchOrder:
+def order_for(
+    instance: Instance | None, surface: Host, *, gate: Gate = GATE, static: tuple[StaticFile, ...] = ()
+) -> WatchOrder:
     return WatchOrder(
         slot=MAIN,
         generation=1,
         release=RELEASE,
-        gate=GATE,
+        gate=gate,
         instance=instance,
         static=static,
-        doors=((f"127.0.0.1:{port}", "app.localhost"),),
+        url=surface.topology.url(MAIN),
+        doors=(f"127.0.0.1:{surface.topology.ports.web(MAIN)}",),
         window_left_s=1.0,
     )
 
 
-def test_a_window_confirms_then_passes(run: Run, port: int) -> None:
-    told = watch(order_for(instance_of(run("good"), port), port))
+def served(instance: Instance, surface: Host, *, gate: Gate = GATE) -> WatchOrder:
+    """The instance serves, and its window begins."""
+    surface.serve(MAIN, address=instance.address, health_path=gate.path)
+    return order_for(instance, surface, gate=gate)
+
+
+def test_a_window_confirms_then_passes(run: Run, port: int, surface: Host) -> None:
+    told = watch(served(instance_of(run("good"), port), surface))
 
     assert [(v.kind, v.outcome) for v in told] == [("confirm", Outcome.PASS), ("watch", Outcome.PASS)]
 
 
-def test_a_window_fails_when_the_instance_dies(run: Run, port: int) -> None:
+def test_a_window_fails_when_the_instance_dies(run: Run, port: int, surface: Host) -> None:
     process = run("good")
     threading.Timer(0.4, process.kill).start()
-    told = watch(order_for(instance_of(process, port), port))
+    told = watch(served(instance_of(process, port), surface))
 
     assert told[-1].outcome is Outcome.FAIL
     assert told[-1].reason == "InstanceExited"
 
 
-def test_a_static_release_must_answer_its_own_bytes(run: Run, port: int) -> None:
-    run("good")
-    other = StaticFile(url_path="/style.css", sha256="0" * 64)
-    told = watch(order_for(None, port, static=(other,)))
+def test_a_static_release_must_answer_its_own_bytes(surface: Host) -> None:
+    root = surface.files("site", index_html="home", style_css="body{}")
+    surface.serve(MAIN, static_root=root)
+    sample = sample_static_files(root, called="site")
+    (root / "style.css").write_text("edit{}")
+    told = watch(order_for(None, surface, static=sample.files))
 
     assert told[-1].reason == "WindowFailed"
-    assert "style.css" in told[-1].message
+    assert "style.css is not the file of this release: other bytes" in told[-1].message
+
+
+def test_a_door_that_is_not_our_surface_proves_nothing(run: Run, port: int, surface: Host) -> None:
+    """A squatter that answers 200 to everything, with the proof of the release."""
+    run("good")
+    order = replace(order_for(None, surface), doors=(f"127.0.0.1:{port}",))
+
+    result = probe_doors(order, at_s=0)
+
+    assert (result.passed, result.reason, result.blames_release) == (False, "DoorAway", False)
+    assert "does not say that it is the surface of main" in result.message
+
+
+def test_a_surface_that_serves_another_release_proves_nothing(run: Run, port: int, surface: Host) -> None:
+    order = served(instance_of(run("good"), port), surface)
+
+    for other in (replace(order, release=Sha("f" * 40)), replace(order, release=Sha("f" * 40), instance=None)):
+        result = probe_doors(other, at_s=0)
+        assert (result.passed, result.reason, result.blames_release) == (False, "WrongRelease", False)
+
+
+@pytest.mark.parametrize(("kind", "status"), [("good", 200), ("echo-204", 204)])
+def test_what_passes_the_gate_passes_the_window_whatever_else_lies_at_that_path(
+    run: Run, port: int, surface: Host, kind: str, status: int
+) -> None:
+    instance = instance_of(run(kind), port)
+    gate = replace(GATE, path="/health", proof="echo", status=status)
+    a_file = surface.files("file", health="a file")
+    a_folder = surface.files("folder", health__index_html="a folder")
+    for static_root, fallback in ((None, None), (a_file, None), (a_folder, None), (a_folder, "health/index.html")):
+        surface.serve(
+            MAIN,
+            address=instance.address,
+            health_path=gate.path,
+            health_status=status,
+            static_root=static_root,
+            fallback=fallback,
+            api_prefix="/api/" if static_root else "/",
+        )
+        assert probe_instance(gate_order(instance, gate, url=surface.topology.url(MAIN)), at_s=0).passed
+        assert probe_doors(order_for(instance, surface, gate=gate), at_s=0).message == "", (static_root, fallback)
+        assert surface.web(MAIN, "/health").status == 200
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_gate_window_and_health_ask_an_app_as_its_visitors_do(
+    run: Run, port: int, surface: Host, scheme: Literal["http", "https"]
+) -> None:
+    """An app that knows its own name only, and redirects to https when it is told that a visitor came by http."""
+    surface.topology = replace(surface.topology, scheme=scheme, public_port=8443, ports=surface.topology.ports)
+    surface.surface_parts[MAIN].kill()
+    surface.surface(MAIN)
+    surface.edge()
+    instance = instance_of(run("allowed-hosts", url=surface.topology.url(MAIN)), port)
+    order = served(instance, surface)
+    doors = (*order.doors, f"127.0.0.1:{surface.topology.ports.edge}")
+
+    assert probe_instance(gate_order(instance, GATE, url=order.url), at_s=0).passed
+    assert probe_doors(replace(order, doors=doors), at_s=0).passed
+    assert surface.web(MAIN, "/health").status == 200
+    other = gate_order(instance, GATE, url="http://localhost")
+    assert probe_instance(other, at_s=0).status == 400
+
+
+SITES: dict[str, dict[str, bytes]] = {
+    "a page as large as was kept": {"index.html": b"x" * (256 << 10)},
+    "a page larger than was kept": {"index.html": b"x" * ((256 << 10) + 1)},
+    "one file above the bound": {"film.mp4": b"f" * (COMPARED_BYTES_MAX + 1)},
+    "only large files": {f"{n}.bin": bytes([n]) * (5 << 20) for n in range(2)},
+    "only folders": {"a/index.html": b"a", "b/index.html": b"b", "c/d/index.html": b"c"},
+    "a page in one folder": {"docs/index.html": b"docs"},
+    "empty files": {"index.html": b"", "empty.txt": b""},
+    "odd names": {"a b.txt": b"1", "50%.txt": b"2", "c#d.txt": b"3"},
+    "odder names": {"what?.txt": b"1", "ü ñ/index.html": b"2", "p%20q#/index.html": b"3"},
+    "names that look like others": {"index.htm": b"1", "a\\b.txt": b"2", "{x}.txt": b"3"},
+    "hidden ones beside": {".env": b"SECRET", ".git/config": b"x", "deploy.toml": b"[web]", "page.html": b"page"},
+    "only well-known": {".well-known/security.txt": b"Contact: a"},
+}
+
+
+def test_whatever_a_site_holds_is_compared_as_far_as_it_is_read(surface: Host) -> None:
+    for number, (site, files) in enumerate(SITES.items()):
+        root = surface.folder / f"site-{number}"
+        for name, body in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(body)
+        surface.serve(MAIN, static_root=root)
+        sample = sample_static_files(root, called="site")
+        order = order_for(None, surface, static=sample.files)
+        assert (sample.problem, probe_doors(order, at_s=0).message) == ("", ""), site
+        name, body = next(one for one in files.items() if not one[0].startswith((".env", ".git", "deploy")))
+        (root / name).write_bytes(bytes([body[0] ^ 1]) + body[1:] if body else b"no longer empty")
+        assert probe_doors(order, at_s=0).reason == "WrongRelease", site
+
+
+def test_a_file_that_differs_behind_what_is_read_is_not_judged_but_by_its_length(surface: Host) -> None:
+    root = surface.folder / "site"
+    root.mkdir()
+    (root / "film.mp4").write_bytes(b"f" * (COMPARED_BYTES_MAX + 2))
+    surface.serve(MAIN, static_root=root)
+    order = order_for(None, surface, static=sample_static_files(root, called="site").files)
+
+    (root / "film.mp4").write_bytes(b"f" * COMPARED_BYTES_MAX + b"gg")
+    assert probe_doors(order, at_s=0).passed
+    (root / "film.mp4").write_bytes(b"f" * (COMPARED_BYTES_MAX + 1))
+    assert "1048577 bytes, not 1048578" in probe_doors(order, at_s=0).message
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (None, "the release has no folder site"),
+        ([], "there is no file in site"),
+        (["empty/"], "there is no file in site"),
+        ([".env", ".git/config"], "none of the 2 files in site is served"),
+        (["deploy.toml"], "none of the 1 files in site is served"),
+    ],
+)
+def test_a_folder_without_a_file_to_compare_says_why(tmp_path: Path, names: list[str] | None, told: str) -> None:
+    root = tmp_path / "site"
+    for name in names or ():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            (root / name).mkdir()
+        else:
+            (root / name).write_text("x")
+    if names is not None:
+        root.mkdir(exist_ok=True)
+    sample = sample_static_files(root, called="site")
+
+    assert sample.files == ()
+    assert sample.problem.startswith(told)
+
+
+def test_links_inside_a_site_are_followed_once(tmp_path: Path) -> None:
+    root = tmp_path / "site"
+    (root / "real").mkdir(parents=True)
+    (root / "real" / "page.html").write_text("page")
+    (root / "again").symlink_to("real")
+    (root / "loop").symlink_to(".")
+    (root / "nowhere").symlink_to("gone")
+
+    assert [file.url_path for file in sample_static_files(root, called="site").files] == ["/again/page.html"]
 
 
 def test_a_cancelled_gate_says_nothing(run: Run, port: int) -> None:
     told: list[Verdict] = []
     gates = GateThreads(lambda verdict, _proof, _took_s: told.append(verdict))
     process = run("never-binds", wait=False)
-    gates.start_gate(
-        GateOrder(slot=MAIN, generation=1, release=RELEASE, gate=GATE, instance=instance_of(process, port))
-    )
+    gates.start_gate(gate_order(instance_of(process, port), GATE))
     gates.cancel(MAIN, 1)
     deadline = time.monotonic() + 5
     while gates.running() and time.monotonic() < deadline:
@@ -385,28 +565,28 @@ def test_a_cancelled_gate_says_nothing(run: Run, port: int) -> None:
     assert gates.running() == frozenset()
 
 
-def test_a_window_whose_time_passed_while_no_worker_ran_is_judged_by_probes_of_its_own(run: Run, port: int) -> None:
-    told = watch(replace(order_for(instance_of(run("good"), port), port), window_left_s=0.0))
+def test_a_window_whose_time_passed_while_no_worker_ran_is_judged_by_probes_of_its_own(
+    run: Run, port: int, surface: Host
+) -> None:
+    told = watch(replace(served(instance_of(run("good"), port), surface), window_left_s=0.0))
 
     assert [(v.kind, v.outcome) for v in told] == [("confirm", Outcome.PASS), ("watch", Outcome.PASS)]
 
 
-def test_a_window_waits_for_our_own_doors(run: Run, port: int) -> None:
-    """A surface that is restarted is not the release's failure."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        door = probe.getsockname()[1]
-    order = order_for(instance_of(run("good"), port), port)
-    opened = threading.Timer(1.5, lambda: run("good", where=str(door)))
-    opened.start()
-    told = watch(replace(order, doors=(*order.doors, (f"127.0.0.1:{door}", "app.localhost"))))
-    opened.join()
+def test_a_window_waits_for_our_own_doors(run: Run, port: int, surface: Host) -> None:
+    """An edge that is restarted is not the release's failure."""
+    order = served(instance_of(run("good"), port), surface)
+    with ThreadPoolExecutor(1) as pool:
+        watched = pool.submit(watch, replace(order, doors=(*order.doors, f"127.0.0.1:{surface.topology.ports.edge}")))
+        time.sleep(1.5)
+        surface.edge()
+        told = watched.result()
 
     assert [(v.kind, v.outcome) for v in told] == [("confirm", Outcome.PASS), ("watch", Outcome.PASS)]
 
 
-def test_a_release_that_turns_bad_in_its_window_fails(run: Run, port: int) -> None:
-    told = watch(order_for(instance_of(run("flapping"), port), port))
+def test_a_release_that_turns_bad_in_its_window_fails(run: Run, port: int, surface: Host) -> None:
+    told = watch(served(instance_of(run("flapping"), port), surface))
 
     assert told[-1].kind == "watch"
     assert told[-1].outcome is Outcome.FAIL
@@ -416,7 +596,7 @@ def test_a_release_that_turns_bad_in_its_window_fails(run: Run, port: int) -> No
 def test_a_gate_runs_once_however_often_it_is_begun(run: Run, port: int) -> None:
     process = run("never-binds", wait=False)
     gates = GateThreads(lambda _verdict, _proof, _took_s: None)
-    order = GateOrder(slot=MAIN, generation=7, release=RELEASE, gate=GATE, instance=instance_of(process, port))
+    order = replace(gate_order(instance_of(process, port), GATE), generation=7)
 
     assert [gates.start_gate(order), gates.start_gate(order)] == [True, False]
     assert gates.running() == {("gate", MAIN, 7)}
@@ -426,11 +606,11 @@ def test_a_gate_runs_once_however_often_it_is_begun(run: Run, port: int) -> None
 def test_paths_that_could_carry_a_request_of_their_own_are_not_asked_for(run: Run, port: int) -> None:
     run("good")
 
-    assert "no path" in ask(f"127.0.0.1:{port}", "/a HTTP/1.1\r\nX: y", host="h", timeout_s=1).problem
-    assert ask(f"127.0.0.1:{port}", "/a", host="h", timeout_s=1).status == 200
+    assert "no path" in ask(f"127.0.0.1:{port}", "/a HTTP/1.1\r\nX: y", headers={"Host": "h"}, timeout_s=1).problem
+    assert ask(f"127.0.0.1:{port}", "/a", headers={"Host": "h"}, timeout_s=1).status == 200
 
 
 def test_a_body_in_chunks_is_read_whole(run: Run, port: int) -> None:
     run("chunked")
 
-    assert ask(f"127.0.0.1:{port}", "/", host="h", timeout_s=2).body == b"0\r\n\r\nabcde"
+    assert ask(f"127.0.0.1:{port}", "/", headers={"Host": "h"}, timeout_s=2).body == b"0\r\n\r\nabcde"

@@ -65,7 +65,9 @@ def judge(runtime: EmbeddedRuntime, folder: Path, *argv: str, port: int) -> Verd
         last_log_line=lambda: (folder / "log").read_text(errors="replace").strip().rpartition("\n")[2],
     )
     gate = Gate(start_timeout_s=15.0)
-    order = GateOrder(slot=MAIN, generation=1, release=RELEASE, gate=gate, instance=instance)
+    order = GateOrder(
+        slot=MAIN, generation=1, release=RELEASE, gate=gate, instance=instance, url="http://app.localhost"
+    )
     assert GateThreads(record).start_gate(order)
     assert ended.wait(25)
     return told[0]

@@ -189,7 +189,8 @@ def test_a_proxy_that_is_killed_comes_back(team: Team, unit: str, label: str) ->
     team.host.run(["systemctl", "kill", "--signal=KILL", unit])
 
     def serves() -> bool:
-        words = ["curl", "-sf", "-m", "5", "-H", f"Host: {label}.{BASE_HOST}", "http://127.0.0.1:8088/health"]
+        url = "http://127.0.0.1:8088/.well-known/oroboros/health"
+        words = ["curl", "-sf", "-m", "5", "-H", f"Host: {label}.{BASE_HOST}", url]
         return team.host.run(words, check=False).returncode == 0
 
     team.wait(lambda: process() not in (killed, "0") and serves(), f"{unit} is to serve again")

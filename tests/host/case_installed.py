@@ -68,7 +68,8 @@ def test_postgres_and_redis_are_the_distributions(host: Host, unit: str) -> None
 
 @pytest.mark.parametrize("label", ["app", "preview1", "preview2", "preview3", "api", "worker"])
 def test_a_host_name_leads_to_its_service(host: Host, label: str) -> None:
-    told = host.text("curl", "-s", "-m", "5", "-H", f"Host: {label}.{BASE_HOST}", "http://127.0.0.1:8088/health")
+    path = "health" if label in ("api", "worker") else ".well-known/oroboros/health"
+    told = host.text("curl", "-s", "-m", "5", "-H", f"Host: {label}.{BASE_HOST}", f"http://127.0.0.1:8088/{path}")
     slot = {"app": "main"}.get(label, label.replace("preview", "preview-"))
     assert '"status"' in told if label in ("api", "worker") else f'"slot": "{slot}"' in told
 

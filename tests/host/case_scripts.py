@@ -95,7 +95,8 @@ def test_a_preview_is_asked_for_its_pages_and_what_they_said_is_kept(team: Team)
     )
     artifact = json.loads(team.host.read(told.strip().rpartition("artifact: ")[2]))
     assert artifact["passed"] is True
-    assert {"/", "/health", "/cart", "/checkout"} <= {check["route"] for check in artifact["checks"]}
+    surface = f"/.well-known/oroboros/release/{artifact['release']}"
+    assert {"/", surface, "/cart", "/checkout"} <= {check["route"] for check in artifact["checks"]}
     assert int(team.sql(f"SELECT count(*) FROM validation_checks WHERE generation = {run} AND passed")) >= 4
     assert team.sql(f"SELECT path FROM run_artifacts WHERE generation = {run}") != ""
     nowhere = ("--preview-url", "http://preview9.example.com", "--proxy-origin", "http://127.0.0.1:9")

@@ -23,6 +23,8 @@ PREVIEW = Origin(scheme="http", host="preview1.example.com", port=8088)
 SECURE = Origin(scheme="https", host="preview1.example.com", port=443)
 PAGE = Fetched(route="/", status=200, content_type="text/html", body_bytes=12)
 FREE = b'{"slot": "preview-1", "state": "free", "release": null, "healthy": true}'
+LIVE = b'{"slot": "preview-1", "state": "live", "release": null}'
+HEALTH, RELEASE = "/.well-known/oroboros/health", f"/.well-known/oroboros/release/{'a' * 40}"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,11 @@ def test_what_is_no_route_is_refused(text: str) -> None:
 
 
 def test_every_route_is_asked_for_once() -> None:
-    assert choose_routes(of_recipe=("/", "/a"), changed=("/b", "/a", "/health")) == ("/", "/health", "/a", "/b")
+    ours = "/.well-known/oroboros"
+    assert choose_routes(release=None, of_recipe=("/", "/a"), changed=("/b", "/a", "/health")) == (
+        *("/", f"{ours}/health", "/a", "/b", "/health"),
+    )
+    assert choose_routes(release="f00", of_recipe=(), changed=()) == ("/", f"{ours}/release/f00")
 
 
 def test_connects_to_the_proxy_when_there_is_one_and_to_this_machine_for_localhost() -> None:
@@ -129,14 +135,30 @@ def test_redirects_are_followed_five_times() -> None:
         (Fetched(route="/", problem="nobody listens"), ("nobody listens",)),
         (Fetched(route="/"), ("nothing answered",)),
         (
-            Fetched(route="/health", status=200, content_type="application/json", body_bytes=70, said=FREE),
+            Fetched(route=HEALTH, status=200, content_type="application/json", body_bytes=70, said=FREE),
             ("preview-1 is free: nothing is deployed there",),
         ),
-        (Fetched(route="/health", status=200, content_type="text/plain", body_bytes=2, said=b"ok"), ()),
+        (
+            Fetched(route=HEALTH, status=200, content_type="text/plain", body_bytes=2, said=b"ok"),
+            ("answers 200, and does not say which slot it is: another program",),
+        ),
+        (Fetched(route=HEALTH, status=200, said=LIVE), ()),
+        (Fetched(route=HEALTH, status=503, said=LIVE), ("answers 503: preview-1 is not well",)),
+        (Fetched(route=RELEASE, status=200, said=LIVE), ()),
+        (Fetched(route=RELEASE, status=404, said=LIVE), ("preview-1 serves another release",)),
+        (
+            Fetched(route=RELEASE, status=404, said=b"Not found."),
+            ("answers 404, and does not say which slot it is: another program",),
+        ),
+        (
+            Fetched(route=RELEASE, status=200, said=LIVE.replace(b"preview-1", b"preview-2")),
+            ("preview-2 answers, not preview-1",),
+        ),
+        (Fetched(route="/health", status=200, content_type="application/json", body_bytes=70, said=FREE), ()),
     ],
 )
 def test_a_page_is_well_when_it_has_status_type_and_body(fetched: Fetched, problems: tuple[str, ...]) -> None:
-    check = judge(PREVIEW, fetched)
+    check = judge(PREVIEW, fetched, slot="preview-1")
 
     assert (check.problems, check.passed) == (problems, not problems)
     assert (check.name, check.url) == (f"GET {fetched.route}", f"http://preview1.example.com:8088{fetched.route}")

@@ -32,10 +32,16 @@ def test_what_is_rendered_is_what_is_read() -> None:
     assert environ == {
         "WEB_ROOT": "/srv/web",
         "WEB_PORT": "3102",
+        "WEB_URL": "https://preview2.example.com",
         "WEB_API_PROXY_TARGET": "http://127.0.0.1:8102",
     }
     read = read_surface_environment(environ)
-    assert read == Told(web_port=3102, backend_port=8102, web_root=Path("/srv/web"))
+    assert read == Told(
+        web_port=3102,
+        backend_port=8102,
+        web_root=Path("/srv/web"),
+        public=("https", "preview2.example.com"),
+    )
     assert surface_listens(HOST_LAYOUT, PREVIEW, read) == (
         ("127.0.0.1", 3102),
         ("127.0.0.1", 8102),
@@ -84,6 +90,16 @@ def test_without_target_and_root_there_is_neither_backend_nor_page() -> None:
                 *("8101", "127.0.0.1:8101", "https://127.0.0.1:8101", "http://localhost:8101", "http://127.0.0.1"),
                 *("http://127.0.0.1:0", "http://127.0.0.1:99999", "http://127.0.0.1:8101/api", "http://10.0.0.1:8101"),
                 *("http://u:p@127.0.0.1:8101", "http://127.0.0.1:3101", "http://127.0.0.1:{env.X}"),
+            )
+        ),
+        *(
+            ({"WEB_PORT": "3101", "WEB_URL": url}, "WEB_URL")
+            for url in (
+                "app.example.com",
+                "ftp://app.example.com",
+                "https://a/b",
+                "https://A.example",
+                "http://{env.X}",
             )
         ),
         ({"WEB_PORT": "3101", "WEB_ROOT": "infra/web"}, "WEB_ROOT"),
