@@ -17,7 +17,7 @@ from controller.decisions.holds import held_run
 from controller.decisions.order import HeadFacts, judge_head
 from controller.decisions.plan import desired, plan_slot
 from controller.decisions.projection import project_all
-from controller.decisions.retention import select_prunable
+from controller.decisions.retention import select_prunable, select_spent_builds
 from controller.decisions.slots import QueuePlace, assign_slots
 from controller.model.config import Policy, Previews, Recipe
 from controller.model.names import (
@@ -32,6 +32,7 @@ from controller.model.names import (
     job_unit,
 )
 from controller.model.nouns import (
+    BuildFolder,
     Head,
     HoldOrder,
     Lease,
@@ -53,6 +54,7 @@ from controller.model.steps import (
     BeginRun,
     Checkout,
     ClaimSlot,
+    DropBuild,
     EndLease,
     EndOverride,
     EndRun,
@@ -345,6 +347,7 @@ class FakeHost:
         for slot in observed.slots:
             steps.extend(plan_slot(desired(observed, slot), observed, slot, now=self.now))
         steps.extend(select_prunable(observed, now=self.now))
+        steps.extend(select_spent_builds(observed))
         for place in slot_plan.queue:
             self.waiting_since.setdefault(place.pull_request, self.now)
         if not self._apply_all(steps, crash_after=crash_after):
@@ -412,6 +415,7 @@ class FakeHost:
             pulls_listed=self.listed is not None,
             slots=tuple(self._observe_slot(world) for world in self.slots.values()),
             releases=tuple(self.releases.values()),
+            builds=tuple(BuildFolder(domain=domain, name=f"{tree}-recipe") for domain, tree in sorted(self.builds)),
             proven=self._proven(),
             quarantined=tuple(self.quarantined.values()),
             overrides=tuple(self.overrides),
@@ -563,6 +567,8 @@ class FakeHost:
                 self.stops = [stop for stop in self.stops if stop.id != step.id]
             case Prune():
                 self._prune(step)
+            case DropBuild():
+                self._drop(step)
             case _:
                 assert_never(step)
         self._check()
@@ -753,6 +759,18 @@ class FakeHost:
             if run is not None and run.release == step.release:
                 raise Broken(f"{step} but {world.slot} works on it")
         self.releases.pop(step.release, None)
+
+    def _drop(self, step: DropBuild) -> None:
+        tree = BuildFolder(domain=step.domain, name=step.name).tree
+        for world in self.slots.values():
+            serves = world.live is not None and world.live.state == "live" and world.live.tree == tree
+            if serves and world.live is not None and world.runs[world.live.generation].domain == step.domain:
+                raise Broken(f"{step} but {world.slot} serves from it")
+            if world.run is not None and (world.run.domain, world.run.head.tree) == (step.domain, tree):
+                raise Broken(f"{step} but {world.slot} works on it")
+        if any(release.tree == tree for release in self.releases.values()):
+            raise Broken(f"{step} but its release is on the disk")
+        self.builds.discard((step.domain, tree))
 
     # How long work ends.
 

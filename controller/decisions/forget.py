@@ -8,6 +8,9 @@ Nothing of a slot whose `live` cannot be read. Otherwise a run stays if any rule
 4. It is the newest that migrated its slot's database: what says at which migrations that is.
 5. Its lease was not wiped yet: what says which builds go with it.
 6. An order by hand that is in force names its commit.
+
+A quarantine is forgotten once it is old and nothing that a plan could ask about has its tree: no head, order, release,
+run or slot of this tick, whatever its domain.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from controller.model.config import Retention
-from controller.model.names import MAIN, Domain, Sha, SlotName
+from controller.model.names import MAIN, Domain, Sha, SlotName, TreeId
+from controller.model.nouns import Quarantined
+from controller.model.world import Observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,3 +96,24 @@ def _kept(newest_first: Sequence[EndedRun], needed: Needed, *, retention: Retent
         if run.migrated and run.slot not in migrated:
             migrated.add(run.slot)
             yield run.generation
+
+
+def select_spent_quarantines(observed: Observed, *, before: datetime) -> tuple[Quarantined, ...]:
+    """Return what of the quarantine no plan can ask about any more; () while what is wanted is not known."""
+    if not observed.pulls_listed or observed.production_head is None:
+        return ()
+    known = set(_trees(observed))
+    return tuple(one for one in observed.quarantined if one.at < before and one.tree not in known)
+
+
+def _trees(observed: Observed) -> Iterator[TreeId]:
+    heads = [observed.production_head, observed.accepted_head, *(pull.head for pull in observed.pulls)]
+    heads += [override.head for override in observed.overrides]
+    yield from (head.tree for head in heads if head is not None)
+    yield from (release.tree for release in observed.releases)
+    yield from (proven.tree for proven in observed.proven)
+    for slot in observed.slots:
+        runs = (slot.run, slot.live_run, slot.fallback_run, *slot.recent_runs)
+        yield from (run.head.tree for run in runs if run is not None)
+        lives = (slot.live, slot.fallback_live)
+        yield from (live.tree for live in lives if live is not None and live.tree is not None)

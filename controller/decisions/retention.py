@@ -1,4 +1,4 @@
-"""Which releases may go? Those that nothing serves, needs, wants or could go back to.
+"""Which releases and builds may go? Those that nothing serves, needs, wants or could go back to.
 
 Nothing goes on incomplete knowledge: pull requests not listed yet, no production head, a slot whose `live` is unknown,
 a process of a run that we do not know. Otherwise a release stays if any rule keeps it:
@@ -13,6 +13,10 @@ a process of a run that we do not know. Otherwise a release stays if any rule ke
 6. It is young: published a moment ago, perhaps for something that this tick does not see yet.
 7. It is among the newest `retention.keep` proven releases of such a domain. Only what served and passed its window
    counts, so that a night of failures does not push out what works.
+
+A build is kept for the release that it was made of: it stays while a release with its tree is on the disk, while a slot
+serves from it, and while a run of its domain is about its tree. Builds of a pull request without a slot are not ours to
+judge: the wipe of its lease removes them.
 """
 
 from __future__ import annotations
@@ -22,10 +26,10 @@ from datetime import datetime, timedelta
 
 from controller.decisions.plan import release_for
 from controller.decisions.quarantine import is_quarantined
-from controller.model.names import MAIN, PRODUCTION, Domain, Sha, pull_request_domain
-from controller.model.nouns import Head, Proven, Run
+from controller.model.names import MAIN, PRODUCTION, Domain, Sha, TreeId, pull_request_domain
+from controller.model.nouns import BuildFolder, Head, Proven, Run
 from controller.model.states import Cause
-from controller.model.steps import Prune
+from controller.model.steps import DropBuild, Prune
 from controller.model.world import Observed, SlotObserved, Wanted
 
 GRACE_S = 600.0
@@ -46,6 +50,43 @@ def select_prunable(observed: Observed, *, now: datetime) -> tuple[Prune, ...]:
         and not (pinned and release.sha.startswith(pinned))
         and release.published_at <= young_after
     )
+
+
+def select_spent_builds(observed: Observed) -> tuple[DropBuild, ...]:
+    """Return a step for each build that nothing keeps, by domain and name."""
+    if not _is_known(observed):
+        return ()
+    on_disk = {release.tree for release in observed.releases}
+    slots = dict(_domains(observed))
+    return tuple(
+        DropBuild(slot=slots[build.domain].slot, domain=build.domain, name=build.name)
+        for build in sorted(observed.builds, key=lambda build: (build.domain, build.name))
+        if build.domain in slots
+        and build.tree not in on_disk
+        and build.tree not in _trees_worked_for(slots[build.domain])
+        and not any(_serves_from(slot, build) for slot in observed.slots)
+    )
+
+
+def _trees_worked_for(slot: SlotObserved) -> set[TreeId]:
+    alive = {process.generation for process in slot.processes}
+    found = {run.head.tree for run in (slot.run, slot.live_run, slot.fallback_run) if run is not None}
+    found |= {run.head.tree for run in _runs(slot) if run.generation in alive}
+    if slot.live is not None and slot.live.tree is not None:
+        found.add(slot.live.tree)
+    return found
+
+
+def _serves_from(slot: SlotObserved, build: BuildFolder) -> bool:
+    below = f"/{build.domain}/{build.name}/"
+    roots = [
+        root
+        for live in (slot.live, slot.fallback_live)
+        if live is not None
+        for root in (live.static_root, live.previous_static_root)
+        if root is not None
+    ]
+    return any(below in f"{root}/" for root in roots)
 
 
 def _is_known(observed: Observed) -> bool:

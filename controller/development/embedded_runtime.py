@@ -133,11 +133,15 @@ class EmbeddedRuntime:
 
     def wipe(self, slot: SlotName, folders: Sequence[Path]) -> None:
         """Remove the folders, the slot's data and its environment files."""
-        for folder in (self._layout.slot_data(slot), *folders):
-            remove_folder(folder)
+        self.discard(slot, (self._layout.slot_data(slot), *folders))
         for file in self._layout.environment_file("x").parent.glob("*.env"):
             if slot_of_unit(file.stem) == slot:
                 file.unlink(missing_ok=True)
+
+    def discard(self, slot: SlotName, builds: Sequence[Path]) -> None:  # noqa: ARG002 - of the interface
+        """Remove the builds."""
+        for build in builds:
+            remove_folder(build)
 
     def open_to_surface(self, folder: Path) -> None:
         """Do nothing: surfaces run as the same user."""

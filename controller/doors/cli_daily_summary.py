@@ -7,6 +7,7 @@ The schema is docs/daily-health-summary.schema.json; docs/daily-health-summary.m
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from controller.decisions.daily import DayFacts, DiskFact, Unresolved, judge_unr
 from controller.decisions.health import ServiceHealth
 from controller.doors import tables, views
 from controller.doors.cli_health import read_health
-from controller.doors.forgetting import Forgotten, forget
 from controller.doors.policies import read_freezes, read_policy
 from controller.doors.stacks import Stack, open_mirror, open_runtime
 from controller.doors.views import DriftView, HoldView, OverrideView, QuarantineView, StatusView, WaitingView
@@ -31,7 +31,8 @@ from controller.effects.day_files import (
     remove_old_summaries,
     write_summary,
 )
-from controller.effects.store import Store
+from controller.effects.store import History, Store
+from controller.loop.forgetting import Forgotten, forget
 from controller.model.config import Policy, Settings
 from controller.model.errors import OroborosError, Unavailable
 from controller.model.names import MAIN, Layout, Topology
@@ -42,6 +43,8 @@ WINDOW = timedelta(hours=24)
 #: For counting what the folders take.
 MEASURE_S = 60.0
 FAILURES_MAX = 50
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +185,7 @@ def summarize(stack: Stack, settings: Settings, store: Store, topology: Topology
     serves = next((live for live in _by_host(layout, topology) if live.slot == MAIN), None)
     try:
         history = store.load_history()
-        forgotten = forget(settings, store, topology, open_runtime(settings), history, now=now)
+        forgotten = _forget(settings, store, topology, history, now=now)
         freezes = read_freezes(settings, store)
         status = views.read_status(store, layout, topology, freezes=freezes, now=now)
         record = read_record(store, status, topology, forgotten, now=now)
@@ -230,6 +233,16 @@ def keep_summary(settings: Settings, store: Store, summary: DailySummary, folder
 def to_text(summary: DailySummary) -> str:
     """Return the summary as the JSON that its schema describes."""
     return json.dumps(views.to_json(summary), indent=2) + "\n"
+
+
+def _forget(settings: Settings, store: Store, topology: Topology, history: History, *, now: datetime) -> Forgotten:
+    """Let go of what the policy of the production branch lets go; while that cannot be known, nothing goes."""
+    try:
+        retention = read_policy(settings, history.repository).retention
+        return forget(settings.layout, store, topology, open_runtime(settings), history, retention, now=now)
+    except OroborosError as error:
+        log.warning("retention: %s", error, extra={"action": "retention.waits"})
+        return Forgotten(problem=str(error))
 
 
 def read_record(store: Store, status: StatusView, topology: Topology, forgotten: Forgotten, *, now: datetime) -> Record:
@@ -463,7 +476,8 @@ def print_summary(console: Console, summary: DailySummary, path: Path) -> None:
         gone = record.forgotten
         say(
             f"removed: {gone.deliveries} deliveries, {gone.runs} runs, {gone.reports} reports,"
-            f" {gone.audit} lines of the audit" + (f"; {gone.problem}" if gone.problem else "")
+            f" {gone.audit} lines of the audit, {gone.orders} orders and leases,"
+            f" {gone.heads} heads and pull requests" + (f"; {gone.problem}" if gone.problem else "")
         )
     disk = summary.disk
     sizes = ", ".join(

@@ -37,6 +37,7 @@ from controller.loop.background import Background
 from controller.loop.execute import Hands
 from controller.loop.forge_senders import Archive, forge_senders
 from controller.loop.gate_threads import GateThreads
+from controller.loop.housekeeping import Housekeeping
 from controller.loop.notifying import notification_sender
 from controller.loop.observe import Sight
 from controller.loop.reconcile import Health, Reconciler
@@ -164,6 +165,13 @@ class Worker:
                     open_mirror=forges.open_mirror,
                     clock=self.clock,
                     wake_reports=reports.wake,
+                ),
+                housekeeping=Housekeeping(
+                    layout=settings.layout,
+                    topology=topology,
+                    store=store.shared(),
+                    runtime=self.runtime,
+                    clock=self.clock,
                 ),
                 production_branch=settings.production_branch,
                 poll_interval_s=settings.poll_interval_s,

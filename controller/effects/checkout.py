@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ from controller.decisions.tree_rules import visible
 from controller.disk import opened_folder, remove_tree, sync_files, sync_folder
 from controller.failpoints import failpoint
 from controller.model.errors import Failed, Unavailable
+from controller.model.names import BUILD_SEALED, Domain, Layout, build_marker
+from controller.model.nouns import BuildFolder
 
 #: What one build may leave; more is a mistake, and would be ours to sync and remove.
 ENTRIES_MAX: Final = 1_000_000
@@ -35,6 +38,8 @@ _LINK_STEPS_MAX: Final = 40
 _FICLONE: Final = 0x40049409
 _COPY_BYTES: Final = 1 << 20
 _FOLDER_MODE: Final = 0o755
+#: Begins the name of a build that was taken out of use.
+_SET_ASIDE: Final = ".gone-"
 _DIGEST_END: Final = 1 << 256
 #: Of what was changed, so many are named.
 _NAMED_MAX: Final = 20
@@ -57,14 +62,9 @@ class _Thing:
     status: os.stat_result
 
 
-def marker(path: Path) -> Path:
-    """Return where the marker of a build lies: beside it."""
-    return path.with_name(f"{path.name}.sealed")
-
-
 def is_sealed(path: Path) -> bool:
     """Say whether a build is whole and may be used."""
-    return marker(path).is_file() and path.is_dir()
+    return build_marker(path).is_file() and path.is_dir()
 
 
 def copy_for_build(release: Path, destination: Path) -> None:
@@ -158,7 +158,7 @@ def seal_build(path: Path) -> Built:
             json.dump(marked, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(pending, marker(path))
+        os.replace(pending, build_marker(path))
         sync_folder(os.fsencode(path.parent))
         failpoint("seal.after_marker")
     except OSError as error:
@@ -173,7 +173,7 @@ def changed_since_sealed(path: Path) -> tuple[str, ...]:
     digests were kept. Unavailable when it cannot be read."""
     top = os.fsencode(path)
     try:
-        marked = json.loads(marker(path).read_text())
+        marked = json.loads(build_marker(path).read_text())
         digest, changed, changes = 0, list[str](), 0
         for thing in _walk(top):
             digest = (digest + _digest(top, thing)) % _DIGEST_END
@@ -184,7 +184,7 @@ def changed_since_sealed(path: Path) -> tuple[str, ...]:
     except FileNotFoundError:
         return ()
     except (KeyError, TypeError, ValueError) as error:
-        raise Unavailable("BuildUnreadable", f"{marker(path)} is not as we wrote it") from error
+        raise Unavailable("BuildUnreadable", f"{build_marker(path)} is not as we wrote it") from error
     except OSError as error:
         raise _disk_at_fault(error, f"{path} could not be read") from error
     if f"{digest:064x}" == marked.get("digest", f"{digest:064x}"):
@@ -203,11 +203,54 @@ def _digest(top: bytes, thing: _Thing) -> int:
     return int.from_bytes(hashlib.sha256(said).digest(), "big")
 
 
+def list_builds(layout: Layout) -> tuple[BuildFolder, ...]:
+    """Return every folder of builds that has a name of its own; () when there is none."""
+    return tuple(
+        BuildFolder(domain=Domain(domain.name), name=name)
+        for domain in _folders_of(layout.builds)
+        for name in sorted(path.name for path in _folders_of(domain) if not path.name.startswith("."))
+    )
+
+
+def set_aside_build(path: Path) -> None:
+    """Take a build's name away, at once; `list_set_aside` finds what is left of it.
+
+    The marker goes first: killed in between, it is a build that was never finished. Safe to repeat."""
+    try:
+        build_marker(path).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.rename(path, path.with_name(f"{_SET_ASIDE}{secrets.token_hex(6)}"))
+    except OSError as error:
+        raise _disk_at_fault(error, f"{path} could not be taken out of use") from error
+
+
+def list_set_aside(layout: Layout) -> tuple[Path, ...]:
+    """Return the folders of builds that lost their name; files beside builds that are gone are removed on the way."""
+    found: list[Path] = []
+    for domain in _folders_of(layout.builds):
+        present = {path.name for path in _folders_of(domain)}
+        found += [domain / name for name in sorted(present) if name.startswith(_SET_ASIDE)]
+        with suppress(FileNotFoundError), os.scandir(domain) as entries:
+            for entry in entries:
+                name = entry.name.removesuffix(BUILD_SEALED).removesuffix(".sealing")
+                if entry.is_file(follow_symlinks=False) and not {name, name.removeprefix(".")} & present:
+                    Path(entry.path).unlink(missing_ok=True)
+    return tuple(found)
+
+
+def _folders_of(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
 def remove_build(path: Path) -> None:
     """Remove a build and its marker, the marker first. Safe to repeat; nothing when they are not there."""
     try:
-        if marker(path).exists():
-            marker(path).unlink(missing_ok=True)
+        if build_marker(path).exists():
+            build_marker(path).unlink(missing_ok=True)
             sync_folder(os.fsencode(path.parent))
         remove_tree(os.fsencode(path))
     except OSError as error:

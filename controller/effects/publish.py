@@ -186,7 +186,6 @@ def _write_release(
         plan = _judge(objects, head.tree, limits, known)
     try:
         os.makedirs(layout.releases, exist_ok=True)
-        sweep_releases(layout)
         with _temporary(layout, sha, spare=_spare(layout, neighbour) if known.files else None) as (path, is_spare):
             began_at = time.monotonic()
             writer = _Writer(
@@ -275,11 +274,10 @@ def _remove_old_spares(layout: Layout, *, of: Sha | None = None) -> None:
             os.rename(entry.path, layout.releases / away)
 
 
-def remove_release(layout: Layout, sha: Sha) -> None:
-    """Remove a release and its manifest; nothing when they are not there.
+def set_aside_release(layout: Layout, sha: Sha) -> None:
+    """Take the name of a release away, at once, with its manifest and its spare; nothing when they are not there.
 
-    Safe to repeat: it stops being a release by one rename, and what is left is swept.
-    """
+    Safe to repeat: it stops being a release by one rename, and `sweep_releases` removes what is left."""
     sha = parse_sha(sha)
     try:
         if not layout.releases.is_dir():
@@ -293,14 +291,16 @@ def remove_release(layout: Layout, sha: Sha) -> None:
             sync_folder(str(layout.releases))
         failpoint("remove.before_delete")
         _remove_old_spares(layout, of=sha)
-        sweep_releases(layout)
     except OSError as error:
         raise _disk_at_fault(error, f"releases/{sha} could not be removed") from error
 
 
-def sweep_releases(layout: Layout) -> int:
-    """Remove what workers that died left in `releases/`; return how much. Safe beside others that publish."""
-    dead: list[tuple[str, int]] = []
+def sweep_releases(layout: Layout, *, is_enough: Callable[[], bool] = lambda: False) -> bool:
+    """Remove what lost its name in `releases/`, and what workers that died left. Safe beside others that publish.
+
+    `is_enough` is asked before each folder; False when something is left because of it."""
+    if not layout.releases.is_dir():
+        return True
     with _lock_releases(layout):
         with os.scandir(layout.releases) as entries:
             every = list(entries)
@@ -309,25 +309,33 @@ def sweep_releases(layout: Layout) -> int:
             # Of a release that was removed, or never got its name: both happen under this lock.
             if entry.name.endswith(".manifest") and entry.name.removesuffix(".manifest") not in names:
                 os.unlink(entry.path)
-        left = [entry for entry in every if entry.name.startswith(_TEMPORARY)]
-        for entry in left:
-            if not entry.is_dir(follow_symlinks=False):
+    try:
+        for entry in every:
+            if not entry.name.startswith(_TEMPORARY) or not entry.is_dir(follow_symlinks=False):
                 continue
-            descriptor = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)  # its writer lives
-            else:
-                dead.append((entry.path, descriptor))
-    for path, descriptor in dead:
-        try:
-            remove_tree(os.fsencode(path))
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{path}.manifest")
-        finally:
-            os.close(descriptor)
-    return len(dead)
+            if is_enough():
+                return False
+            _remove_unless_written(entry.path)
+    except OSError as error:
+        raise _disk_at_fault(error, f"{layout.releases} could not be swept") from error
+    return True
+
+
+def _remove_unless_written(path: str) -> None:
+    """Remove a temporary folder and its manifest, unless its writer lives, who holds its lock."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_tree(os.fsencode(path))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{path}.manifest")
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def verify_release(source: Source, layout: Layout, sha: Sha) -> tuple[Problem, ...]:

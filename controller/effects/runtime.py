@@ -79,6 +79,10 @@ class Runtime(Protocol):
 
         `Unavailable` when something stays. May take long: for threads. Safe to repeat."""
 
+    def discard(self, slot: SlotName, builds: Sequence[Path]) -> None:
+        """Remove builds that units of the slot wrote. `Unavailable` when something stays. May take long: for threads.
+        Safe to repeat."""
+
     def open_to_surface(self, folder: Path) -> None:
         """Let the slots' surfaces read a release or a build. Safe to repeat."""
 

@@ -1208,21 +1208,37 @@ class Store:
                 [self._id(), self._host, sha, tree, path, files, size_bytes, now],
             )
 
-    def record_removing(self, sha: Sha) -> None:
-        """Write that a release is about to go; from here on nothing may choose it."""
+    def record_removing(self, shas: Sequence[Sha]) -> None:
+        """Write that releases are about to go; from here on nothing chooses them. Safe to repeat."""
         with self._transaction(fenced=True) as connection:
             connection.execute(
-                "UPDATE releases SET state = 'removing' WHERE repository_id = %s AND host = %s AND sha = %s",
-                [self._id(), self._host, sha],
+                "UPDATE releases SET state = 'removing' WHERE repository_id = %s AND host = %s AND sha = ANY(%s)",
+                [self._id(), self._host, list(shas)],
             )
 
-    def record_removed(self, sha: Sha) -> None:
-        """Forget a release that is no longer on the disk."""
+    def load_removing(self) -> tuple[Sha, ...]:
+        """Return the releases that are about to go, oldest first."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT sha FROM releases WHERE repository_id = %s AND host = %s AND state = 'removing'"
+                " ORDER BY published_at, sha",
+                [self._id(), self._host],
+            ).fetchall()
+            return tuple(Sha(row["sha"]) for row in rows)
+
+    @contextmanager
+    def removing_release(self, sha: Sha) -> Iterator[bool]:
+        """Forget a release that is about to go, once the block has taken its name away; False when it is wanted again.
+
+        Whoever publishes it meanwhile writes its row afterwards, and looks at the disk again. Killed in the middle, it
+        is about to go still."""
         with self._transaction(fenced=True) as connection:
-            connection.execute(
-                "DELETE FROM releases WHERE repository_id = %s AND host = %s AND sha = %s",
+            row = connection.execute(
+                "DELETE FROM releases WHERE repository_id = %s AND host = %s AND sha = %s AND state = 'removing'"
+                " RETURNING sha",
                 [self._id(), self._host, sha],
-            )
+            ).fetchone()
+            yield row is not None
 
     # -- quarantine and overrides -----------------------------------------------------------------------------------
 
@@ -1488,13 +1504,13 @@ class Store:
 
     def forget_reports(self, *, before: datetime, at_most: int) -> int:
         """Remove reports that were sent before then about commits of which there is no run and no open pull request
-        any more; return how many. Never one that is not sent, or is open."""
+        any more, or were refused for good; return how many. Never another that is not sent, or is open."""
         with self._transaction() as connection:
             return connection.execute(
                 "DELETE FROM reports WHERE (repository_id, surface, key) IN"
                 " (SELECT p.repository_id, p.surface, p.key FROM reports p WHERE p.repository_id = %(r)s"
-                "  AND p.sent_generation = p.generation AND p.updated_at < %(before)s"
-                "  AND NOT p.is_open"
+                "  AND (p.sent_generation = p.generation OR p.stalled) AND p.updated_at < %(before)s"
+                "  AND (p.stalled OR NOT p.is_open)"
                 "  AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.repository_id = p.repository_id"
                 "   AND runs.sha = p.wanted->>'sha')"
                 "  AND NOT EXISTS (SELECT 1 FROM pull_requests q WHERE q.repository_id = p.repository_id"
@@ -1531,6 +1547,92 @@ class Store:
                 [self._id(), before, at_most],
             ).rowcount
             return lines + drifts + said + orders
+
+    def forget_orders(self, *, before: datetime, at_most: int) -> int:
+        """Remove orders by hand, holds and leases that were over before then; return how many.
+
+        The newest stop and the newest ended lease of a slot stay, since ticks compare with them; so does an order that
+        says why a release on the disk was deployed, and a lease that was not wiped yet or that a run still names."""
+        with self._transaction() as connection:
+            here = {"r": self._id(), "host": self._host, "before": before, "at_most": at_most}
+            orders = connection.execute(
+                "DELETE FROM overrides WHERE id IN (SELECT o.id FROM overrides o"
+                " WHERE o.repository_id = %(r)s AND o.host = %(host)s AND o.ended_at < %(before)s"
+                "  AND NOT (o.kind IN ('stopped', 'restart') AND NOT EXISTS (SELECT 1 FROM overrides n"
+                "   WHERE n.host = o.host AND n.slot = o.slot AND n.kind IN ('stopped', 'restart')"
+                "   AND n.ended_at > o.ended_at))"
+                "  AND NOT EXISTS (SELECT 1 FROM releases x WHERE x.repository_id = o.repository_id"
+                "   AND x.host = o.host AND x.sha = o.sha AND o.kind IN ('deploy', 'rollback'))"
+                "  ORDER BY o.id LIMIT %(at_most)s)",
+                here,
+            ).rowcount
+            holds = connection.execute(
+                "DELETE FROM holds WHERE id IN (SELECT h.id FROM holds h"
+                " WHERE h.repository_id = %(r)s AND h.host = %(host)s AND (h.ended_at < %(before)s"
+                "  OR h.until < %(before)s OR (h.fence <> 0 AND h.at < %(before)s AND NOT EXISTS"
+                "   (SELECT 1 FROM leases l WHERE l.fence = h.fence AND l.ended_at IS NULL)))"
+                "  ORDER BY h.id LIMIT %(at_most)s)",
+                here,
+            ).rowcount
+            leases = connection.execute(
+                "DELETE FROM leases WHERE fence IN (SELECT l.fence FROM leases l JOIN slots s"
+                "  ON s.host = l.host AND s.name = l.slot"
+                " WHERE l.repository_id = %(r)s AND l.host = %(host)s AND l.ended_at < %(before)s"
+                "  AND l.fence < s.wiped_fence"
+                "  AND l.fence < (SELECT max(n.fence) FROM leases n WHERE n.host = l.host AND n.slot = l.slot"
+                "   AND n.ended_at IS NOT NULL)"
+                "  AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.fence = l.fence)"
+                "  ORDER BY l.fence LIMIT %(at_most)s)",
+                here,
+            ).rowcount
+            return orders + holds + leases
+
+    def forget_heads(self, *, before: datetime, at_most: int) -> int:
+        """Remove pull requests that were closed before then, and heads that were seen before then and are no head any
+        more; return how many.
+
+        What production is at, or was refused, stays with how it was found; so does the newest head of each branch and
+        of each open pull request."""
+        with self._transaction() as connection:
+            here = {"r": self._id(), "before": before, "at_most": at_most}
+            pulls = connection.execute(
+                "DELETE FROM pull_requests WHERE (repository_id, number) IN (SELECT p.repository_id, p.number"
+                " FROM pull_requests p WHERE p.repository_id = %(r)s AND p.state = 'closed'"
+                "  AND p.listed_at < %(before)s AND NOT EXISTS (SELECT 1 FROM leases l"
+                "   WHERE l.repository_id = p.repository_id AND l.pull_request = p.number AND l.ended_at IS NULL)"
+                "  ORDER BY p.number LIMIT %(at_most)s)",
+                here,
+            ).rowcount
+            heads = connection.execute(
+                "DELETE FROM refs_seen WHERE (repository_id, ref, sha) IN (SELECT f.repository_id, f.ref, f.sha"
+                " FROM refs_seen f JOIN repositories r ON r.id = f.repository_id"
+                " WHERE f.repository_id = %(r)s AND f.seen_at < %(before)s"
+                "  AND f.sha IS DISTINCT FROM r.accepted_sha AND f.sha IS DISTINCT FROM r.refused_sha"
+                "  AND NOT EXISTS (SELECT 1 FROM pull_requests p WHERE p.repository_id = f.repository_id"
+                "   AND p.state = 'open' AND f.ref = 'pull:' || p.number AND p.head_sha = f.sha)"
+                "  AND (f.ref LIKE 'pull:%%' OR EXISTS (SELECT 1 FROM refs_seen n"
+                "   WHERE n.repository_id = f.repository_id AND n.ref = f.ref AND n.seen_at > f.seen_at))"
+                "  ORDER BY f.seen_at LIMIT %(at_most)s)",
+                here,
+            ).rowcount
+            return pulls + heads
+
+    def forget_quarantines(self, spent: Sequence[Quarantined], *, lifted_before: datetime) -> int:
+        """Remove what `decisions.forget` lets go of the quarantine, and what was lifted long ago; return how many."""
+        with self._transaction() as connection:
+            lifted = connection.execute(
+                "DELETE FROM quarantine WHERE repository_id = %s AND lifted_at < %s", [self._id(), lifted_before]
+            ).rowcount
+            return (
+                lifted
+                + connection.execute(
+                    "DELETE FROM quarantine q"
+                    " USING unnest(%s::text[], %s::text[], %s::timestamptz[]) AS t (domain, tree, at)"
+                    " WHERE q.repository_id = %s AND (q.domain, q.tree, q.at) = (t.domain, t.tree, t.at)"
+                    " AND q.lifted_at IS NULL",
+                    [[q.domain for q in spent], [q.tree for q in spent], [q.at for q in spent], self._id()],
+                ).rowcount
+            )
 
     # -- drift ------------------------------------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ from controller.model.names import (
     Layout,
     SlotName,
     Topology,
+    build_marker,
     instance_unit,
     job_unit,
     slot_of_unit,
@@ -112,6 +113,7 @@ class SystemdRuntime:
     def __init__(self, layout: Layout, topology: Topology) -> None:
         self._layout = layout
         self._topology = topology
+        self._wiping = threading.Lock()
 
     # -- the interface ------------------------------------------------------------------------------------------------
 
@@ -242,22 +244,37 @@ class SystemdRuntime:
         """Have the slot's own user empty what it wrote, then remove what is ours, and close to it every release that it
         was let read. Safe to repeat."""
         builds = [build for folder in folders for build in _folders_in(folder)]
-        for build in builds:
-            # It was closed to writing when an instance was started from it.
-            allow_user(build, _uid(slot_user(slot)), READ_WRITE_AND_ENTER)
-        remove = [self._layout.slot_data(slot), *builds]
-        unit = job_unit("wipe", slot)
-        self._write_order(unit, {"generation": 0, "remove": [str(path) for path in remove]})
-        self._call("start", systemd_unit(unit), timeout_s=WIPE_TIMEOUT_S, reason="SlotNotWiped")
+        self._empty(slot, builds, data=self._layout.slot_data(slot))
         for folder in folders:
             remove_folder(folder)
         # The slot's next tenant is the same user, and may have learned the name of a release.
         for release in _folders_in(self._layout.releases):
             forget_user(release, _uid(slot_user(slot)))
-        for file in self._layout.order_file(unit).parent.glob("*.json"):
+        for file in self._layout.order_file(job_unit("wipe", slot)).parent.glob("*.json"):
             of = unit_of_systemd(f"{file.stem}.service")
             if of is not None and slot_of_unit(of) == slot:
                 file.unlink(missing_ok=True)
+
+    def discard(self, slot: SlotName, builds: Sequence[Path]) -> None:
+        """Have the slot's own user empty the builds, then remove them."""
+        self._empty(slot, builds)
+        for build in builds:
+            remove_folder(build)
+
+    def _empty(self, slot: SlotName, builds: Sequence[Path], *, data: Path | None = None) -> None:
+        """Have the slot's user remove what it wrote into these builds, and into its data folder. One at a time: all
+        of a slot's wipes are one unit with one order."""
+        present = [build for build in builds if build.exists()]
+        if not present and data is None:
+            return
+        for build in present:
+            # It was closed to writing when an instance was started from it.
+            allow_user(build, _uid(slot_user(slot)), READ_WRITE_AND_ENTER)
+        unit = job_unit("wipe", slot)
+        with self._wiping:
+            remove = [*([] if data is None else [data]), *present]
+            self._write_order(unit, {"generation": 0, "remove": [str(path) for path in remove]})
+            self._call("start", systemd_unit(unit), timeout_s=WIPE_TIMEOUT_S, reason="SlotNotWiped")
 
     def open_to_surface(self, folder: Path) -> None:
         """Add the surfaces' user to the folder's access list."""
@@ -353,9 +370,10 @@ class SystemdRuntime:
 
     def _prepare_build(self, slot: SlotName, folder: Path) -> None:
         """Make an empty folder into which the slot's user may write, and out of which we may read what it wrote."""
-        if _folders_in(folder.parent):
-            self._empty_build(slot, folder)
+        # What an earlier, unfinished attempt at this very build left.
+        self._empty(slot, [folder])
         try:
+            build_marker(folder).unlink(missing_ok=True)
             folder.parent.mkdir(mode=0o711, exist_ok=True)
             folder.parent.chmod(0o711)
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -364,14 +382,6 @@ class SystemdRuntime:
         allow_user(folder, _uid(slot_user(slot)), READ_WRITE_AND_ENTER)
         allow_user(folder, os.geteuid(), READ_WRITE_AND_ENTER, inherited=True)
         allow_user(folder, _uid(SERVING_USER), READ_AND_ENTER, inherited=True)
-
-    def _empty_build(self, slot: SlotName, folder: Path) -> None:
-        """Remove what an earlier, unfinished attempt at this very build left."""
-        if not folder.exists():
-            return
-        unit = job_unit("wipe", slot)
-        self._write_order(unit, {"generation": 0, "remove": [str(folder)]})
-        self._call("start", systemd_unit(unit), timeout_s=WIPE_TIMEOUT_S, reason="SlotNotWiped")
 
     # -- systemd ------------------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from controller.decisions.surroundings import (
     live_for,
     release_base,
 )
-from controller.effects.checkout import changed_since_sealed, seal_build, walk_build
+from controller.effects.checkout import changed_since_sealed, seal_build, set_aside_build, walk_build
 from controller.effects.database import AppDatabases
 from controller.effects.judge_files import JudgeOrder, write_order
 from controller.effects.live import SlotLock, point_current, read_live, read_live_version, write_live
@@ -45,7 +45,6 @@ from controller.effects.publish import (
     changed_inodes,
     prepare_spare,
     publish_release,
-    remove_release,
     repair_release,
     verify_release,
 )
@@ -171,8 +170,8 @@ class Hands:
                     point_current(self.layout, step.slot, step.release, held=held)
             case s.EndOverride():
                 self.store.end_override(step.id, reason=step.reason, now=now)
-            case s.Prune():
-                self.background.start(("prune", None), lambda: self._prune(step))
+            case s.Prune() | s.DropBuild():
+                self.let_go((step,))
             case _:
                 assert_never(step)
         failpoint(f"step.after.{type(step).__name__}")
@@ -829,10 +828,14 @@ class Hands:
             self.runtime.restart_control_plane()
         self.store.record_step(step.generation, "switched back", began_at=now, ended_at=self.clock())
 
-    def _prune(self, step: s.Prune) -> None:
-        self.side.record_removing(step.release)
-        remove_release(self.layout, step.release)
-        self.side.record_removed(step.release)
+    def let_go(self, steps: Sequence[s.Prune | s.DropBuild]) -> None:
+        """Take releases and builds out of use before a later tick can choose one; `Housekeeping` removes them.
+
+        Only the tick begins runs, so that a build without one loses its name here, not in a thread."""
+        self.store.record_removing([step.release for step in steps if isinstance(step, s.Prune)])
+        for step in steps:
+            if isinstance(step, s.DropBuild):
+                set_aside_build(self.layout.builds / step.domain / step.name)
 
 
 def released(observed: Observed) -> tuple[tuple[Sha, tuple[SlotName, ...]], ...]:

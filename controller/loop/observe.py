@@ -19,7 +19,7 @@ from controller.decisions.order import HeadFacts, HeadVerdict, judge_head
 from controller.decisions.refresh import Hint, Looks, is_answered
 from controller.decisions.signatures import judge_signature
 from controller.decisions.surroundings import CONFIGURED, app_environment_file
-from controller.effects.checkout import is_sealed
+from controller.effects.checkout import is_sealed, list_builds
 from controller.effects.database import AppDatabases
 from controller.effects.judge_files import read_result
 from controller.effects.live import read_current, read_live, read_live_version
@@ -113,6 +113,7 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         pulls_listed=history.repository.listed_at is not None,
         slots=slots,
         releases=tuple(release for release in history.releases if release.sha in on_disk),
+        builds=list_builds(sight.layout),
         proven=history.proven,
         quarantined=history.quarantined,
         overrides=history.overrides,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -24,13 +25,14 @@ from controller.decisions.disk_floor import previews_to_stop
 from controller.decisions.drift import BY_HAND, RELEASE_EDITED, SEEN_BY_TICK, judge_drift
 from controller.decisions.explain import why
 from controller.decisions.fitness import WorkerFacts
+from controller.decisions.forget import select_spent_quarantines
 from controller.decisions.github.repository import Repository, require_ours
 from controller.decisions.holds import held_run, held_slot
 from controller.decisions.order import describe_force_push
 from controller.decisions.plan import desired, plan_slot
 from controller.decisions.projection import project_all
 from controller.decisions.refresh import Hint, Looks, is_reading_due, plan_refresh
-from controller.decisions.retention import select_prunable
+from controller.decisions.retention import select_prunable, select_spent_builds
 from controller.decisions.slots import SlotPlan, assign_slots, may_preview
 from controller.effects.github_http import Forge
 from controller.effects.mirror import Mirror, PullNotFetched
@@ -38,13 +40,14 @@ from controller.effects.store import History, LostEpoch
 from controller.failpoints import failpoint
 from controller.loop.answering import Answering
 from controller.loop.execute import Hands
+from controller.loop.housekeeping import Housekeeping
 from controller.loop.observe import observe
 from controller.model.config import Policy
 from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
-from controller.model.names import Sha, SlotName
+from controller.model.names import Sha, SlotName, pull_request_domain
 from controller.model.nouns import WORKER, Drift, PullRequest, Signature
 from controller.model.reports import Surface
-from controller.model.steps import Step
+from controller.model.steps import DropBuild, Prune, Step
 from controller.model.world import Held, Hold, Observed, Wanted
 
 #: While something ends by time alone (a drain, a pause before a retry), the loop looks this often.
@@ -54,8 +57,9 @@ PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 5.0
 #: Between two signs of life: a fraction of the watchdog of a host's unit, `host_units.WORKER_WATCHDOG_S`.
 ALIVE_EVERY_S = 10.0
-#: Between two looks at what may be pruned.
-PRUNE_EVERY_S = 30.0
+#: Between two turns of housekeeping, and what one takes out of use at most.
+HOUSE_EVERY_S = 30.0
+LET_GO_MAX = 500
 #: A commit whose signature was refused is looked at again.
 VERIFY_AGAIN_S = 60.0
 
@@ -80,7 +84,7 @@ class Decision:
 
     slots: SlotPlan
     each: tuple[SlotDecision, ...]
-    prune: tuple[Step, ...]
+    prune: tuple[Prune | DropBuild, ...]
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -100,7 +104,7 @@ def decide(observed: Observed, *, now: datetime) -> Decision:
     return Decision(
         slots=assign_slots(observed, now=now),
         each=tuple(each),
-        prune=tuple(select_prunable(observed, now=now)),
+        prune=(*select_prunable(observed, now=now), *select_spent_builds(observed)),
     )
 
 
@@ -150,6 +154,7 @@ class Reconciler:
     hands: Hands
     forge: Forge
     answering: Answering
+    housekeeping: Housekeeping
     production_branch: str | None
     poll_interval_s: float
     resync_s: float
@@ -167,7 +172,7 @@ class Reconciler:
     _failed_at: datetime | None = None
     _last_plan: tuple[Step, ...] = ()
     _same_plan_count: int = 0
-    _pruned_at: datetime | None = None
+    _house_kept_at: datetime | None = None
     _told_plan: tuple[Step, ...] = ()
     _verified_at: datetime | None = None
     #: Orders to heal a release that a look has begun for.
@@ -203,16 +208,14 @@ class Reconciler:
         self._verify_signatures(observed, history, now=now)
         self._note_drifts(observed, history)
         self._verify_released(observed, history, now=now)
-        steps = self._without_prune(decision, now=now)
+        keeps_house = self._house_kept_at is None or now >= self._house_kept_at + timedelta(seconds=HOUSE_EVERY_S)
+        steps = decision.steps if keeps_house else decision.steps[: len(decision.steps) - len(decision.prune)]
         self._tell(decision, steps)
         self._execute_leases(observed, decision.slots, now=now)
         self._keep_room(observed, now=now)
         for one in decision.each:
             self._execute_slot(one, observed, now=now)
-        if steps and steps[-len(decision.prune) :] == decision.prune and decision.prune:
-            self._pruned_at = now
-            for step in decision.prune[:1]:
-                self._attempt(step, observed, now=now)
+        self._keep_house(observed, decision, is_due=keeps_house, now=now)
         self._report(observed, decision, now=now)
         self._note_tick(history, now=now)
         return self._wait_s(observed, decision, steps)
@@ -486,11 +489,30 @@ class Reconciler:
             return False
         return True
 
-    def _without_prune(self, decision: Decision, *, now: datetime) -> tuple[Step, ...]:
-        due = self._pruned_at is None or now >= self._pruned_at + timedelta(seconds=PRUNE_EVERY_S)
-        if due:
-            return decision.steps
-        return decision.steps[: len(decision.steps) - len(decision.prune)]
+    def _keep_house(self, observed: Observed, decision: Decision, *, is_due: bool, now: datetime) -> None:
+        """Take out of use what may go, and begin a turn of removing. One that ended early goes on between runs."""
+        held = {one.slot for one in decision.each if one.held is not None}
+        works = any(slot.run is not None and slot.slot not in held for slot in observed.slots)
+        if not is_due and (works or not self.housekeeping.is_more_left):
+            return
+        if is_due:
+            self._house_kept_at = now
+            try:
+                if decision.prune:
+                    self.hands.let_go(decision.prune[:LET_GO_MAX])
+            except LostEpoch:
+                raise
+            except OroborosError as error:
+                self._note_error(error)
+        retention = observed.policy.retention if observed.production_head is not None else None
+        before = now - timedelta(days=observed.policy.retention.audit_days)
+        spent = select_spent_quarantines(observed, before=before)
+        slots = {
+            pull_request_domain(slot.lease.pull_request): slot.slot for slot in observed.slots if slot.lease is not None
+        }
+        self.hands.background.start(
+            ("house", None), lambda: self.housekeeping.turn(retention=retention, slots=slots, quarantined=spent)
+        )
 
     def _report(self, observed: Observed, decision: Decision, *, now: datetime) -> None:
         failpoint("tick.before_report")
@@ -505,7 +527,8 @@ class Reconciler:
         if steps and steps != self._told_plan:
             self._told_plan = steps
             trail = "; ".join(f"{one.slot}: {one.because}" for one in decision.each if one.steps)
-            names = ", ".join(type(step).__name__ for step in steps)
+            counted = Counter(type(step).__name__ for step in steps)
+            names = ", ".join(name if count == 1 else f"{count} {name}" for name, count in counted.items())
             log.info("tick: %s (%s)", names, trail or "leases", extra={"action": "tick"})
 
     def _note_error(self, error: OroborosError, *, step: Step | None = None) -> None:

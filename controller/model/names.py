@@ -45,6 +45,7 @@ HOST_RUN = Path("/run/oroboros")
 POSTGRES_PORT, REDIS_PORT = 5432, 6379
 #: By so much at most the ports of a stack are shifted, all of them, and so many previews it has at most.
 PORT_OFFSET_MAX, PREVIEWS_MAX = 57_000, 99
+BUILD_SEALED = ".sealed"
 #: What was installed: previews, ports, host names.
 TOPOLOGY_FILE = "topology.json"
 #: The exit code by which a host's launcher says that a job's time was up.
@@ -110,6 +111,11 @@ def environment(slot: SlotName) -> str:
 def pull_request_domain(number: int) -> Domain:
     """Return the domain of pull request `number`."""
     return Domain(f"pr-{number}")
+
+
+def build_marker(build: Path) -> Path:
+    """Return the file that says that a build is whole: beside it, out of the build's own reach."""
+    return build.with_name(f"{build.name}{BUILD_SEALED}")
 
 
 def instance_unit(slot: SlotName, colour: Colour) -> str:

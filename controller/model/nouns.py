@@ -130,6 +130,19 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BuildFolder:
+    """A folder of builds on the disk, whole or not: `builds/<domain>/<name>`."""
+
+    domain: Domain
+    #: The tree that it was built from, a dash, and what the recipe is known by.
+    name: str
+
+    @property
+    def tree(self) -> TreeId:
+        return TreeId(self.name.partition("-")[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proven:
     """A release passed its gate, served and survived its window in a domain, in the run `generation`."""
 

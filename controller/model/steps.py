@@ -252,9 +252,18 @@ class EndOverride:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prune:
-    """Remove a release that retention lets go."""
+    """Take a release that retention lets go out of use: nothing chooses it any more, and housekeeping removes it."""
 
     release: Sha
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropBuild:
+    """Take a build out of use whose release is gone: it loses its name at once, and housekeeping removes it."""
+
+    slot: SlotName
+    domain: Domain
+    name: str
 
 
 Step = (
@@ -282,6 +291,7 @@ Step = (
     | RepairCurrent
     | EndOverride
     | Prune
+    | DropBuild
 )
 
 STEPS: Mapping[str, type[Step]] = {step.__name__: step for step in get_args(Step)}

@@ -12,6 +12,7 @@ from typing import Literal
 from controller.model.config import Policy, Recipe
 from controller.model.names import Domain, Sha, SlotName
 from controller.model.nouns import (
+    BuildFolder,
     CommandAnswer,
     Head,
     HoldOrder,
@@ -189,6 +190,7 @@ class Observed:
     pulls_listed: bool = False
     slots: tuple[SlotObserved, ...] = ()
     releases: tuple[Release, ...] = ()
+    builds: tuple[BuildFolder, ...] = ()
     proven: tuple[Proven, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     overrides: tuple[Override, ...] = ()

@@ -46,6 +46,7 @@ from controller.loop.background import Background, Key
 from controller.loop.execute import Hands
 from controller.loop.forge_senders import Archive, forge_senders
 from controller.loop.gate_threads import GateThreads
+from controller.loop.housekeeping import Housekeeping
 from controller.loop.observe import Sight, observe
 from controller.loop.reconcile import Health, Reconciler, decide
 from controller.loop.reporter import Reporter
@@ -315,6 +316,13 @@ class RealWorld(FakeHost):
                 open_mirror=self.open_mirror,
                 clock=self.clock,
                 wake_reports=lambda: None,
+            ),
+            housekeeping=Housekeeping(
+                layout=settings.layout,
+                topology=sight.topology,
+                store=self.store,
+                runtime=runtime,
+                clock=self.clock,
             ),
             production_branch=None,
             poll_interval_s=5.0,

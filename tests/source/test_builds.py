@@ -18,7 +18,6 @@ from controller.effects.checkout import (
     changed_since_sealed,
     copy_for_build,
     is_sealed,
-    marker,
     remove_build,
     seal_build,
     walk_build,
@@ -26,7 +25,7 @@ from controller.effects.checkout import (
 from controller.effects.publish import publish_release, verify_release
 from controller.model.config import TreeLimits
 from controller.model.errors import Failed
-from controller.model.names import Sha
+from controller.model.names import Sha, build_marker
 from tests.source.objects import EXECUTABLE, FILE, LINK, Store
 
 #: The kernel dates files by its tick: right after a moment it may still date them before it.
@@ -115,9 +114,9 @@ def test_opening_a_sealed_build_to_a_user_is_no_change(build: Path) -> None:
 
 def test_a_build_that_was_sealed_before_digests_were_kept_is_believed(build: Path) -> None:
     seal_build(build)
-    marked = json.loads(marker(build).read_text())
+    marked = json.loads(build_marker(build).read_text())
     del marked["digest"]
-    marker(build).write_text(json.dumps(marked))
+    build_marker(build).write_text(json.dumps(marked))
     edit_a_file(build)
     assert changed_since_sealed(build) == ()
 

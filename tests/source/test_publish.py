@@ -24,8 +24,8 @@ from controller.effects.publish import (
     changed_inodes,
     prepare_spare,
     publish_release,
-    remove_release,
     repair_release,
+    set_aside_release,
     sweep_releases,
     verify_release,
 )
@@ -297,15 +297,17 @@ def test_spare_makes_the_next_release_and_none_is_left_of_a_removed_one(store: S
         assert verify_release(store.mirror, store.layout, sha) == ()
         assert changed_inodes(store.layout, sha) == ()
     assert prepare_spare(store.layout, second)
-    remove_release(store.layout, second)
+    set_aside_release(store.layout, second)
+    assert sweep_releases(store.layout)
     assert names_in(store.layout) == {first, f"{first}.manifest"}
 
 
 def test_removed_release_is_gone_and_what_it_shared_is_not(store: Store) -> None:
     first = publish(store, FIRST)
     second = publish(store, SECOND, first)
-    remove_release(store.layout, first)
-    remove_release(store.layout, first)
+    set_aside_release(store.layout, first)
+    set_aside_release(store.layout, first)
+    assert sweep_releases(store.layout)
     assert names_in(store.layout) == {second, f"{second}.manifest"}
     assert verify_release(store.mirror, store.layout, second) == ()
 
@@ -408,7 +410,7 @@ import os, signal, sys
 from pathlib import Path
 from controller import failpoints
 from controller.effects.mirror import Mirror
-from controller.effects.publish import prepare_spare, publish_release, remove_release, repair_release
+from controller.effects.publish import prepare_spare, publish_release, repair_release, set_aside_release, sweep_releases
 from controller.model.config import TreeLimits
 from controller.model.names import Layout, parse_sha
 
@@ -417,7 +419,8 @@ layout = Layout(Path(root))
 mirror = Mirror(layout.mirror, "https://forge.invalid/team/app.git")
 failpoints.arm(point, lambda: os.kill(os.getpid(), signal.SIGKILL))
 if action == "remove":
-    remove_release(layout, parse_sha(sha))
+    set_aside_release(layout, parse_sha(sha))
+    sweep_releases(layout)
 elif action == "repair":
     repair_release(mirror, layout, parse_sha(sha), limits=TreeLimits())
 else:
@@ -474,13 +477,13 @@ def test_killed_while_removing_it_is_no_release_any_more_and_the_rest_is_swept(s
 def test_sweeping_leaves_alone_what_another_is_writing(store: Store) -> None:
     publish(store, FIRST)
     sha = store.commit_files(SECOND)
-    swept: list[int] = []
+    swept: list[bool] = []
     failpoints.arm("publish.after_write", lambda: swept.append(sweep_releases(store.layout)))
     try:
         publish_release(store.mirror, store.layout, sha, limits=LIMITS, neighbour=None)
     finally:
         failpoints.disarm()
-    assert swept == [0]
+    assert swept == [True]
     assert verify_release(store.mirror, store.layout, sha) == ()
 
 

@@ -15,7 +15,16 @@ import pytest
 from controller.decisions.commands import Lately
 from controller.decisions.github.limits import Pace, Quiet
 from controller.decisions.github.repository import Repository
-from controller.effects.store import PAUSE_OFTEN, PAUSE_TOO_OFTEN, SENT_OFTEN, SENT_TOO_OFTEN, LostEpoch, Store, migrate
+from controller.effects.store import (
+    PAUSE_OFTEN,
+    PAUSE_TOO_OFTEN,
+    SENT_OFTEN,
+    SENT_TOO_OFTEN,
+    SQL_FOLDER,
+    LostEpoch,
+    Store,
+    migrate,
+)
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, TreeId, preview_slot, pull_request_domain
 from controller.model.nouns import CommandAnswer, Drift, Handling, Head, PreviewOrder, PullRequest, Verdict
@@ -768,3 +777,100 @@ def test_another_repository_never_takes_the_id_of_one_that_is_known(store: Store
     rows = other.load_rows("SELECT full_name, forge_id FROM repositories ORDER BY 1")
     assert [tuple(row.values()) for row in rows] == [("acme/other", None), ("acme/shop", 1001)]
     other.close()
+
+
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def test_orders_holds_and_leases_that_are_over_go_and_what_ticks_compare_with_stays(store: Store) -> None:
+    slot = preview_slot(1)
+    fences: list[int] = []
+    for number in (1, 2, 3):
+        fence = store.claim_slot(slot, number, now=NOW, expires_at=LATER)
+        assert fence is not None
+        fences.append(fence)
+        assert store.record_stop(slot=slot, kind="stopped", fence=fence, live=None, actor="a", reason="r", now=NOW)
+        assert store.record_hold(slot=slot, fence=fence, until=None, actor="a", reason="r", now=NOW)
+        if number < 3:
+            store.end_stop(slot, actor="a", now=NOW + timedelta(minutes=number))
+            store.end_lease(fence, reason="closed", now=NOW)
+            store.record_wiped(slot, fence)
+    store.record_hold(slot=MAIN, fence=0, until=LATER, actor="a", reason="its time is over", now=NOW)
+    before = store.load_history()
+
+    assert store.forget_orders(before=NOW, at_most=100) == 0
+    assert store.forget_orders(before=FAR, at_most=100) == 5  # 1 order, 3 holds, 1 lease
+    assert store.forget_orders(before=FAR, at_most=100) == 0
+    after = store.load_history()
+    assert (after.slots, after.stops, after.overrides) == (before.slots, before.stops, before.overrides)
+    # Only by the clock of the database is a hold over whose time is over by the worker's.
+    assert [hold for hold in after.holds if hold.until is None] == [hold for hold in before.holds if hold.until is None]
+    assert [row["fence"] for row in store.load_rows("SELECT fence FROM leases ORDER BY fence")] == fences[1:]
+
+
+def test_heads_and_closed_pulls_go_and_how_production_was_found_stays(store: Store) -> None:
+    ref = "refs/heads/trunk"
+    for letter in "abcd":
+        store.record_fetch(production=head(letter), ref=ref, refused=[], began_at=NOW)
+    store.record_head(sha("b"), refused=None, force_push=None, now=NOW)
+    store.record_listing([pull(1, letter="e"), pull(2, letter="f")], began_at=NOW)
+    store.record_listing([pull(2, letter="f")], began_at=LATER)
+    found = [store.was_found_by_resync(ref, sha(letter)) for letter in "bd"]
+    before = store.load_history()
+
+    assert store.forget_heads(before=NOW - timedelta(days=9_999), at_most=100) == 0
+    assert store.forget_heads(before=FAR, at_most=100) == 4  # the pull request that is closed and its head, a and c
+    assert [store.was_found_by_resync(ref, sha(letter)) for letter in "bd"] == found == [True, True]
+    assert store.load_history() == before
+    rows = store.load_rows("SELECT ref, sha FROM refs_seen ORDER BY sha")
+    assert [(row["ref"], row["sha"]) for row in rows] == [(ref, sha("b")), (ref, sha("d")), ("pull:2", sha("f"))]
+
+
+def test_a_quarantine_goes_when_it_is_spent_or_was_lifted_long_ago(store: Store) -> None:
+    for letter in "abc":
+        store.record_quarantine(
+            domain=PRODUCTION, tree=TreeId(letter * 40), sha=sha(letter), reason="X", message="", now=NOW
+        )
+    store.lift_quarantine(domain=PRODUCTION, tree=TreeId("a" * 40), actor="ann", now=NOW)
+    spent = [one for one in store.load_history().quarantined if one.sha == sha("b")]
+
+    assert store.forget_quarantines([], lifted_before=NOW) == 0
+    assert store.forget_quarantines(spent, lifted_before=LATER) == 2
+    assert [one.sha for one in store.load_history().quarantined] == [sha("c")]
+    assert store.load_rows("SELECT count(*) AS rows FROM quarantine") == [{"rows": 1}]
+
+
+def test_a_database_of_before_keeps_what_was_said_of_its_runs(empty_postgres_url: str, tmp_path: Path) -> None:
+    """Messages that we wrote are read once; what an app wrote in front of them stays."""
+    for file in SQL_FOLDER.glob("[0-9]*.sql"):
+        if file.name < "0042":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    migrate(empty_postgres_url, folder=tmp_path)
+    said = {
+        1: ("rolled_back", "WatchFailed", "x; rolled back to 1234567; rolled back to abcdef0"),
+        2: ("rolled_back", "WatchFailed", "it answered 500; rolling back to abcdef0"),
+        3: ("superseded", "NewerHead", "superseded by abcdef0"),
+        4: ("superseded", "NewerHead", "superseded by a later commit"),
+        5: ("failed", "GateFailed", "x; rolled back to abcdef0"),
+    }
+    with psycopg.connect(empty_postgres_url) as connection:
+        connection.execute("INSERT INTO repositories (full_name) VALUES ('acme/shop')")
+        connection.execute("INSERT INTO slots (host, name, repository_id) SELECT 'h', 'main', id FROM repositories")
+        for generation, (state, reason, message) in said.items():
+            connection.execute(
+                "INSERT INTO runs (generation, repository_id, host, slot, domain, fence, sha, tree, release, cause,"
+                " state, worker, begun_at, ended_at, reason, message) SELECT %s, id, 'h', 'main', 'production', 0, %s,"
+                " %s, %s, 'push', %s, 'w', now(), now(), %s, %s FROM repositories",
+                [generation, sha("a"), sha("a"), sha("a"), state, reason, message],
+            )
+    assert "0042_run_successor.sql" in migrate(empty_postgres_url)
+    with psycopg.connect(empty_postgres_url) as connection:
+        rows = connection.execute("SELECT message, successor, switched_back FROM runs ORDER BY generation").fetchall()
+
+    assert rows == [
+        ("x; rolled back to 1234567", "abcdef0", True),
+        ("it answered 500", "abcdef0", False),
+        ("", "abcdef0", False),
+        ("", "", False),
+        ("x; rolled back to abcdef0", "", False),
+    ]

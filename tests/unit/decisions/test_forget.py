@@ -7,10 +7,12 @@ from datetime import timedelta
 
 import pytest
 
-from controller.decisions.forget import EndedRun, Needed, select_forgettable
+from controller.decisions.forget import EndedRun, Needed, select_forgettable, select_spent_quarantines
 from controller.model.config import Retention
 from controller.model.names import MAIN, PRODUCTION, Domain
-from tests.builders import PREVIEW_1, START_AT, sha
+from controller.model.states import RunState
+from controller.model.world import Observed
+from tests.builders import PREVIEW_1, START_AT, head, observed, proven, pull, quarantined, release, run, serving, sha
 
 NOW = START_AT + timedelta(days=1000)
 RETENTION = Retention(runs_days=90, runs_keep=20)
@@ -85,3 +87,31 @@ def test_a_proof_in_another_domain_is_another_proof() -> None:
 
 def test_the_proof_of_a_release_that_is_gone_goes() -> None:
     assert forgotten(replace(OLD, proven=True)) == (5,)
+
+
+def known_of(**fields: object) -> Observed:
+    seen = observed(serving(run(5, 5, RunState.LIVE)), at_head=head(5), quarantined=(quarantined(9),))
+    return replace(seen, **fields)  # type: ignore[arg-type]
+
+
+def test_an_old_quarantine_that_nothing_could_ask_about_is_forgotten() -> None:
+    assert select_spent_quarantines(known_of(), before=NOW) == (quarantined(9),)
+    assert select_spent_quarantines(known_of(), before=START_AT) == ()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"production_head": head(9)},
+        {"accepted_head": head(9)},
+        {"pulls": (replace(pull(1), head=head(9)),)},
+        {"releases": (release(9),)},
+        {"proven": (proven(9, generation=1),)},
+        {"slots": (serving(run(5, 9, RunState.LIVE)),)},
+        {"slots": (replace(serving(run(5, 5, RunState.LIVE)), recent_runs=(run(4, 9, RunState.FAILED),)),)},
+        {"pulls_listed": False},
+        {"production_head": None},
+    ],
+)
+def test_a_quarantine_that_a_plan_may_ask_about_stays_however_old(fields: dict[str, object]) -> None:
+    assert select_spent_quarantines(known_of(**fields), before=NOW) == ()

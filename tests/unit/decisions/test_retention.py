@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from controller.decisions.retention import GRACE_S, select_prunable
+import pytest
+
+from controller.decisions.retention import GRACE_S, select_prunable, select_spent_builds
 from controller.model.config import Policy, Retention
-from controller.model.names import pull_request_domain
+from controller.model.names import MAIN, PRODUCTION, Domain, pull_request_domain
+from controller.model.nouns import BuildFolder
 from controller.model.states import RunState
-from controller.model.steps import Prune
+from controller.model.steps import DropBuild, Prune
 from controller.model.world import Observed
 from tests.builders import (
     PREVIEW_1,
@@ -16,6 +19,7 @@ from tests.builders import (
     free,
     head,
     instance,
+    lease,
     live,
     observed,
     proven,
@@ -25,6 +29,7 @@ from tests.builders import (
     run,
     serving,
     sha,
+    tree,
 )
 
 NOW = at(GRACE_S)
@@ -126,3 +131,46 @@ def test_nothing_goes_while_a_slot_is_unknown() -> None:
         replace(serving(R5), processes=(instance(R5), instance(run(77, 7)))),
     ):
         assert pruned(replace(world(1), slots=(slot,))) == []
+
+
+def build(number: int, domain: Domain = PRODUCTION) -> BuildFolder:
+    return BuildFolder(domain=domain, name=f"{tree(number)}-0123456789ab")
+
+
+def dropped(seen: Observed) -> list[str]:
+    return [step.name for step in select_spent_builds(seen)]
+
+
+class TestBuilds:
+    def test_a_build_goes_with_the_release_that_it_was_made_of(self) -> None:
+        seen = replace(world(1), builds=(build(1), build(2), build(5)))
+        assert select_spent_builds(seen) == (DropBuild(slot=MAIN, domain=PRODUCTION, name=build(2).name),)
+
+    def test_what_serves_stays_although_its_release_is_gone(self) -> None:
+        seen = replace(world(), builds=(build(2), build(3), build(4)), releases=())
+        older = f"/srv/oroboros/builds/production/{build(3).name}/dist"
+        serves = replace(live(R5), static_root=f"/srv/oroboros/builds/production/{build(2).name}/dist")
+        slot = replace(serving(R5), live=replace(serves, previous_static_root=older))
+        assert dropped(replace(seen, slots=(slot,))) == [build(4).name]
+
+    def test_what_a_run_builds_or_would_fall_back_to_stays(self) -> None:
+        slot = replace(serving(R5), run=run(6, 1), fallback_run=run(4, 2, RunState.LIVE))
+        seen = replace(world(), slots=(slot,), builds=(build(1), build(2), build(3), build(5)))
+        assert dropped(seen) == [build(3).name]
+
+    def test_what_a_draining_process_runs_from_stays(self) -> None:
+        old = run(4, 1, RunState.LIVE, colour="b")
+        slot = replace(serving(R5), processes=(instance(R5), instance(old)), recent_runs=(R5, old))
+        assert dropped(replace(world(), slots=(slot,), builds=(build(1), build(2)))) == [build(2).name]
+
+    def test_a_previews_builds_go_while_it_is_leased_and_else_with_its_wipe(self) -> None:
+        mine = run(7, 7, RunState.LIVE, slot=PREVIEW_1, fence=3)
+        leased = replace(serving(mine), lease=lease(1, fence=3))
+        of = pull_request_domain(1)
+        seen = replace(world(), builds=(build(7, of), build(8, of), build(8, pull_request_domain(2))))
+        seen = replace(seen, slots=(*seen.slots, leased))
+        assert select_spent_builds(seen) == (DropBuild(slot=PREVIEW_1, domain=of, name=build(8).name),)
+
+    @pytest.mark.parametrize("unknown", [{"pulls_listed": False}, {"production_head": None}])
+    def test_nothing_goes_on_incomplete_knowledge(self, unknown: dict[str, object]) -> None:
+        assert dropped(replace(world(), builds=(build(2),), **unknown)) == []  # type: ignore[arg-type]

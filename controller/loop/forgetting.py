@@ -1,7 +1,7 @@
-"""What does the daily job let go of? Rows, journals and logs, as `[retention]` says, a bounded part at a time.
+"""Lets go of rows, journals and logs, as `[retention]` says, a bounded part at a time.
 
-Which runs go is decided in `decisions.forget`; the folder of a run's logs goes before its row, so that a job that was
-killed in between is repeated. The policy is that of the production branch; while it cannot be known, nothing goes.
+Which runs go is decided in `decisions.forget`; the folder of a run's logs goes before its row, so that a worker that
+was killed in between repeats it.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from controller.decisions.forget import Needed, select_forgettable
 from controller.disk import remove_tree
-from controller.doors.policies import read_policy
 from controller.effects.live import read_live
 from controller.effects.runtime import Runtime
 from controller.effects.store import History, Store
-from controller.model.config import Retention, Settings
-from controller.model.errors import OroborosError, Stalled
+from controller.model.config import Retention
+from controller.model.errors import Stalled
 from controller.model.names import Layout, SlotName, Topology
 from controller.model.nouns import Live
 
@@ -38,34 +37,56 @@ class Forgotten:
     runs: int = 0
     reports: int = 0
     audit: int = 0
+    #: Orders by hand, holds and leases that are over.
+    orders: int = 0
+    #: Heads that were seen, and pull requests that are closed.
+    heads: int = 0
     problem: str = ""
+    #: There was more than the rounds allowed.
+    is_more_left: bool = False
+
+    @property
+    def rows(self) -> int:
+        return self.deliveries + self.runs + self.reports + self.audit + self.orders + self.heads
 
 
 def forget(
-    settings: Settings, store: Store, topology: Topology, runtime: Runtime, history: History, *, now: datetime
+    layout: Layout,
+    store: Store,
+    topology: Topology,
+    runtime: Runtime,
+    history: History,
+    retention: Retention,
+    *,
+    rounds: int = ROUNDS_MAX,
+    now: datetime,
 ) -> Forgotten:
-    """Let go of what the policy lets go. Safe to repeat. What cannot be known or removed stays, and is told."""
-    try:
-        retention = read_policy(settings, history.repository).retention
-        needed = find_needed(settings.layout, topology, runtime, history)
-    except OroborosError as error:
-        log.warning("retention: %s", error, extra={"action": "retention.waits"})
-        return Forgotten(problem=str(error))
-    runs, problem = _forget_runs(settings.layout, store, needed, retention, now=now)
+    """Let go of what the policy lets go. Safe to repeat, and beside another who does. What cannot be removed stays, and
+    is told. Unavailable when the host's processes cannot be seen."""
+    needed = find_needed(layout, topology, runtime, history)
+    runs, problem = _forget_runs(layout, store, needed, retention, rounds=rounds, now=now)
     deliveries_before = now - timedelta(days=retention.deliveries_days)
     reports_before = now - timedelta(days=retention.runs_days)
     audit_before = now - timedelta(days=retention.audit_days)
-    return Forgotten(
+
+    def in_rounds(some: Callable[[], int]) -> int:
+        return _in_rounds(some, rounds=rounds)
+
+    found = Forgotten(
         runs=runs,
-        deliveries=_in_rounds(
+        deliveries=in_rounds(
             lambda: store.forget_deliveries(
                 before=deliveries_before, keep=retention.deliveries_keep, at_most=ROWS_AT_ONCE
             )
         ),
-        reports=_in_rounds(lambda: store.forget_reports(before=reports_before, at_most=ROWS_AT_ONCE)),
-        audit=_in_rounds(lambda: store.forget_audit(before=audit_before, at_most=ROWS_AT_ONCE)),
+        reports=in_rounds(lambda: store.forget_reports(before=reports_before, at_most=ROWS_AT_ONCE)),
+        audit=in_rounds(lambda: store.forget_audit(before=audit_before, at_most=ROWS_AT_ONCE)),
+        orders=in_rounds(lambda: store.forget_orders(before=audit_before, at_most=ROWS_AT_ONCE)),
+        heads=in_rounds(lambda: store.forget_heads(before=reports_before, at_most=ROWS_AT_ONCE)),
         problem=problem,
     )
+    most = max(found.runs, found.deliveries, found.reports, found.audit, found.orders, found.heads)
+    return replace(found, is_more_left=most >= rounds * ROWS_AT_ONCE)
 
 
 def find_needed(layout: Layout, topology: Topology, runtime: Runtime, history: History) -> Needed:
@@ -94,11 +115,11 @@ def find_needed(layout: Layout, topology: Topology, runtime: Runtime, history: H
 
 
 def _forget_runs(
-    layout: Layout, store: Store, needed: Needed, retention: Retention, *, now: datetime
+    layout: Layout, store: Store, needed: Needed, retention: Retention, *, rounds: int, now: datetime
 ) -> tuple[int, str]:
     chosen = select_forgettable(store.load_ended_runs(), needed, retention=retention, now=now)
     forgotten, problem = 0, ""
-    for first in range(0, min(len(chosen), ROWS_AT_ONCE * ROUNDS_MAX), ROWS_AT_ONCE):
+    for first in range(0, min(len(chosen), ROWS_AT_ONCE * rounds), ROWS_AT_ONCE):
         gone: list[int] = []
         for generation in chosen[first : first + ROWS_AT_ONCE]:
             folder = layout.run_artifacts(generation)
@@ -113,9 +134,9 @@ def _forget_runs(
     return forgotten, problem
 
 
-def _in_rounds(some: Callable[[], int]) -> int:
+def _in_rounds(some: Callable[[], int], *, rounds: int) -> int:
     total = 0
-    for _ in range(ROUNDS_MAX):
+    for _ in range(rounds):
         count = some()
         total += count
         if count < ROWS_AT_ONCE:
