@@ -1,7 +1,8 @@
-"""Which deploy.toml would deploy this folder? Names of its files and a few contents in, a commented text out.
+"""Propose a deploy.toml for a folder: names of its files and a few contents in, a commented text or a refusal out.
 
-The first recogniser that knows the folder wins; the last one knows every folder. What it writes is a guess and says
-so, and is always valid: a guess that `parse_deploy_toml` refuses (a Procfile may hold anything) is passed over.
+The first recogniser that knows the folder wins. What it writes is a guess and says so, is always valid, and publishes
+no file that a visitor should not see. A folder that no recogniser knows is refused, with what was found in it and what
+to write by hand: a guess that starts something else than the app would pass its gate and be wrong.
 Names and contents of the folder are data: they get into the text only through quoting, or by a strict pattern.
 """
 
@@ -11,26 +12,44 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from controller.decisions.initial_folder import Folder, Guess, command, is_one_command, not_known
+from controller.decisions.initial_node import CONFIGURATIONS, install_line, node, read_package
+from controller.decisions.initial_python import (
+    django,
+    migrations_of,
+    python_app,
+    python_environment,
+    with_programs,
+    with_venv,
+)
+from controller.decisions.initial_site import FOLDERS, static_site
 from controller.decisions.tree_rules import visible
 from controller.model.deploy_toml import parse_deploy_toml
-from controller.model.errors import ConfigInvalid
+from controller.model.errors import ConfigInvalid, Refused
 
 #: Files whose contents are looked at, where they are there. The rest is judged by name.
 CONTENTS_WANTED = (
+    ".yarnrc.yml",
     "Cargo.toml",
     "Procfile",
+    "angular.json",
     "app.py",
+    "app/main.py",
     "asgi.py",
     "go.mod",
+    "index.html",
     "main.py",
     "manage.py",
     "package.json",
+    "pnpm-lock.yaml",
     "pyproject.toml",
     "requirements.txt",
     "server.py",
     "wsgi.py",
+    "yarn.lock",
+    *CONFIGURATIONS,
 )
 #: No more of a file than this is needed.
 CONTENT_BYTES_MAX = 64 << 10
@@ -39,16 +58,58 @@ DEPTH_MAX = 3
 #: Never of interest, and sometimes huge.
 FOLDERS_SKIPPED = frozenset({".git", ".hg", ".venv", "venv", "node_modules", "target", "__pycache__", ".oroboros"})
 
-_STATIC_FOLDERS = ("public", "dist", "site", "_site", "www", "static", "docs")
 #: In any case, with or without spaces around.
 _MISSPELT = frozenset({"deploy.toml", "deploy.tml", "deploy.tom", "deploy.toml.txt", "deployment.toml"})
-_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,60}\Z")
 _BINARY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,60}\Z")
-_ASSIGNED = r"^([A-Za-z_]\w{0,60})\s*(?::[^=\n]+)?=\s*(?:\w+\.)?"
-_ASGI_APP = re.compile(_ASSIGNED + r"(FastAPI|Starlette|Quart)\(", re.MULTILINE | re.ASCII)
-_FLASK_APP = re.compile(_ASSIGNED + r"Flask\(", re.MULTILINE | re.ASCII)
-#: What a shell would do something with, beyond words, quotes and plain variables.
-_NEEDS_SHELL = re.compile(r"[|&;<>()`*?~#\n]|\$(?![A-Za-z_]|\{[A-Za-z_][A-Za-z0-9_]*\})|^\s*[A-Za-z_][A-Za-z0-9_]*=")
+#: What says that an app is of a kind that is not known here, whatever else lies beside it: the scripts of a
+#: package.json beside them build assets only.
+_OTHER_APPS = {
+    "Gemfile": "Ruby",
+    "config.ru": "Ruby",
+    "composer.json": "PHP",
+    "artisan": "PHP",
+    "index.php": "PHP",
+    "public/index.php": "PHP",
+    "mix.exs": "Elixir",
+    "pom.xml": "Java, built by Maven",
+    "build.gradle": "Java, built by Gradle",
+    "build.gradle.kts": "Java, built by Gradle",
+    "build.sbt": "Scala",
+    "project.clj": "Clojure",
+    "deps.edn": "Clojure",
+    "deno.json": "Deno",
+    "deno.jsonc": "Deno",
+    "Package.swift": "Swift",
+    "pubspec.yaml": "Dart",
+    "shard.yml": "Crystal",
+    "gleam.toml": "Gleam",
+    "stack.yaml": "Haskell",
+    "dune-project": "OCaml",
+}
+_OTHER_ENDINGS = {".csproj": ".NET", ".fsproj": ".NET", ".sln": ".NET", ".cabal": "Haskell"}
+#: Generators of sites, whose sources are no site yet.
+_GENERATORS = {
+    "mkdocs.yml": "MkDocs",
+    "hugo.toml": "Hugo",
+    "hugo.yaml": "Hugo",
+    "config.toml": "Hugo or Zola",
+    "_config.yml": "Jekyll",
+    "book.toml": "mdBook",
+    "antora.yml": "Antora",
+}
+_CONTAINERS = (
+    "Dockerfile",
+    "Containerfile",
+    "compose.yaml",
+    "compose.yml",
+    "docker-compose.yaml",
+    "docker-compose.yml",
+)
+_PROJECTS = frozenset({
+    "package.json", "requirements.txt", "pyproject.toml", "manage.py", "go.mod", "Cargo.toml", "Procfile",
+    "Gemfile", "composer.json", "pom.xml", "build.gradle", "mix.exs", "Dockerfile", "index.html", "deploy.toml",
+})  # fmt: skip
+_NAMED_MAX = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,44 +119,15 @@ class Initial:
     text: str
     #: What the folder was taken for, in a few words.
     found: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Folder:
-    files: frozenset[str]
-    contents: Mapping[str, str]
-
-    def has(self, *names: str) -> bool:
-        return any(name in self.files for name in names)
-
-    def read(self, name: str) -> str:
-        return self.contents.get(name, "") if name in self.files else ""
-
-    def has_folder(self, name: str) -> bool:
-        return any(file.startswith(f"{name}/") for file in self.files)
-
-    def requires(self, package: str) -> bool:
-        """Say whether the folder's Python requirements name `package`; a guess by word."""
-        told = self.read("requirements.txt") + self.read("pyproject.toml")
-        return re.search(rf"(?<![\w.-]){re.escape(package)}(?![\w-])", told, re.IGNORECASE) is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Guess:
-    found: str
-    build: str | None = None
-    static: str | None = None
-    fallback: str | None = None
-    api: str | None = None
-    migrate: str | None = None
-    migrations: str | None = None
-    #: Sentences for whoever reads the file: what was taken for granted.
-    notes: tuple[str, ...] = field(default=())
+    #: Sentences: what of the folder is not run, or not published.
+    left_out: tuple[str, ...] = ()
 
 
 def initial_deploy_toml(files: Iterable[str], contents: Mapping[str, str]) -> Initial:
-    """Return a valid deploy.toml for a folder with these files (relative, `/` between parts) and contents."""
-    folder = _Folder(files=frozenset(files), contents=contents)
+    """Return a valid deploy.toml for a folder with these files (relative, `/` between parts) and contents.
+
+    Refused, with what was found, when the folder is not known."""
+    folder = Folder(files=frozenset(files), contents=contents)
     for recognise in _RECOGNISERS:
         guess = recognise(folder)
         if guess is None:
@@ -103,10 +135,10 @@ def initial_deploy_toml(files: Iterable[str], contents: Mapping[str, str]) -> In
         text = _render(guess, folder)
         try:
             parse_deploy_toml(text.encode("utf-8", "surrogatepass"))
-        except ConfigInvalid:
-            continue
-        return Initial(text=text, found=guess.found)
-    raise AssertionError("the last recogniser knows every folder")
+        except ConfigInvalid as error:
+            raise not_known(guess.found, f"deploy.toml cannot say it ({error.problems[0][:200]})") from error
+        return Initial(text=text, found=guess.found, left_out=guess.left_out)
+    raise _nothing_known(folder)
 
 
 def missing_deploy_toml(names: Iterable[bytes]) -> str:
@@ -126,117 +158,58 @@ def missing_deploy_toml(names: Iterable[bytes]) -> str:
 # What each kind of folder looks like, the surest sign first.
 
 
-def _procfile(folder: _Folder) -> _Guess | None:
+def _other_app(folder: Folder) -> None:
+    """Refuse an app of a kind that is not known here."""
+    found = {name: kind for name, kind in _OTHER_APPS.items() if folder.has(name)}
+    for file in folder.files:
+        for ending, kind in _OTHER_ENDINGS.items():
+            if "/" not in file and file.endswith(ending):
+                found[ascii(file)[1:61]] = kind
+    if found:
+        kinds = " and ".join(dict.fromkeys(found.values()))
+        raise not_known(", ".join(list(found)[:_NAMED_MAX]), f"apps of {kinds} are not known here")
+
+
+def _procfile(folder: Folder) -> Guess | None:
     lines = dict(re.findall(r"^([A-Za-z0-9_-]+):[ \t]*(\S.*?)[ \t\r]*$", folder.read("Procfile"), re.MULTILINE))
     if "web" not in lines:
         return None
+    builds: list[str] = []
+    folders: list[str] = []
+    python, package = python_environment(folder), read_package(folder)
+    if python is not None:
+        builds.append(python)
+        folders.append(".venv/bin")
+    if package is not None and (package.scripts or package.dependencies):
+        builds.append(install_line(folder, package) + (" && npm run build" if "build" in package.scripts else ""))
+        folders.append("node_modules/.bin")
+    if folder.has("go.mod"):
+        builds.append("mkdir -p bin && go build -o bin/ ./...")
+        folders.append("bin")
+
+    def runs(line: str) -> str:
+        if folders == [".venv/bin"]:
+            return with_venv(line)
+        is_plain = is_one_command(line) and re.match(r"\s*(npm|npx|node|\./|bin/)", line) is not None
+        return command(line) if is_plain or not folders else with_programs(line, *folders)
+
     notes = ["The command is the `web:` line of Procfile."]
     release = lines.get("release")
     if release is not None:
         notes.append("`release:` of Procfile became the migration: it runs before each switch, with DATABASE_URL.")
-    return _Guess(
+    others = tuple(name for name in lines if name not in ("web", "release"))
+    left_out = f"not run: {', '.join(f'{name}:' for name in others)} of Procfile; Oroboros runs one process, `web:`"
+    return Guess(
         found="a Procfile with a web line",
-        build=_build_of(folder),
-        api=_command(lines["web"]),
-        migrate=None if release is None else _command(release),
+        build=command(" && ".join(builds)) if builds else None,
+        api=runs(lines["web"]),
+        migrate=None if release is None else runs(release),
         notes=tuple(notes),
+        left_out=(left_out,) if others else (),
     )
 
 
-def _django(folder: _Folder) -> _Guess | None:
-    if not folder.has("manage.py"):
-        return None
-    project = _module_above(folder, "settings.py") or _module_above(folder, "wsgi.py")
-    python = _python(folder)
-    if project and folder.requires("uvicorn") and folder.has(f"{project}/asgi.py"):
-        api = f"{python} -m uvicorn {project}.asgi:application --host ${{HOST}} --port ${{PORT}}"
-        notes = ["uvicorn is in the requirements, so it serves."]
-    elif project and folder.requires("gunicorn"):
-        api = f"{python} -m gunicorn --bind ${{HOST}}:${{PORT}} {project}.wsgi:application"
-        notes = ["gunicorn is in the requirements, so it serves."]
-    else:
-        api = f"{python} manage.py runserver --noreload ${{HOST}}:${{PORT}}"
-        notes = ["Django's own server is for trying things out: add uvicorn or gunicorn to the requirements."]
-    return _Guess(
-        found="a Django project",
-        build=_build_of(folder),
-        api=api,
-        migrate=f"{python} manage.py migrate --noinput",
-        migrations=_migrations(folder),
-        notes=(
-            *notes,
-            "The settings must read DATABASE_URL and allow the hosts; the gate asks for a page that is 200.",
-        ),
-    )
-
-
-def _node(folder: _Folder) -> _Guess | None:
-    if not folder.has("package.json"):
-        return None
-    try:
-        package: object = json.loads(folder.read("package.json"))
-    except (ValueError, RecursionError):
-        return None
-    scripts = package.get("scripts") if isinstance(package, dict) else None
-    names = {name for name, line in scripts.items() if isinstance(line, str)} if isinstance(scripts, dict) else set()
-    install = "npm ci" if folder.has("package-lock.json", "npm-shrinkwrap.json") else "npm install"
-    build = f"{install} && npm run build" if "build" in names else install
-    if "start" in names:
-        prisma = folder.has_folder("prisma/migrations")
-        return _Guess(
-            found="a Node package with a start script",
-            build=_command(build),
-            api="npm start",
-            migrate="npx prisma migrate deploy" if prisma else None,
-            migrations="prisma/migrations" if prisma else None,
-            notes=("`npm start` must listen on the port in PORT.",),
-        )
-    if "build" in names:
-        return _Guess(
-            found="a Node package that builds a static site",
-            build=_command(build),
-            static="build" if "react-scripts" in folder.read("package.json") else "dist",
-            fallback="index.html",
-            notes=("The folder that the build writes is a guess.",),
-        )
-    return None
-
-
-def _python_app(folder: _Folder) -> _Guess | None:
-    python = _python(folder)
-    migrate = f"{python} -m alembic upgrade head" if folder.has("alembic.ini") else None
-    migrations = _migrations(folder)
-    for name in ("asgi.py", "main.py", "app.py", "wsgi.py", "server.py"):
-        text, module = folder.read(name), name.removesuffix(".py")
-        asgi, flask = _ASGI_APP.search(text), _FLASK_APP.search(text)
-        if asgi is not None:
-            found = f"a {asgi[2]} app in {name}"
-            api = f"{python} -m uvicorn {module}:{asgi[1]} --host ${{HOST}} --port ${{PORT}}"
-            notes: tuple[str, ...] = () if folder.requires("uvicorn") else ("uvicorn must be in the requirements.",)
-        elif flask is not None:
-            found = f"a Flask app in {name}"
-            if folder.requires("gunicorn"):
-                api, notes = f"{python} -m gunicorn --bind ${{HOST}}:${{PORT}} {module}:{flask[1]}", ()
-            else:
-                api = f"{python} -m flask --app {module}:{flask[1]} run --host ${{HOST}} --port ${{PORT}}"
-                notes = ("Flask's own server is for trying things out: add gunicorn to the requirements.",)
-        elif folder.has(name) and name in ("app.py", "server.py", "main.py"):
-            found, api = f"a Python program, {name}", f"{python} {name}"
-            notes = (f"{name} must listen on the address in HOST and the port in PORT.",)
-        else:
-            continue
-        return _Guess(
-            found=found,
-            build=_build_of(folder),
-            api=api,
-            migrate=migrate,
-            migrations=migrations if migrate else None,
-            notes=notes,
-        )
-    return None
-
-
-def _go(folder: _Folder) -> _Guess | None:
+def _go(folder: Folder) -> Guess | None:
     if not folder.has("go.mod"):
         return None
     commands = sorted(
@@ -248,30 +221,33 @@ def _go(folder: _Folder) -> _Guess | None:
     )
     if folder.has("main.go"):
         package = "."
-    elif commands and _BINARY.match(commands[0]):
+    elif len(commands) == 1 and _BINARY.match(commands[0]):
         package = f"./cmd/{commands[0]}"
     else:
-        return None
-    return _Guess(
+        named = ", ".join(f"cmd/{ascii(name)[1:-1]}" for name in commands[:_NAMED_MAX])
+        raise not_known("go.mod", f"which of {named} serves?" if commands else "no main.go is at the root or in cmd/")
+    binary = "server" if not folder.has_folder("server") else "server.bin"
+    return Guess(
         found="a Go program",
-        build=f"go build -o server {package}",
-        api="./server",
+        build=f"go build -o {binary} {package}",
+        api=f"./{binary}",
         notes=("The program must listen on the port in PORT.", "Only its main package is built: " + package),
     )
 
 
-def _rust(folder: _Folder) -> _Guess | None:
-    if not (folder.has("Cargo.toml") and folder.has("src/main.rs")):
+def _rust(folder: Folder) -> Guess | None:
+    if not folder.has("Cargo.toml"):
         return None
+    package: object
     try:
         package = tomllib.loads(folder.read("Cargo.toml")).get("package")
     except (ValueError, RecursionError):
-        return None
+        package = None
     name = package.get("name") if isinstance(package, dict) else None
-    if not isinstance(name, str) or not _BINARY.match(name):
-        return None
+    if not folder.has("src/main.rs") or not isinstance(name, str) or not _BINARY.match(name):
+        raise not_known("Cargo.toml", "it is no package with one program, src/main.rs")
     locked = " --locked" if folder.has("Cargo.lock") else ""
-    return _Guess(
+    return Guess(
         found="a Rust program",
         build=f"cargo build --release{locked}",
         api=f"./target/release/{name}",
@@ -279,87 +255,54 @@ def _rust(folder: _Folder) -> _Guess | None:
     )
 
 
-def _static_site(folder: _Folder) -> _Guess | None:
-    for name in _STATIC_FOLDERS:
-        if folder.has(f"{name}/index.html"):
-            return _Guess(found=f"a static site in {name}/", static=name)
-    if folder.has("index.html"):
-        return _Guess(
-            found="a static site",
-            static=".",
-            notes=("Every file of the repository is served, this one too: move the site to a folder to change that.",),
-        )
-    return None
+def _sources_of_sites(folder: Folder) -> None:
+    """Refuse the sources of a site, and projects that lie in folders: files beside them are not what is to be seen."""
+    for name, tool in _GENERATORS.items():
+        if folder.has(name):
+            raise not_known(name, f"sites of {tool} are not known here")
+    nested = sorted(file for file in folder.files if "/" in file and file.rpartition("/")[2] in _PROJECTS)
+    projects = [file for file in nested if not file.endswith("/index.html")]
+    if projects:
+        raise _several(projects)
 
 
-def _any_folder(_folder: _Folder) -> _Guess:
-    return _Guess(
-        found="files, and nothing that says how to serve them",
-        api="python3 -m http.server --bind ${HOST} ${PORT}",
-        notes=("Nothing known was found here. Python's file server shows the folder; put your own command instead.",),
-    )
+def _nothing_known(folder: Folder) -> Refused:
+    nested = sorted(file for file in folder.files if "/" in file and file.rpartition("/")[2] in _PROJECTS)
+    if nested:
+        return _several(nested)
+    containers = [name for name in _CONTAINERS if folder.has(name)]
+    if containers:
+        return not_known(", ".join(containers), "Oroboros runs programs of the host, not containers")
+    tops = sorted(file for file in folder.files if "/" not in file)[:_NAMED_MAX]
+    found = ", ".join(ascii(name)[1:-1][:60] for name in tops) if tops else "no files"
+    return not_known(found, "nothing of that says how it is served")
 
 
-_RECOGNISERS: tuple[Callable[[_Folder], _Guess | None], ...] = (
+def _several(files: list[str]) -> Refused:
+    named = ", ".join(ascii(name)[1:-1][:60] for name in files[:_NAMED_MAX])
+    return not_known(named, "projects in folders, and which of them are to be deployed is not for `init` to say")
+
+
+_RECOGNISERS: tuple[Callable[[Folder], Guess | None], ...] = (
+    _other_app,
     _procfile,
-    _django,
-    _node,
+    django,
+    node,
     _go,
     _rust,
-    _python_app,
-    _static_site,
-    _any_folder,
+    python_app,
+    _sources_of_sites,
+    static_site,
 )
 
 
-def _command(line: str) -> str:
-    """Return a command for `line`, which a shell would run: a command of a recipe never meets one unless it says so."""
-    if not _NEEDS_SHELL.search(line):
-        return line
-    # Only a single command may be replaced by what it starts; a list of commands needs its shell to the end.
-    alone = re.search(r"[|&;\n]", line) is None and re.match(r"\s*[A-Za-z_]\w*=", line) is None
-    return f"sh -c {_quote_word(f'exec {line}' if alone else line)}"
-
-
-def _quote_word(word: str) -> str:
-    return "'" + word.replace("'", "'\"'\"'") + "'"
-
-
-def _python(folder: _Folder) -> str:
-    return ".venv/bin/python" if _installs(folder) else "python3"
-
-
-def _installs(folder: _Folder) -> bool:
-    return folder.has("requirements.txt") or "[project]" in folder.read("pyproject.toml")
-
-
-def _build_of(folder: _Folder) -> str | None:
-    """Return the command that makes what a Python program needs; None for what needs nothing that we know."""
-    if not _installs(folder):
-        return None
-    what = "-r requirements.txt" if folder.has("requirements.txt") else "."
-    return _command(f"python3 -m venv --copies .venv && .venv/bin/python -m pip install {what}")
-
-
-def _module_above(folder: _Folder, name: str) -> str | None:
-    above = sorted(parts[0] for file in folder.files if len(parts := file.split("/")) == 2 and parts[1] == name)
-    return next((module for module in above if _MODULE.match(module)), None)
-
-
-def _migrations(folder: _Folder) -> str | None:
-    for known in ("migrations", "db/migrations", "alembic/versions"):
-        if folder.has_folder(known):
-            return known
-    apps = sorted(parts[0] for file in folder.files if len(parts := file.split("/")) == 3 and parts[1] == "migrations")
-    return next((f"{app}/migrations" for app in apps if _MODULE.match(app)), None)
-
-
-def _render(guess: _Guess, folder: _Folder) -> str:
+def _render(guess: Guess, folder: Folder) -> str:
     lines = [
         "# How Oroboros deploys this repository. Every key is described in docs/deploy-toml.md of Oroboros.",
         "# Written by `oroboros init`, which looked at the names of the files here and guessed. It took this for:",
         f"#   {guess.found}.",
         *(f"# {note}" for note in guess.notes),
+        *(f"# Left out, {note}." for note in guess.left_out),
         "",
     ]
     if guess.build is not None:
@@ -382,7 +325,7 @@ def _render(guess: _Guess, folder: _Folder) -> str:
             f"command = {_string(guess.api)}",
             "",
         ]
-        also = next((name for name in _STATIC_FOLDERS if folder.has(f"{name}/index.html")), None)
+        also = next((name for name in FOLDERS if folder.has(f"{name}/index.html")), None)
         if also is not None:
             lines += [
                 f"# {also}/index.html is there too. With these lines its files are served without asking the process,",
@@ -413,7 +356,7 @@ def _render(guess: _Guess, folder: _Folder) -> str:
     return "\n".join(lines)
 
 
-def _render_database(guess: _Guess, folder: _Folder) -> list[str]:
+def _render_database(guess: Guess, folder: Folder) -> list[str]:
     if guess.migrate is not None:
         return [
             "# One Postgres database for each slot: DATABASE_URL is in the environment. Migrated before the gate.",
@@ -423,7 +366,7 @@ def _render_database(guess: _Guess, folder: _Folder) -> list[str]:
             f"migrations = {_string(guess.migrations or 'migrations')}",
             "",
         ]
-    found = guess.migrations or _migrations(folder)
+    found = guess.migrations or migrations_of(folder)
     if guess.api is None or found is None:
         return []
     return [

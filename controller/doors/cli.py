@@ -1197,11 +1197,13 @@ def init(as_json: bool, folder: Path | None, force: bool) -> None:
     """Write a commented deploy.toml for FOLDER, by default this one."""
     from controller.doors.cli_init import write_initial
 
-    target, found = write_initial(folder or Path.cwd(), force=force)
+    target, initial = write_initial(folder or Path.cwd(), force=force)
     if as_json:
-        print_json({"written": target, "found": found})
+        print_json({"written": target, "found": initial.found, "left_out": initial.left_out})
     else:
-        click.echo(f"wrote {target}: {found}")
+        click.echo(f"wrote {target}: {initial.found}")
+        for sentence in initial.left_out:
+            click.echo(f"  {sentence}")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def test_init_writes_a_valid_deploy_toml_for_the_folder(tmp_path: Path) -> None:
 
 def test_init_overwrites_only_when_forced(tmp_path: Path) -> None:
     (tmp_path / "deploy.toml").write_text("# mine\n")
+    (tmp_path / "index.html").write_text("<p>hello")
 
     code, said = init(tmp_path)
     assert (code, "--force" in said) == (3, True)
@@ -63,4 +64,37 @@ def test_init_looks_neither_deep_nor_through_links_nor_into_what_is_not_the_proj
 
     found = list_files(tmp_path)
 
-    assert found == ["a.txt", "one/b.txt", "one/two/c.txt"]
+    assert found == ["a.txt", "one/b.txt", "one/two/c.txt", "one/two/three/"]
+
+
+def test_init_refuses_a_folder_that_it_does_not_know_and_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("SECRET_KEY=changethis")
+    for name in ("frontend/package.json", "backend/requirements.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("{}")
+
+    code, said = init(tmp_path, "--force")
+
+    assert (code, "backend/requirements.txt, frontend/package.json" in said) == (3, True)
+    assert not (tmp_path / "deploy.toml").exists()
+
+
+def test_init_refuses_a_folder_inside_a_repository_where_nobody_would_read_the_file(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "backend").mkdir()
+    for folder in (tmp_path, tmp_path / "backend"):
+        (folder / "index.html").write_text("<p>hello")
+
+    code, said = init(tmp_path / "backend")
+
+    assert (code, str(tmp_path) in said, "root only" in said) == (3, True, True)
+    assert not (tmp_path / "backend" / "deploy.toml").exists()
+    assert init(tmp_path)[0] == 0
+
+
+def test_init_says_which_lines_of_a_procfile_are_not_run(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("web: ./serve\nworker: ./work\n")
+
+    code, said = init(tmp_path)
+
+    assert (code, "not run: worker:" in said) == (0, True)
