@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import unquote_to_bytes
+
+from controller.model.names import CONTEXTS
+from controller.model.nouns import EVERY_CONTEXT, Rerun
 
 TEXT_CHARS_MAX = 500
 #: GitHub's form has one field, `payload`. Others are not read.
@@ -21,6 +25,8 @@ FORM_NAME_BYTES_MAX = 100
 _DECODE_BYTES = 64 << 10
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _SHA = re.compile(r"[0-9a-f]{40}\Z")
+#: People, organisations' managed users (`ann_acme`) and programs (`renovate[bot]`).
+_LOGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}(?:\[bot\])?\Z")
 #: git allows no control character in a ref, and a terminal should not meet one.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 #: What a body must hold before one of its texts can hold a NUL or a lone surrogate: half of a pair without its other.
@@ -71,7 +77,9 @@ def read_hint(body: bytes | bytearray, event: str, *, ours: Ours) -> Hint:
     looks_like = _event_of(value)
     if event == "ping":
         return Hint(state="ignored", reason="ping")
-    if event not in ("push", "pull_request", "issue_comment"):
+    if event in ("check_run", "check_suite") and value.get("action") != "rerequested":
+        return Hint(state="ignored", reason="no Re-run")
+    if event not in _READERS:
         return Hint(state="ignored", reason=f"event {_short(event)} is not one of ours")
     if looks_like != event:
         return Hint(state="malformed", reason=f"called {event}, but the body is none")
@@ -80,9 +88,7 @@ def read_hint(body: bytes | bytearray, event: str, *, ours: Ours) -> Hint:
         return Hint(state="malformed", reason="the body names no repository")
     if not _is_ours(name, _at(value, "repository", "id"), ours):
         return Hint(state="ignored", reason="another repository", repository=_short(name), is_of_another=True)
-    if event == "issue_comment":
-        return _comment(value, name)
-    return _push(value, name) if event == "push" else _pull_request(value, name)
+    return _READERS[event](value, name)
 
 
 def read_form_hint(body: bytes, event: str, *, ours: Ours) -> Hint:
@@ -174,6 +180,31 @@ def _comment(value: dict[str, Json], name: str) -> Hint:
     return Hint(state="pending", repository=name, target=f"comments:{number}")
 
 
+def _rerun(value: dict[str, Json], name: str) -> Hint:
+    """A click on Re-run is an order. Who gave it is in the delivery alone; what they may is asked at the forge.
+
+    https://docs.github.com/webhooks/webhook-events-and-payloads#check_run"""
+    check = value.get("check_run")
+    context = EVERY_CONTEXT if check is None else _text(_at(check, "name"))
+    sha = _sha(_at(value, "check_suite" if check is None else "check_run", "head_sha"))
+    login = _at(value, "sender", "login")
+    if sha is None or not isinstance(login, str) or not _LOGIN.match(login):
+        return Hint(state="malformed", reason="a Re-run without a commit or a sender", repository=name)
+    if context is None or context not in (EVERY_CONTEXT, *CONTEXTS):
+        return Hint(state="ignored", reason="a Re-run of a check that is not ours", repository=name, sha=sha)
+    return Hint(state="pending", repository=name, target=Rerun(context=context, login=login).target, sha=sha)
+
+
+#: What is read of each event that we act on, once its repository is known to be ours.
+_READERS: Final[Mapping[str, Callable[[dict[str, Json], str], Hint]]] = {
+    "push": _push,
+    "pull_request": _pull_request,
+    "issue_comment": _comment,
+    "check_run": _rerun,
+    "check_suite": _rerun,
+}
+
+
 def _event_of(value: dict[str, Json]) -> str:
     if "pull_request" in value:
         return "pull_request"
@@ -181,6 +212,9 @@ def _event_of(value: dict[str, Json]) -> str:
         return "push"
     if "issue" in value and "comment" in value:
         return "issue_comment"
+    for event in ("check_run", "check_suite"):
+        if isinstance(value.get(event), dict):
+            return event
     return "another event"
 
 

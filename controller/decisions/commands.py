@@ -20,8 +20,28 @@ from controller.decisions.admission import approval_in_force, judge_admission
 from controller.decisions.holds import describe_held, judge_held
 from controller.decisions.orders import SHA_PREFIX, choose_rollback, leaving_of, order_of_proof, releases_of
 from controller.model.errors import Refused
-from controller.model.names import MAIN, Sha, parse_sha
-from controller.model.nouns import PERMISSIONS, WRITERS, Comment, Live, Permission, PreviewOrder, PullRequest
+from controller.model.names import (
+    MAIN,
+    PREVIEW_CONTEXT,
+    PRODUCTION,
+    PRODUCTION_CONTEXT,
+    Domain,
+    Sha,
+    parse_sha,
+    pull_request_domain,
+)
+from controller.model.nouns import (
+    EVERY_CONTEXT,
+    PERMISSIONS,
+    WRITERS,
+    Comment,
+    Head,
+    Live,
+    Permission,
+    PreviewOrder,
+    PullRequest,
+    Rerun,
+)
 from controller.model.world import Observed
 
 Verb = Literal["preview", "stop", "rollback", "redeploy", "hold", "release"]
@@ -100,6 +120,14 @@ class ReleaseProduction:
     """Nobody's order holds production any more."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryAnew:
+    """A head is tried again, whatever failed before."""
+
+    domain: Domain
+    head: Head
+
+
 Effect = Approve | StopPreview | RollBack | Redeploy | HoldProduction | ReleaseProduction
 
 
@@ -175,6 +203,31 @@ def judge_command(
             return _judge_production(command, observed, now=now)
         case _:
             assert_never(command.verb)
+
+
+def judge_rerun(
+    rerun: Rerun, sha: Sha, permission: Permission, observed: Observed, *, told_at: datetime, now: datetime
+) -> tuple[TryAnew, ...]:
+    """Return what a click on Re-run at a check of this commit tries anew; Refused when it may not, or is of no head.
+
+    Who may write may: it chooses no other commit than the one that is wanted already, and no hold ends."""
+    if PERMISSIONS.index(permission) < PERMISSIONS.index("write"):
+        raise Refused("NotPermitted", f"Re-run needs write permission; {rerun.login} has {permission}")
+    if now > told_at + ORDER_AGE_MAX:
+        raise Refused("OrderTooOld", "it was given over an hour ago and judged only now: click again")
+    ordered = next((order for order in observed.overrides if order.slot == MAIN), None)
+    wanted: list[tuple[str, Domain, Head | None]] = [
+        (PRODUCTION_CONTEXT, PRODUCTION, observed.production_head if ordered is None else ordered.head),
+        *((PREVIEW_CONTEXT, pull_request_domain(pull.number), pull.head) for pull in observed.pulls),
+    ]
+    found = tuple(
+        TryAnew(domain=domain, head=head)
+        for context, domain, head in wanted
+        if rerun.context in (context, EVERY_CONTEXT) and head is not None and head.sha == sha
+    )
+    if not found:
+        raise Refused("NotTheHead", f"{sha[:12]} is not wanted now: Re-run at the newest commit")
+    return found
 
 
 def required_permission(command: Command, observed: Observed) -> Permission:

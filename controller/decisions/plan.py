@@ -447,9 +447,12 @@ def retry_at(observed: Observed, slot: SlotObserved, wanted: Wanted) -> datetime
     Only failures that were nobody's fault come here: a release's own failure quarantines its tree. Each commit has
     tries of its own, also one with the content of another: pushing again is a way to say "once more"."""
     override = next((o for o in observed.overrides if o.slot == slot.slot), None)
+    asked = [r.at for r in observed.retries if (r.domain, r.sha) == (wanted.domain, wanted.head.sha)]
+    if override is not None and wanted.cause is Cause.OVERRIDE:
+        asked.append(override.at)
     failures: list[Run] = []
     for run in slot.recent_runs:  # newest first
-        if override is not None and wanted.cause is Cause.OVERRIDE and run.begun_at < override.at:
+        if any(run.begun_at < at for at in asked):
             break
         if (run.domain, run.fence, run.head.sha) != (wanted.domain, wanted.fence, wanted.head.sha):
             if run.cause in RESTORING:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from controller.model.nouns import RERUN_TARGET
+
 #: After a look that failed.
 RETRY_BASE_S = 1.0
 RETRY_CAP_S = 60.0
@@ -45,7 +47,9 @@ class Refresh:
 
 def is_answered(hint: Hint, looks: Looks) -> bool:
     """Say whether a look that began after the hint came has seen its target."""
-    if is_about_comments(hint):
+    if hint.target.startswith(RERUN_TARGET):
+        return False  # it is done once it was judged, and then no hint any more
+    if is_from_people(hint):
         return looks.comments_read_at is not None and looks.comments_read_at > hint.armed_at
     if looks.fetched_at is None or looks.fetched_at <= hint.armed_at:
         return False
@@ -56,7 +60,7 @@ def is_answered(hint: Hint, looks: Looks) -> bool:
 
 def plan_refresh(hints: Sequence[Hint], looks: Looks, *, resync_s: float, now: datetime) -> Refresh | None:
     """Return the look that is due now, or None."""
-    hints = [hint for hint in hints if not is_about_comments(hint)]
+    hints = [hint for hint in hints if not is_from_people(hint)]
     if _pauses(hints, looks, now=now):
         return None
     if looks.listed_at is None or looks.fetched_at is None:
@@ -73,15 +77,15 @@ def plan_refresh(hints: Sequence[Hint], looks: Looks, *, resync_s: float, now: d
     return Refresh(listing=listing, because="delivery")
 
 
-def is_about_comments(hint: Hint) -> bool:
-    """Say whether a delivery told of a comment."""
-    return hint.target.startswith("comments:")
+def is_from_people(hint: Hint) -> bool:
+    """Say whether a delivery told of what a person ordered: in a comment, or by Re-run."""
+    return hint.target.startswith(("comments:", RERUN_TARGET))
 
 
 def is_reading_due(hints: Sequence[Hint], looks: Looks, *, resync_s: float, now: datetime) -> bool:
-    """Say whether it is time to read what people said: at a delivery, and at the pace of the resync. Of `looks`, the
+    """Say whether it is time to read what people ordered: at a delivery, and at the pace of the resync. Of `looks`, the
     failures are those of reading comments."""
-    hints = [hint for hint in hints if is_about_comments(hint)]
+    hints = [hint for hint in hints if is_from_people(hint)]
     if _pauses(hints, looks, now=now):
         return False
     if looks.comments_read_at is None or now >= looks.comments_read_at + timedelta(seconds=resync_s):

@@ -38,7 +38,16 @@ from controller.decisions.plan import (
 )
 from controller.decisions.quarantine import quarantine_of
 from controller.decisions.slots import QueuePlace
-from controller.model.names import MAIN, PRODUCTION, Sha, SlotName, Topology, pull_request_domain, status_context
+from controller.model.names import (
+    MAIN,
+    PRODUCTION,
+    PRODUCTION_CONTEXT,
+    Sha,
+    SlotName,
+    Topology,
+    pull_request_domain,
+    status_context,
+)
 from controller.model.nouns import Head, PullRequest, Run
 from controller.model.redaction import redact
 from controller.model.reports import WantedCheck, WantedStatus
@@ -49,7 +58,6 @@ from controller.model.world import STOPPED_BY_HAND, Hold, Observed, SlotObserved
 DESCRIPTION_CHARS_MAX = 140
 #: What follows the message (who ordered it, that resync found it) gets at most this much of it.
 TAIL_CHARS_MAX = 70
-PRODUCTION_CONTEXT = status_context(MAIN)
 FOUND_BY_RESYNC = " (found by resync: no webhook came)"
 ACCEPTED = "accepted"
 REPAIRED = "live; started again whenever it is lost"
@@ -371,7 +379,10 @@ def _of_head_without_run(observed: Observed, slot: SlotObserved, topology: Topol
     domain = PRODUCTION if slot.slot == MAIN else pull_request_domain(_pull_number(slot))
     known = quarantine_of(observed, domain, head.tree)
     if known is not None:
-        text = describe(f"not deployed: same content failed as {known.sha[:7]} ({known.reason})")
+        again = f"oroboros deploy {head.sha[:7]}" if slot.slot == MAIN else f"comment /preview {head.sha[:7]}"
+        text = describe(
+            f"not deployed: same content failed as {known.sha[:7]}", f" ({known.reason})", f"; to try again: {again}"
+        )
         yield _said(head.sha, slot.slot, StatusState.FAILURE, text)
     elif isinstance(wanted, Wanted) and wanted.head.sha != head.sha:
         order = active_override(observed, slot)

@@ -15,14 +15,12 @@ from controller.decisions.admission import APPROVAL, NEEDS_APPROVAL, admission
 from controller.decisions.github.comments import MARKER
 from controller.decisions.markdown import cell, code, table
 from controller.decisions.report import Said
-from controller.model.names import SlotName, Topology, pull_request_domain, status_context
+from controller.model.names import PREVIEW_CONTEXT, Topology, pull_request_domain
 from controller.model.nouns import WRITERS, CommandAnswer, PullRequest, Run
 from controller.model.reports import WantedComment
 from controller.model.states import CheckState, RunState
 from controller.model.world import COMMANDS_SHOWN_MAX, Observed, SlotObserved
 
-#: Every preview slot has the same context.
-_CONTEXT = status_context(SlotName("preview-1"))
 _FAILURES = (RunState.FAILED, RunState.ROLLED_BACK, RunState.STALLED)
 _HEADLINES = {
     CheckState.QUEUED: "The preview is about to begin.",
@@ -57,7 +55,7 @@ def _is_wanted(observed: Observed, pull: PullRequest) -> bool:
 
 
 def _body(observed: Observed, pull: PullRequest, said: Sequence[Said], topology: Topology) -> str:
-    now = next((one for one in said if (one.status.sha, one.status.context) == (pull.head_sha, _CONTEXT)), None)
+    now = next((one for one in said if (one.status.sha, one.status.context) == (pull.head_sha, PREVIEW_CONTEXT)), None)
     slot = _slot(observed, pull)
     found = admission(pull, observed)
     if not found.admits and found.why != NEEDS_APPROVAL:

@@ -249,7 +249,7 @@ class Apps:
             "id": app.id,
             "slug": app.slug,
             "node_id": f"A_{app.id}",
-            "owner": self._shapes.user((self._shapes.owner, OWNER_ID), kind="Organization"),
+            "owner": self._shapes.user((self._shapes.owner, OWNER_ID)),
             "name": app.name,
             "description": None,
             "external_url": app.homepage,
@@ -263,7 +263,7 @@ class Apps:
 
     def installation_shape(self, app: App) -> Object:
         """Return the App's one installation."""
-        api, owner = self._shapes.api_url, self._shapes.user((self._shapes.owner, OWNER_ID), kind="Organization")
+        api, owner = self._shapes.api_url, self._shapes.user((self._shapes.owner, OWNER_ID))
         return {
             "id": INSTALLATION_ID,
             "account": owner,
@@ -274,7 +274,7 @@ class Apps:
             "app_id": app.id,
             "app_slug": app.slug,
             "target_id": OWNER_ID,
-            "target_type": "Organization",
+            "target_type": "User",
             "permissions": {**dict(app.granted.items()), "metadata": "read"},
             "events": list(app.events),
             "created_at": app.created_at,

@@ -208,7 +208,7 @@ class Shapes:
     def repository(self, *, open_pulls: int, pushed_at: str, origin: Origin = "own") -> Object:
         """Return a repository in the shape that is in pull requests and webhook payloads."""
         is_fork = origin != "own"
-        owner = self.user(STRANGER) if is_fork else self.user((self.owner, OWNER_ID), kind="Organization")
+        owner = self.user(STRANGER) if is_fork else self.user((self.owner, OWNER_ID))
         full_name = f"{STRANGER[0]}/{self.name}" if is_fork else self.full_name
         html_url, url = f"{self.base_url}/{full_name}", f"{self.api_url}/repos/{full_name}"
         return {

@@ -173,8 +173,10 @@ def _give(
             ticker.line(f"{kind} {tables.short(head.sha)} {head.title!r:.60} ordered by {by}")
             if not rung:
                 ticker.line("Redis is away: the worker finds the order at its next poll")
-            if served_already or not order.wait:
-                end = End(state="live" if served_already else "ordered", reason="", message="", run=None, code=0)
+            if served_already:
+                end = SERVES_ALREADY
+            elif not order.wait:
+                end = End(state="ordered", reason="", message="", run=None, code=0)
             else:
                 end = follow(followed, ticker)
         except KeyboardInterrupt:
@@ -231,6 +233,9 @@ class End:
     code: int
 
 
+SERVES_ALREADY = End(state=RunState.LIVE, reason="", message="", run=None, code=0)
+
+
 def judge_end(run: RunView | None, *, in_force: bool, why_not: str) -> End | None:
     """Return what came of an order, None while that is open. Pure.
 
@@ -271,6 +276,9 @@ def follow(followed: Followed, ticker: tables.Ticker, *, clock: Callable[[], flo
             if run.state == RunState.WATCHING and told_state != run.state:
                 ticker.line(f"serves; watched until {tables.clock(run.watch_until)}")
             told_state = run.state
+        if run is None and _serves_and_rests(followed.settings, followed.store, followed.head):
+            # The run of another commit with this content was under way, and has ended well.
+            return SERVES_ALREADY
         in_force, why_not = _order_state(followed)
         end = judge_end(run, in_force=in_force, why_not=why_not)
         if end is not None:

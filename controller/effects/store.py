@@ -33,6 +33,7 @@ from controller.model.config import Freeze
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
 from controller.model.nouns import (
+    RERUN_TARGET,
     WRITERS,
     CommandAnswer,
     Drift,
@@ -47,6 +48,7 @@ from controller.model.nouns import (
     PullRequest,
     Quarantined,
     Release,
+    Retry,
     Run,
     Signature,
     Stop,
@@ -178,6 +180,7 @@ class History:
     quarantined: tuple[Quarantined, ...]
     overrides: tuple[Override, ...]
     stops: tuple[Stop, ...]
+    retries: tuple[Retry, ...]
     #: See `Observed.commands`.
     commands: tuple[CommandAnswer, ...]
     preview_orders: tuple[PreviewOrder, ...]
@@ -456,6 +459,7 @@ class Store:
                 quarantined = q(
                     "SELECT * FROM quarantine WHERE repository_id = %s AND lifted_at IS NULL", [repository_id]
                 )
+                retries = q("SELECT domain, sha, at FROM retries WHERE repository_id = %s", [repository_id])
                 overrides = q("SELECT * FROM overrides WHERE host = %s AND ended_at IS NULL", [host])
                 preview_orders = q(
                     "SELECT * FROM preview_orders WHERE repository_id = %s AND ended_at IS NULL ORDER BY id",
@@ -529,22 +533,15 @@ class Store:
                 ),
                 quarantined=tuple(_quarantined(row) for row in quarantined.fetchall()),
                 overrides=tuple(_override(row) for row in order_rows if row["kind"] not in STOP_KINDS),
+                retries=tuple(
+                    Retry(domain=Domain(row["domain"]), sha=Sha(row["sha"]), at=row["at"]) for row in retries.fetchall()
+                ),
                 signatures=tuple(_signature(row) for row in signatures.fetchall()),
                 holds=tuple(_hold(row) for row in holds.fetchall()),
                 stops=tuple(_stop(row) for row in order_rows if row["kind"] in STOP_KINDS),
                 commands=tuple(_command(row) for row in commands.fetchall()),
                 preview_orders=tuple(_preview_order(row) for row in preview_orders.fetchall()),
-                pending=tuple(
-                    PendingDelivery(
-                        seq=row["seq"],
-                        target=row["target"] or "",
-                        sha=Sha(row["sha"]) if row["sha"] else None,
-                        received_at=row["received_at"],
-                        armed_at=row["armed_at"],
-                        looks=row["looks"],
-                    )
-                    for row in pending.fetchall()
-                ),
+                pending=tuple(_pending(row) for row in pending.fetchall()),
                 open_reports=tuple(report_from_json(row["surface"], row["wanted"]) for row in open_reports.fetchall()),
                 drifts=tuple(_drift(row) for row in drifts.fetchall()),
             )
@@ -1261,6 +1258,45 @@ class Store:
                 " WHERE repository_id = %s AND domain = %s AND tree = %s AND lifted_at IS NULL",
                 [now, actor, self._id(), domain, tree],
             )
+
+    def try_anew(self, *, domain: Domain, head: Head, actor: str, now: datetime) -> None:
+        """Let a commit be tried again as if it had never failed here. Of a domain the newest counts."""
+        self.lift_quarantine(domain=domain, tree=head.tree, actor=actor, now=now)
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO retries (repository_id, domain, sha, actor, at) VALUES (%s, %s, %s, %s, %s)"
+                " ON CONFLICT (repository_id, domain) DO UPDATE SET sha = excluded.sha, actor = excluded.actor,"
+                " at = excluded.at",
+                [self._id(), domain, head.sha, actor, now],
+            )
+
+    def record_rerun(
+        self, delivery: PendingDelivery, *, actor: str, permission: str, reason: str, message: str, now: datetime
+    ) -> None:
+        """Write what became of a click on Re-run, "" as the reason of one that was followed; its delivery is done."""
+        told = ": ".join(part for part in (reason, message) if part)
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "UPDATE deliveries SET state = 'done', done_at = %s, reason = %s WHERE seq = %s",
+                [now, told, delivery.seq],
+            )
+            detail: dict[str, object] = {
+                "permission": permission,
+                "state": "refused" if reason else "done",
+                "said": told,
+                "target": delivery.target,
+            }
+            self._audit(connection, "check.rerun", delivery.sha or "", detail, actor=actor)
+
+    def load_reruns(self) -> tuple[PendingDelivery, ...]:
+        """Return the clicks on Re-run that were not judged yet, the oldest first."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT seq, target, sha, received_at, armed_at, looks FROM deliveries"
+                " WHERE state = 'pending' AND starts_with(target, %s) ORDER BY seq LIMIT %s",
+                [RERUN_TARGET, PENDING_MAX],
+            ).fetchall()
+            return tuple(_pending(row) for row in rows)
 
     def record_override(
         self,
@@ -2034,6 +2070,17 @@ def _verdicts(row: DictRow) -> tuple[Verdict, ...]:
                 )
             )
     return tuple(found)
+
+
+def _pending(row: DictRow) -> PendingDelivery:
+    return PendingDelivery(
+        seq=row["seq"],
+        target=row["target"] or "",
+        sha=Sha(row["sha"]) if row["sha"] else None,
+        received_at=row["received_at"],
+        armed_at=row["armed_at"],
+        looks=row["looks"],
+    )
 
 
 def _pull(row: DictRow) -> PullRequest:

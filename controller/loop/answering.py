@@ -25,22 +25,24 @@ from controller.decisions.commands import (
     ReleaseProduction,
     RollBack,
     StopPreview,
+    TryAnew,
     answer,
     bound_to,
     is_answered,
     judge_command,
+    judge_rerun,
     needs_pull,
     orders_after,
     parse_command,
 )
 from controller.effects.github_http import Forge
 from controller.effects.mirror import Mirror
-from controller.effects.store import Store
+from controller.effects.store import PendingDelivery, Store
 from controller.failpoints import failpoint
 from controller.loop.orders import ProductionOrder, write_order
 from controller.model.errors import Refused
-from controller.model.names import MAIN, Sha, pull_request_domain
-from controller.model.nouns import WRITERS, CommandAnswer, Comment, Head, Permission
+from controller.model.names import MAIN, Sha, parse_sha, pull_request_domain
+from controller.model.nouns import WRITERS, CommandAnswer, Comment, Head, Permission, read_rerun
 from controller.model.reports import WantedReaction
 from controller.model.world import Observed
 
@@ -63,10 +65,13 @@ class Answering:
     _permissions: dict[str, Permission] = field(default_factory=dict)
 
     def read(self, observed: Observed) -> None:
-        """Read what was said since the last time, and answer every command. Safe to repeat."""
+        """Judge every click on Re-run, read what was said since the last time, and answer every command. Safe to
+        repeat."""
         began_at, since, page = self.clock(), self.store.load_comments_since(), 1
         # Rights may change at any time: nothing is remembered from one reading to the next.
         self._permissions.clear()
+        for delivery in self.store.load_reruns():
+            self._rerun(delivery, observed)
         for _ in range(PAGES_MAX):
             said = self.forge.said(since=since, page=page)
             self._answer_all(said.comments, observed, forge_now=said.told_at or began_at)
@@ -77,6 +82,27 @@ class Answering:
             if is_last:
                 return
             since, page = (newest, 1) if newest > since else (since, page + 1)
+
+    def _rerun(self, delivery: PendingDelivery, observed: Observed) -> None:
+        """Judge one click on Re-run; what follows, the audit and the end of the delivery are one transaction."""
+        rerun, now, reason, message = read_rerun(delivery.target), self.clock(), "", ""
+        permission = self._permission_of(rerun.login)
+        found: tuple[TryAnew, ...] = ()
+        try:
+            sha = parse_sha(delivery.sha or "")
+            found = judge_rerun(rerun, sha, permission, observed, told_at=delivery.received_at, now=now)
+        except Refused as error:
+            reason, message = error.reason, error.message
+        with self.store.together():
+            for one in found:
+                self.store.try_anew(domain=one.domain, head=one.head, actor=rerun.login, now=now)
+            self.store.record_rerun(
+                delivery, actor=rerun.login, permission=permission, reason=reason, message=message, now=now
+            )
+        log.info(
+            "answer: Re-run of %s by %s: %s", delivery.sha, rerun.login, f"{reason}: {message}" if reason else "done",
+            extra={"action": "check.rerun"},
+        )  # fmt: skip
 
     def _answer_all(self, comments: tuple[Comment, ...], observed: Observed, *, forge_now: datetime) -> None:
         commands = [(comment, parse_command(comment.text)) for comment in comments if comment.is_person]
@@ -193,8 +219,7 @@ class Answering:
         if isinstance(effect, Approve):
             head = self.open_mirror().pull_head(number)
             if head is not None and head.sha == effect.sha:
-                domain = pull_request_domain(number)
-                self.store.lift_quarantine(domain=domain, tree=head.tree, actor=comment.author, now=now)
+                self.store.try_anew(domain=pull_request_domain(number), head=head, actor=comment.author, now=now)
             # An approved commit is yet to be fetched.
             self.store.ask_for_look(now=now)
 

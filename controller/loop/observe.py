@@ -118,6 +118,7 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         quarantined=history.quarantined,
         overrides=history.overrides,
         stops=history.stops,
+        retries=history.retries,
         disk_free_bytes=_free_bytes(sight.layout),
         preview_orders=history.preview_orders,
         holds=history.holds,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NewType
+from typing import Final, Literal, NewType
 
 from controller.model.profiles import Walls
 
@@ -98,9 +98,14 @@ def database_name(slot: SlotName) -> str:
     return "app_main" if slot == MAIN else slot.replace("-", "_")
 
 
+PRODUCTION_CONTEXT: Final = "oroboros/production"
+PREVIEW_CONTEXT: Final = "oroboros/preview"
+CONTEXTS: Final = (PRODUCTION_CONTEXT, PREVIEW_CONTEXT)
+
+
 def status_context(slot: SlotName) -> str:
     """Return the commit status context of a slot: one for production, one shared by all previews."""
-    return "oroboros/production" if slot == MAIN else "oroboros/preview"
+    return PRODUCTION_CONTEXT if slot == MAIN else PREVIEW_CONTEXT
 
 
 def environment(slot: SlotName) -> str:

@@ -106,6 +106,41 @@ class CommandAnswer:
     decided_at: datetime
 
 
+#: What a delivery about a Re-run is about begins so.
+RERUN_TARGET = "rerun:"
+#: Of a whole suite: every context at the commit.
+EVERY_CONTEXT = "*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rerun:
+    """A person's click on Re-run at a commit's check, as a delivery told of it."""
+
+    #: `oroboros/production`, `oroboros/preview`, or `EVERY_CONTEXT`.
+    context: str
+    login: str
+
+    @property
+    def target(self) -> str:
+        """How a delivery names it; `read_rerun` reads it."""
+        return f"{RERUN_TARGET}{self.context}:{self.login}"
+
+
+def read_rerun(target: str) -> Rerun:
+    """Return what `Rerun.target` wrote."""
+    context, _, login = target.removeprefix(RERUN_TARGET).partition(":")
+    return Rerun(context=context, login=login)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """A person asked to try a commit anew: what failed before counts no more, whoever's fault it was."""
+
+    domain: Domain
+    sha: Sha
+    at: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """A pull request's claim on a preview slot. `fence` grows with each lease; every effect in the slot checks it."""

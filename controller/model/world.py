@@ -25,6 +25,7 @@ from controller.model.nouns import (
     PullRequest,
     Quarantined,
     Release,
+    Retry,
     Run,
     Stop,
     Verdict,
@@ -195,6 +196,8 @@ class Observed:
     quarantined: tuple[Quarantined, ...] = ()
     overrides: tuple[Override, ...] = ()
     stops: tuple[Stop, ...] = ()
+    #: The newest of each domain.
+    retries: tuple[Retry, ...] = ()
     #: What is free where releases, builds and data folders lie; None when nobody can tell.
     disk_free_bytes: int | None = None
     #: What people said of single previews, as long as it counts.

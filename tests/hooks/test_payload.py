@@ -71,6 +71,42 @@ def test_a_comment_at_a_pull_request_hints_that_something_was_said_there_and_at_
     assert read(COMMENT, "issue_comment") == Hint(state="pending", repository=REPOSITORY, target="comments:42")
 
 
+RERUN = {
+    "action": "rerequested",
+    "check_run": {"name": "oroboros/production", "head_sha": SHA, "check_suite": {"head_sha": SHA}},
+    "repository": {"full_name": REPOSITORY},
+    "sender": {"login": "ann"},
+}
+RERUN_OF_ALL = {**{key: value for key, value in RERUN.items() if key != "check_run"}, "check_suite": {"head_sha": SHA}}
+
+
+def test_a_rerun_hints_at_its_commit_with_the_context_and_who_clicked() -> None:
+    hint = Hint(state="pending", repository=REPOSITORY, target="rerun:oroboros/production:ann", sha=SHA)
+    assert read(RERUN, "check_run") == hint
+    assert read(RERUN_OF_ALL, "check_suite").target == "rerun:*:ann"
+    assert read(RERUN | {"sender": {"login": "ann_acme"}}, "check_run").target == "rerun:oroboros/production:ann_acme"
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({"action": "created"}, "ignored"),
+        ({"action": "requested_action"}, "ignored"),
+        ({"repository": {"full_name": "acme/other"}}, "ignored"),
+        ({"check_run": {"name": "ci/tests", "head_sha": SHA}}, "ignored"),
+        ({"check_run": {"name": None, "head_sha": SHA}}, "ignored"),
+        ({"check_run": {"name": "oroboros/preview", "head_sha": SHA[:39]}}, "malformed"),
+        ({"check_run": []}, "malformed"),
+        ({"sender": None}, "malformed"),
+        ({"sender": {"login": "a:b"}}, "malformed"),
+        ({"sender": {"login": "*"}}, "malformed"),
+        ({"sender": {"login": "x" * 101}}, "malformed"),
+    ],
+)
+def test_other_actions_checks_and_odd_reruns_order_nothing(changes: dict[str, object], state: str) -> None:
+    assert read({**RERUN, **changes}, "check_run").state == state
+
+
 @pytest.mark.parametrize(
     ("changes", "state"),
     [

@@ -169,6 +169,32 @@ def test_a_new_approval_replaces_the_one_before(store: Store) -> None:
     assert [(order.pull_request, order.sha) for order in store.load_preview_orders()] == [(7, sha("b")), (8, sha("c"))]
 
 
+def test_a_rerun_is_judged_once_and_the_newest_try_of_a_domain_counts(store: Store, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO deliveries (id, event, signature, body, target, sha) VALUES"
+            " ('1', 'check_run', %s, '', 'rerun:*:ann', %s), ('2', 'push', %s, '', 'ref:refs/heads/x', %s)",
+            [b"1" * 32, sha("a"), b"2" * 32, sha("a")],
+        )
+    (rerun,) = store.load_reruns()
+    assert (rerun.target, rerun.sha) == ("rerun:*:ann", sha("a"))
+    store.record_quarantine(domain=PRODUCTION, tree=head("a").tree, sha=sha("a"), reason="X", message="", now=NOW)
+
+    with store.together():
+        store.try_anew(domain=PRODUCTION, head=head("b"), actor="ann", now=NOW)
+        store.try_anew(domain=PRODUCTION, head=head("a"), actor="ann", now=LATER)
+        store.record_rerun(rerun, actor="ann", permission="write", reason="", message="", now=LATER)
+
+    assert store.load_reruns() == ()
+    history = store.load_history()
+    assert history.quarantined == ()
+    assert [(one.domain, one.sha, one.at) for one in history.retries] == [(PRODUCTION, sha("a"), LATER)]
+    assert [delivery.target for delivery in history.pending] == ["ref:refs/heads/x"]
+    assert store.load_rows("SELECT actor, subject FROM audit WHERE action = 'check.rerun'") == [
+        {"actor": "ann", "subject": sha("a")}
+    ]
+
+
 def said(comment_id: int, *, at: datetime = NOW) -> CommandAnswer:
     return CommandAnswer(
         pull_request=7,

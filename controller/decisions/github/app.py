@@ -36,7 +36,7 @@ from controller.decisions.github.wire import (
 )
 from controller.model.errors import Unavailable
 
-EVENTS: Final = ("push", "pull_request", "issue_comment")
+EVENTS: Final = ("push", "pull_request", "issue_comment", "check_run", "check_suite")
 HOOK_PATH: Final = "/webhooks/github"
 DELIVERIES_PAGE_SIZE: Final = 100
 _CODE = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")

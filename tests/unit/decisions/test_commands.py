@@ -23,15 +23,16 @@ from controller.decisions.commands import (
     StopPreview,
     is_answered,
     judge_command,
+    judge_rerun,
     orders_after,
     parse_command,
 )
 from controller.model.config import Permissions, Policy, Previews
 from controller.model.errors import Refused
 from controller.model.names import MAIN
-from controller.model.nouns import Comment, HoldOrder, Permission
+from controller.model.nouns import Comment, Head, HoldOrder, Override, Permission, Rerun, read_rerun
 from controller.model.world import Observed
-from tests.builders import approval, at, observed, proven, pull, release, run, serving, sha, stop_preview
+from tests.builders import approval, at, head, observed, proven, pull, release, run, serving, sha, stop_preview
 
 FORK = replace(pull(2, same_repository=False), base_branch="main")
 OURS = replace(pull(1), base_branch="main")
@@ -237,3 +238,74 @@ class TestProduction:
         late_s = timedelta(hours=2).total_seconds()
         assert reason("/release", permission="admin", world=held, later_s=late_s) == "OrderTooOld"
         assert judge("/hold x", permission="admin", world=held, later_s=late_s) == HoldProduction(reason="x")
+
+
+class TestRerun:
+    """A click on Re-run at a check."""
+
+    WORLD = replace(observed(at_head=head(9), pulls=(FORK, OURS)), policy=FORKS)
+
+    def judge(
+        self,
+        context: str,
+        of: Head | None,
+        *,
+        permission: Permission = "write",
+        world: Observed = WORLD,
+        later_s: float = 1,
+    ) -> list[tuple[str, str]]:
+        assert of is not None
+        rerun = Rerun(context=context, login="bob")
+        assert read_rerun(rerun.target) == rerun
+        found = judge_rerun(rerun, of.sha, permission, world, told_at=at(0), now=at(later_s))
+        return [(one.domain, one.head.sha) for one in found]
+
+    def test_it_tries_the_head_of_its_context_and_no_other(self) -> None:
+        assert self.judge("oroboros/production", head(9)) == [("production", sha(9))]
+        assert self.judge("oroboros/preview", OURS.head) == [("pr-1", OURS.head_sha)]
+        assert self.judge("*", OURS.head) == [("pr-1", OURS.head_sha)]
+        both = replace(self.WORLD, pulls=(replace(OURS, head=head(9), head_sha=sha(9)),))
+        assert self.judge("*", head(9), world=both) == [("production", sha(9)), ("pr-1", sha(9))]
+
+    @pytest.mark.parametrize(
+        ("context", "of"),
+        [
+            ("oroboros/production", head(8)),
+            ("oroboros/preview", head(9)),
+            ("*", head(8)),
+            ("oroboros/production", OURS.head),
+        ],
+    )
+    def test_a_commit_that_is_no_head_is_not_tried(self, context: str, of: Head) -> None:
+        with pytest.raises(Refused) as caught:
+            self.judge(context, of)
+        assert caught.value.reason == "NotTheHead"
+
+    @pytest.mark.parametrize("permission", ["none", "read", "triage"])
+    def test_who_may_not_write_may_not(self, permission: Permission) -> None:
+        with pytest.raises(Refused) as caught:
+            self.judge("*", head(9), permission=permission)
+        assert caught.value.reason == "NotPermitted"
+
+    def test_one_that_is_found_late_was_meant_for_another_time(self) -> None:
+        with pytest.raises(Refused) as caught:
+            self.judge("*", head(9), later_s=timedelta(hours=2).total_seconds())
+        assert caught.value.reason == "OrderTooOld"
+
+    def test_it_does_not_undo_what_was_ordered_by_hand(self) -> None:
+        order = Override(
+            id=1,
+            slot=MAIN,
+            kind="rollback",
+            head=head(3),
+            ordered_at_head=sha(9),
+            accept_migrations=False,
+            actor="ann",
+            reason="",
+            at=at(0),
+        )
+        world = replace(self.WORLD, overrides=(order,))
+        with pytest.raises(Refused) as caught:
+            self.judge("oroboros/production", head(9), world=world)
+        assert caught.value.reason == "NotTheHead"
+        assert self.judge("oroboros/production", head(3), world=world) == [("production", sha(3))]

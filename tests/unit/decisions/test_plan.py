@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from controller.decisions.plan import ATTEMPTS_MAX, NEVER, RETRIES_MAX, desired, plan_slot, retry_at
-from controller.model.names import MAIN, pull_request_domain
-from controller.model.nouns import HoldOrder, Override, ProcessFact, Run
+from controller.model.names import MAIN, PRODUCTION, pull_request_domain
+from controller.model.nouns import HoldOrder, Override, ProcessFact, Retry, Run
 from controller.model.states import Cause, Outcome, ProcessState, RunState
 from controller.model.steps import (
     AdvanceRun,
@@ -176,6 +176,17 @@ class TestTriesAgain:
     def test_a_repair_in_between_does_not_give_new_tries(self) -> None:
         repair = run(30, 1, RunState.LIVE, cause=Cause.REPAIR)
         assert self.asked((repair, *self.failed(RETRIES_MAX))) is None
+
+    @pytest.mark.parametrize("reason", ["DatabaseAway", "MigrationsDiffer"])
+    def test_who_asks_for_another_try_gets_it_whatever_failed_before(self, reason: str) -> None:
+        failed = self.failed(RETRIES_MAX, reason=reason)
+        seen = world(replace(serving(R1), recent_runs=failed), 2)
+        for at_s, wanted in ((1, 2), (-1, None)):
+            asked = replace(seen, retries=(Retry(domain=PRODUCTION, sha=sha(2), at=at(at_s)),))
+            begun = [step.head.sha for step in plan(asked) if isinstance(step, BeginRun)]
+            assert begun == ([] if wanted is None else [sha(wanted)])
+        elsewhere = replace(seen, retries=(Retry(domain=pull_request_domain(1), sha=sha(2), at=at(1)),))
+        assert plan(elsewhere) == ()
 
     def test_a_refusal_is_not_tried_again(self) -> None:
         assert self.asked(self.failed(1, reason="MigrationsDiffer")) is None

@@ -50,6 +50,14 @@ def test_what_came_while_the_look_that_failed_was_under_way_does_not_wait() -> N
     assert due(FAILING, push(101), now_s=102) == Refresh(listing=False, because="delivery")
 
 
+def test_a_rerun_is_judged_where_comments_are_read_and_until_it_is_done() -> None:
+    rested = replace(RESTING, comments_read_at=at(200))
+    rerun = Hint(target="rerun:*:ann", armed_at=at(100))
+    assert due(rested, rerun, now_s=201) is None
+    assert reading(rested, rerun, now_s=201)
+    assert not is_answered(rerun, rested)
+
+
 def comments(armed_s: float) -> Hint:
     return Hint(target="comments:7", armed_at=at(armed_s))
 

@@ -205,7 +205,10 @@ def test_a_head_that_came_while_a_person_had_stopped_the_slot_waits_and_says_for
 
 def test_a_quarantined_head_without_a_run_names_the_one_that_failed() -> None:
     seen = observed(serving(R1), at_head=head(9, content=2), quarantined=(quarantined(2),))
-    assert of(seen, 9) == ("failure", f"not deployed: same content failed as {sha(2)[:7]} (GateFailed)")
+    assert of(seen, 9) == (
+        "failure",
+        f"not deployed: same content failed as {sha(2)[:7]} (GateFailed); to try again: oroboros deploy {sha(9)[:7]}",
+    )
 
 
 def test_a_push_that_was_overtaken_before_anybody_looked_is_superseded() -> None:
