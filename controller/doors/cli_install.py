@@ -301,7 +301,7 @@ def split_repository(text: str, *, forge_url: str | None) -> tuple[str, str]:
 
 
 def change_values(stack: Stack, slot_text: str, *, set_key: str | None = None, unset_key: str | None = None) -> int:
-    """Set one value of an app from standard input, or take one away; what serves is started anew with it."""
+    """Set one value of an app from standard input, or take one away; what serves is built and started anew with it."""
     slot, path = _values_file(stack, slot_text)
     values = _read_values(path)
     if set_key is not None:
@@ -314,7 +314,7 @@ def change_values(stack: Stack, slot_text: str, *, set_key: str | None = None, u
     else:
         write_private(path, text)
     count = f"{len(values)} value{'' if len(values) == 1 else 's'}"
-    click.echo(f"{slot}: {count}; what serves is started anew with them and gated")
+    click.echo(f"{slot}: {count}; what serves is built and started anew with them, and gated")
     return 0
 
 

@@ -1004,15 +1004,17 @@ class Store:
         colour: Colour,
         fallback: int | None,
         migration_head: str,
+        configured: str | None = None,
         now: datetime,
     ) -> int | None:
         """Write a run in state `planned`; return its generation, or None if the slot has a run or lost the lease."""
         with self._transaction(fenced=True) as connection:
             row = connection.execute(
                 "INSERT INTO runs (repository_id, host, slot, domain, fence, sha, tree, title, release, cause, state,"
-                " colour, worker, fallback, migration_head, begun_at)"
+                " colour, worker, fallback, migration_head, configured, begun_at)"
                 " SELECT %(r)s, %(host)s, %(slot)s, %(domain)s, %(fence)s, %(sha)s, %(tree)s, %(title)s, %(release)s,"
-                " %(cause)s, 'planned', %(colour)s, %(worker)s, %(fallback)s, %(migration)s, %(now)s"
+                " %(cause)s, 'planned', %(colour)s, %(worker)s, %(fallback)s, %(migration)s, %(configured)s,"
+                " %(now)s"
                 " WHERE %(fence)s = 0 OR EXISTS (SELECT 1 FROM leases WHERE fence = %(fence)s AND ended_at IS NULL)"
                 " ON CONFLICT DO NOTHING RETURNING generation",
                 {
@@ -1030,6 +1032,7 @@ class Store:
                     "worker": self._boot_id,
                     "fallback": fallback,
                     "migration": migration_head,
+                    "configured": configured,
                     "now": now,
                 },
             ).fetchone()
@@ -2042,6 +2045,7 @@ def _run(row: DictRow) -> Run:
         watch_until=row["watch_until"],
         ended_at=row["ended_at"],
         migration_head=row["migration_head"],
+        configured=row["configured"],
         fallback=row["fallback"],
         proven=row["proven"],
         proof=row["proof"],

@@ -54,7 +54,7 @@ from controller.effects.store import Store
 from controller.failpoints import failpoint
 from controller.loop.background import Background
 from controller.loop.gate_threads import GateOrder, GateThreads, Instance, WatchOrder
-from controller.loop.observe import Sight, recipe_at, version_of
+from controller.loop.observe import Sight, recipe_at, values_version, version_of
 from controller.model import steps as s
 from controller.model.command import app_values
 from controller.model.config import Recipe, Settings, TreeLimits
@@ -242,6 +242,7 @@ class Hands:
             colour=step.colour,
             fallback=step.fallback,
             migration_head=migrations,
+            configured=values_version(app_environment_file(self.settings.config_dir, step.slot)),
             now=now,
         )
         if generation is not None:
@@ -506,7 +507,7 @@ class Hands:
         self.background.start(("database", step.slot), work)
 
     def _base(self, run: Run, recipe: Recipe) -> Path:
-        return release_base(self.layout, run, recipe, recipe_hash=recipe_hash(recipe))
+        return release_base(self.layout, run, recipe, recipe_hash=recipe_hash(recipe, configured=run.configured))
 
     def _start_job(self, step: s.StartJob, observed: Observed) -> None:
         run, recipe = _run_and_recipe(observed.slot(step.slot))

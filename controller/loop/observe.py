@@ -366,7 +366,7 @@ def observe_slot(
         database_ready=slot in databases and _database_is_of_lease(sight, slot, fence),
         wanted_migration_head=run.migration_head if run is not None else "",
         database_migration_head=_database_migration_head(row, fence),
-        environment_changed=_environment_changed(sight, slot, live),
+        environment_changed=_environment_changed(sight, slot, live, live_run),
         deploys_itself=deploys_itself,
         accept_migrations=override is not None and override.accept_migrations,
     )
@@ -390,8 +390,24 @@ def version_of(app_file: Path) -> str:
         return "0"
 
 
-def _environment_changed(sight: Sight, slot: SlotName, live: Live | None) -> bool:
-    if live is None or live.state != "live" or live.colour is None:
+def values_version(app_file: Path) -> str:
+    """Return the version of the values that a build may read; "" when there are none."""
+    try:
+        status = app_file.stat()
+    except OSError:
+        return ""
+    return str(status.st_mtime_ns) if status.st_size else ""
+
+
+def _environment_changed(sight: Sight, slot: SlotName, live: Live | None, live_run: Run | None) -> bool:
+    if live is None or live.state != "live":
+        return False
+    if live_run is not None and live_run.configured is not None:
+        is_older = live_run.configured != values_version(app_environment_file(sight.config_dir, slot))
+        recipe = recipe_at(sight, live_run.release).recipe if is_older else None
+        if recipe is not None and recipe.build is not None:
+            return True
+    if live.colour is None:
         return False
     started_with = sight.runtime.environment(instance_unit(slot, live.colour)).get(CONFIGURED)
     return started_with is not None and started_with != version_of(app_environment_file(sight.config_dir, slot))
@@ -435,7 +451,7 @@ def _activities(sight: Sight, slot: SlotName, run: Run | None) -> frozenset[Acti
 def _build_sealed(layout: Layout, run: Run, recipe: Recipe | None) -> bool:
     if recipe is None or recipe.build is None:
         return False
-    return is_sealed(layout.build(run.domain, run.head.tree, recipe_hash(recipe)))
+    return is_sealed(layout.build(run.domain, run.head.tree, recipe_hash(recipe, configured=run.configured)))
 
 
 def _database_is_of_lease(sight: Sight, slot: SlotName, fence: int) -> bool:

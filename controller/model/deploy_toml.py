@@ -466,9 +466,10 @@ def parse_deploy_toml(
     return _recipe(file), _policy(file)
 
 
-def recipe_hash(recipe: config.Recipe) -> str:
-    """Return 16 hex digits that change whenever what a build makes may change."""
-    told = json.dumps(asdict(recipe)["build"], sort_keys=True).encode()
+def recipe_hash(recipe: config.Recipe, *, configured: str | None = None) -> str:
+    """Return 16 hex digits that change whenever what a build makes may change: with its command, and with the version
+    of the values that it reads."""
+    told = json.dumps(asdict(recipe)["build"], sort_keys=True).encode() + (configured or "").encode()
     return hashlib.sha256(told).hexdigest()[:16]
 
 

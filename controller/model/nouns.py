@@ -275,6 +275,8 @@ class Run:
     watch_until: datetime | None = None
     ended_at: datetime | None = None
     migration_head: str = ""
+    #: Which version of the slot's own values it began with, "" for none; None: before that was kept.
+    configured: str | None = None
     #: The generation that served before this one's switch: what a failed window goes back to.
     fallback: int | None = None
     #: True once the window passed.

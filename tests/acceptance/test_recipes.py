@@ -82,6 +82,22 @@ def test_a_build_serves_what_it_made_and_a_revert_serves_it_again_without_buildi
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_changed_value_reaches_what_a_build_made(world: World) -> None:
+    values = world.root / "etc" / "app-main.env"
+    command = 'command = ["sh", "-c", "mkdir public; echo $WORD >public/built.txt"]'
+    values.write_text("WORD=one\n")
+    (world.author.clone / "deploy.toml").write_text(BUILD.replace(BUILD.splitlines()[2], command))
+    sha = world.author.commit("Build a value")
+    world.author.push()
+    world.author.await_status(sha, "success", says="live since")
+    assert built(world) == b"one\n"
+
+    for text in ("WORD=two\n", "WORD=three\n"):
+        values.write_text(text)
+        word = text.removeprefix("WORD=").encode()
+        world.author.wait(lambda word=word: built(world) == word, lambda: f"{built(world)!r} is served")
+
+
 def test_a_build_that_fails_is_told_with_its_last_line_and_changes_nothing(world: World) -> None:
     before = built(world)
     (world.author.clone / "deploy.toml").write_text(
