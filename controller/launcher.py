@@ -32,7 +32,15 @@ from controller.effects.checkout import fill_for_build
 from controller.log_pipe import put_between
 from controller.model.command import app_values, expand, process_environment
 from controller.model.errors import OroborosError
-from controller.model.names import HOST_ROOT, LAUNCHER_TIMED_OUT, Layout, SlotName, slot_of_unit, unit_of_systemd
+from controller.model.names import (
+    HOST_ROOT,
+    JOB_NOT_PREPARED,
+    LAUNCHER_TIMED_OUT,
+    Layout,
+    SlotName,
+    slot_of_unit,
+    unit_of_systemd,
+)
 from controller.model.secret_values import SecretValues
 
 EXIT_NOT_STARTED, EXIT_NO_ORDER = 127, 198
@@ -146,7 +154,7 @@ def run_job(order: Order, own: Mapping[str, str]) -> NoReturn:
             fill_for_build(Path(order.copy_of), Path(order.working_directory))
         except OroborosError as error:
             print(f"oroboros: {error}", file=sys.stderr, flush=True)
-            sys.exit(EXIT_NOT_STARTED)
+            sys.exit(JOB_NOT_PREPARED)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     child = os.fork()
     if child == 0:

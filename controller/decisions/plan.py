@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from controller.decisions.drift import STOPPED_FROM_OUTSIDE, holds_current, holds_stopped
 from controller.decisions.holds import describe_held, held_run, held_slot
@@ -30,6 +31,7 @@ from controller.decisions.quarantine import is_quarantined, last_proven, quarant
 from controller.decisions.slots import may_preview
 from controller.model.names import (
     COLOURS,
+    JOB_NOT_PREPARED,
     MAIN,
     PRODUCTION,
     Colour,
@@ -255,7 +257,9 @@ def plan_slot(
     if slot.slot != MAIN and slot.lease is None:
         return (*steps, *_plan_emptying(slot))
     if slot.lease is not None and slot.provisioned_fence != slot.lease.fence:
-        return (*steps, ProvisionSlot(slot=slot.slot, fence=slot.lease.fence))
+        if "wipe" not in slot.activities:
+            steps.append(ProvisionSlot(slot=slot.slot, fence=slot.lease.fence))
+        return tuple(steps)
     if stop is None:
         steps.extend(_sweep(observed, slot, now=now))
     if slot.live is None:
@@ -645,7 +649,7 @@ def _plan_source(observed: Observed, slot: SlotObserved, run: Run, held: Held | 
     if slot.recipe.build is not None and not slot.build_sealed:
         return [
             AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.BUILDING),
-            StartJob(slot=run.slot, generation=run.generation, kind="build", release=run.release),
+            *_start_job(slot, run, "build"),
         ]
     return _after_build(observed, slot, run, held, now=now)
 
@@ -659,7 +663,7 @@ def _after_build(observed: Observed, slot: SlotObserved, run: Run, held: Held | 
     if database is not None and database.migrate is not None and not is_migrated:
         return [
             AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.MIGRATING),
-            StartJob(slot=run.slot, generation=run.generation, kind="migrate", release=run.release),
+            *_start_job(slot, run, "migrate"),
         ]
     return [
         AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.GATING),
@@ -672,11 +676,14 @@ def _plan_build(observed: Observed, slot: SlotObserved, run: Run, held: Held | N
         return _after_build(observed, slot, run, held, now=now)
     process = _process(slot, job_unit("build", run.slot), run.generation)
     if process is None:
-        return [StartJob(slot=run.slot, generation=run.generation, kind="build", release=run.release)]
+        return _start_job(slot, run, "build")
     if process.state is ProcessState.RUNNING or "seal" in slot.activities:
         return []
     if process.exit_code == 0 and not process.timed_out:
         return [SealBuild(slot=run.slot, generation=run.generation, release=run.release)]
+    if process.exit_code == JOB_NOT_PREPARED:
+        message = _how_it_ended("the preparation of the build", process, slot)
+        return _fail(observed, run, _verdict(run, "BuildNotPrepared", message, blames_release=False))
     return _fail(observed, run, _job_failed(slot, run, process, "BuildFailed", "the build"))
 
 
@@ -687,7 +694,7 @@ def _plan_migration(
     if process is None and held is not None:
         return _wait(run, held)
     if process is None:
-        return [StartJob(slot=run.slot, generation=run.generation, kind="migrate", release=run.release)]
+        return _start_job(slot, run, "migrate")
     if process.state is ProcessState.RUNNING:
         return []
     if process.exit_code == 0 and not process.timed_out:
@@ -696,6 +703,15 @@ def _plan_migration(
             *_plan_gate(observed, slot, run, held, now=now),
         ]
     return _fail(observed, run, _job_failed(slot, run, process, "MigrationFailed", "the migration"))
+
+
+def _start_job(slot: SlotObserved, run: Run, kind: Literal["build", "migrate"]) -> list[Step]:
+    """Start the job, unless that is under way, or a job of an earlier run still has to end: the sweep stops it. Both
+    may work in the same folder."""
+    of_earlier_run = any(process.unit == job_unit(kind, run.slot) for process in slot.processes)
+    if "job" in slot.activities or "seal" in slot.activities or of_earlier_run:
+        return []
+    return [StartJob(slot=run.slot, generation=run.generation, kind=kind, release=run.release)]
 
 
 def _job_failed(slot: SlotObserved, run: Run, process: ProcessFact, reason: str, what: str) -> Verdict:

@@ -14,10 +14,8 @@ from pathlib import Path
 from controller.decisions.drift import HostDrift
 from controller.decisions.log_lines import LOG_END_BYTES, LOG_TAIL_BYTES, last_lines, last_visible_line
 from controller.disk import remove_folder
-from controller.effects.checkout import copy_for_build
 from controller.effects.probe import strangers_at
 from controller.effects.runtime import ProcessSpec
-from controller.effects.stack_files import write_private
 from controller.model.command import parse_environment
 from controller.model.errors import Stalled, Unavailable
 from controller.model.names import Layout, SlotName, slot_of_unit
@@ -37,14 +35,12 @@ class EmbeddedRuntime:
         self._layout = layout
 
     def start(self, spec: ProcessSpec) -> None:
-        """Start a unit. Safe to repeat: see `Runtime.start`."""
-        if spec.copy_of is not None:
-            copy_for_build(spec.copy_of, spec.working_directory)
+        """Start a unit. Safe to repeat: see `Runtime.start`.
+
+        Files, environment and processes are all the supervisor's to make, once it knows that it has to."""
         slot = slot_of_unit(spec.unit)
         if slot is not None:  # a preview's was made with its lease; production's, at its first start
             self._layout.slot_data(slot).mkdir(parents=True, exist_ok=True, mode=0o700)
-        environment_file = self._layout.environment_file(spec.unit)
-        write_private(environment_file, "".join(f"{key}={value}\n" for key, value in sorted(spec.environment.items())))
         spec.log_file.parent.mkdir(parents=True, exist_ok=True)
         self._ask(
             {
@@ -53,9 +49,11 @@ class EmbeddedRuntime:
                 "generation": spec.generation,
                 "argv": list(spec.argv),
                 "working_directory": str(spec.working_directory),
-                "environment_file": str(environment_file),
+                "environment": dict(spec.environment),
+                "environment_file": str(self._layout.environment_file(spec.unit)),
                 "log_file": str(spec.log_file),
                 "time_limit_s": spec.time_limit_s,
+                "copy_of": None if spec.copy_of is None else str(spec.copy_of),
             }
         )
 

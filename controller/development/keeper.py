@@ -24,8 +24,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from controller.effects.checkout import copy_for_build
 from controller.log_pipe import pass_on, write_all
-from controller.model.command import expand, parse_environment, process_environment
+from controller.model.command import expand, process_environment
+from controller.model.errors import OroborosError
+from controller.model.names import JOB_NOT_PREPARED
 from controller.model.profiles import Profile, profile_of
 from controller.model.secret_values import SecretValues
 
@@ -60,9 +63,13 @@ class Order:
     generation: int
     argv: tuple[str, ...]
     working_directory: str
+    environment: Mapping[str, str]
+    #: Where the supervisor leaves that environment for others to read.
     environment_file: str
     log_file: str
     time_limit_s: float | None
+    #: Of a build: the release that the working directory is to be a private copy of.
+    copy_of: str | None
 
 
 def prctl(option: int, value: int) -> None:
@@ -148,18 +155,9 @@ def keep(order: Order, mark: str, folder: Path) -> None:
         write_json(folder / "keeper.json", {"pid": os.getpid(), "ticks": start_ticks(os.getpid())})
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         log_fd = os.open(order.log_file, flags, 0o640)
-        environment = environment_of(order, mark)
-        output, written = os.pipe2(os.O_CLOEXEC)
-        child = os.fork()
-        if child == 0:
-            become(order, environment, written)
-        os.close(written)
-        log = threading.Thread(target=pass_on, args=(output, partial(write_all, log_fd), SecretValues.of(environment)))
-        log.daemon = True
-        log.start()
-        code, timed_out = wait_for_all(child, mark, order.time_limit_s, log_fd)
-        # All that could write has ended, so what it wrote is soon read.
-        log.join(LOG_WITHIN_S)
+        code = 0 if order.copy_of is None else copy_release(order.copy_of, order.working_directory, log_fd)
+        if code == 0:
+            code, timed_out = run(order, mark, log_fd)
     except (OSError, ValueError) as error:
         with contextlib.suppress(OSError), open(order.log_file, "a", encoding="utf-8") as file:
             file.write(f"oroboros: could not be kept: {error}\n")
@@ -167,6 +165,44 @@ def keep(order: Order, mark: str, folder: Path) -> None:
         with contextlib.suppress(OSError):
             write_json(folder / "exit.json", {"code": code, "timed_out": timed_out, "ended_at": time.time()})
         os._exit(0)
+
+
+def copy_release(release: str, destination: str, log_fd: int) -> int:
+    """Make the private copy that a build works in; return how the process that made it ended, 0 when it is whole.
+
+    A process of its own, so that a stop reaches it while it copies."""
+    keeper = os.getpid()
+    child = os.fork()
+    if child != 0:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == keeper:
+            copy_for_build(Path(release), Path(destination))
+            os._exit(0)
+    except (OroborosError, OSError) as error:
+        os.write(log_fd, f"oroboros: {error}\n".encode("utf-8", "replace"))
+    os._exit(JOB_NOT_PREPARED)
+
+
+def run(order: Order, mark: str, log_fd: int) -> tuple[int, bool]:
+    """Start the app and wait for its end, and for that of all it left; return its code and whether its time was up."""
+    environment = environment_of(order, mark)
+    output, written = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        become(order, environment, written)
+    os.close(written)
+    log = threading.Thread(target=pass_on, args=(output, partial(write_all, log_fd), SecretValues.of(environment)))
+    log.daemon = True
+    log.start()
+    ended = wait_for_all(child, mark, order.time_limit_s, log_fd)
+    # All that could write has ended, so what it wrote is soon read.
+    log.join(LOG_WITHIN_S)
+    return ended
 
 
 def become(order: Order, environment: Mapping[str, str], output: int) -> None:
@@ -196,8 +232,8 @@ def become(order: Order, environment: Mapping[str, str], output: int) -> None:
 
 
 def environment_of(order: Order, mark: str) -> dict[str, str]:
-    """Return the app's environment: its file's values over a few sane ones, and the mark."""
-    values = parse_environment(os.fsdecode(Path(order.environment_file).read_bytes()))
+    """Return the app's environment: its values over a few sane ones, and the mark."""
+    values = order.environment
     data = values.get("OROBOROS_DATA", "")
     has_data = bool(data) and os.path.isdir(data)
     environment = process_environment(

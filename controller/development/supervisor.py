@@ -42,9 +42,11 @@ from controller.development.keeper import (
     write_json,
 )
 from controller.doors.log_output import log_to_stderr
+from controller.effects.stack_files import write_private
 from controller.model.profiles import PREVIEW, PRODUCTION
 
-REQUEST_BYTES_MAX = 256 << 10
+#: One request holds the words and the environment of a process; execve(2) takes about 2 MiB.
+REQUEST_BYTES_MAX = 2 << 20
 CONVERSATIONS_MAX = 64
 CONVERSATION_S = 2.0
 ANSWER_S = 0.5
@@ -196,6 +198,9 @@ class Supervisor:
         if newer:
             message = f"{order.unit}: run {order.generation} is older than run {max(newer)}, which has been started"
             raise NotTaken("StaleGeneration", message)
+        # Only now: what is repeated changes nothing of what runs.
+        lines = (f"{key}={value}\n" for key, value in sorted(order.environment.items()))
+        write_private(Path(order.environment_file), "".join(lines))
         for unit in others:
             self.stop(unit, grace_s=0.0)
         mark = secrets.token_hex(16)
@@ -336,21 +341,27 @@ class Supervisor:
 def read_order(request: Mapping[str, object]) -> Order:
     """Check a start request; NotTaken tells what is wrong with it."""
     unit, argv, limit = request.get("unit"), request.get("argv"), request.get("time_limit_s")
+    environment, copy_of = request.get("environment"), request.get("copy_of")
     if not isinstance(unit, str) or _UNIT.fullmatch(unit) is None:
         raise NotTaken("BadOrder", f"unit: {str(unit)[:80]!r} is no name of a unit")
     if not isinstance(argv, list) or not argv or len(argv) > WORDS_MAX or not all(isinstance(w, str) for w in argv):
         raise NotTaken("BadOrder", "argv: not a list of words")
     paths = [str(request.get(key)) for key in ("working_directory", "environment_file", "log_file")]
+    paths += [] if copy_of is None else [str(copy_of)]
     if not all(path.startswith("/") and "\0" not in path for path in paths):
         raise NotTaken("BadOrder", f"paths are absolute, not {paths}")
+    if not isinstance(environment, dict) or not all(isinstance(value, str) for value in environment.values()):
+        raise NotTaken("BadOrder", "environment: not an object of texts")
     return Order(
         unit=unit,
         generation=int(str(request.get("generation"))),
         argv=tuple(argv),
         working_directory=paths[0],
+        environment=environment,
         environment_file=paths[1],
         log_file=paths[2],
         time_limit_s=None if limit is None else float(str(limit)),
+        copy_of=None if copy_of is None else str(copy_of),
     )
 
 

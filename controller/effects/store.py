@@ -1090,20 +1090,25 @@ class Store:
             )
 
     def record_verdict(self, verdict: Verdict, *, proof: str = "", now: datetime) -> None:
-        """Write what a gate, confirmation, window or checkout said of a run that is not ended."""
+        """Write what a gate, confirmation, window or checkout said of a run that is not ended.
+
+        The first word of a kind counts: a plan may have acted on it, and a later one changes nothing."""
         statement: LiteralString
         match verdict.kind:
             case "checkout":
-                statement = "UPDATE runs SET checkout_verdict = %(v)s"
+                statement = "UPDATE runs SET checkout_verdict = coalesce(checkout_verdict, %(v)s)"
             case "gate":
-                statement = "UPDATE runs SET gate_verdict = %(v)s, proof = coalesce(nullif(%(proof)s, ''), proof)"
+                statement = (
+                    "UPDATE runs SET gate_verdict = coalesce(gate_verdict, %(v)s),"
+                    " proof = CASE WHEN gate_verdict IS NULL AND %(proof)s <> '' THEN %(proof)s ELSE proof END"
+                )
             case "confirm":
                 statement = (
-                    "UPDATE runs SET confirm_verdict = %(v)s,"
+                    "UPDATE runs SET confirm_verdict = coalesce(confirm_verdict, %(v)s),"
                     " confirmed_at = CASE WHEN %(ok)s THEN coalesce(confirmed_at, %(now)s) END"
                 )
             case "watch":
-                statement = "UPDATE runs SET watch_verdict = %(v)s"
+                statement = "UPDATE runs SET watch_verdict = coalesce(watch_verdict, %(v)s)"
         about: LiteralString = " WHERE generation = %(g)s AND release = %(release)s AND ended_at IS NULL"
         with self._transaction(fenced=True) as connection:
             connection.execute(

@@ -113,6 +113,7 @@ class SystemdRuntime:
     def __init__(self, layout: Layout, topology: Topology) -> None:
         self._layout = layout
         self._topology = topology
+        #: A slot has one unit that empties folders, and several threads may need it.
         self._wiping = threading.Lock()
 
     # -- the interface ------------------------------------------------------------------------------------------------
@@ -273,6 +274,9 @@ class SystemdRuntime:
         unit = job_unit("wipe", slot)
         with self._wiping:
             remove = [*([] if data is None else [data]), *present]
+            # One that a worker began which died meanwhile: systemd would have us wait for its end instead of beginning
+            # ours, and it has other folders to empty.
+            self._call("stop", systemd_unit(unit), timeout_s=WIPE_TIMEOUT_S, reason="SlotNotWiped")
             self._write_order(unit, {"generation": 0, "remove": [str(path) for path in remove]})
             self._call("start", systemd_unit(unit), timeout_s=WIPE_TIMEOUT_S, reason="SlotNotWiped")
 

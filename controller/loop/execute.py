@@ -36,7 +36,7 @@ from controller.decisions.surroundings import (
     live_for,
     release_base,
 )
-from controller.effects.checkout import changed_since_sealed, seal_build, set_aside_build, walk_build
+from controller.effects.checkout import changed_since_sealed, is_sealed, seal_build, set_aside_build
 from controller.effects.database import AppDatabases
 from controller.effects.judge_files import JudgeOrder, write_order
 from controller.effects.live import SlotLock, point_current, read_live, read_live_version, write_live
@@ -529,15 +529,17 @@ class Hands:
 
         def work() -> None:
             try:
-                if step.kind == "build":
-                    self.runtime.start(replace(spec, copy_of=self.layout.release(run.release)))
-                else:
+                if step.kind == "migrate":
                     self.runtime.start(spec)
+                elif not is_sealed(base):
+                    self.runtime.start(replace(spec, copy_of=self.layout.release(run.release)))
+            except Waiting:
+                raise  # what the unit still runs ends first; a later tick starts this
             except OroborosError as error:
                 self._record_failure("checkout", step.slot, step.generation, step.release, error)
 
         if step.kind == "build":
-            self.background.start(("seal", step.slot), work)  # the copy may be long; the job begins behind it
+            self.background.start(("job", step.slot), work)  # a host's folders may take long to open to the slot
         else:
             work()
 
@@ -588,7 +590,6 @@ class Hands:
 
         def work() -> None:
             try:
-                walk_build(base)
                 seal_build(base)
             except OroborosError as error:
                 self._record_failure("checkout", step.slot, step.generation, step.release, error)

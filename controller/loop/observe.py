@@ -2,6 +2,10 @@
 
 Local and quick: one store snapshot, one call for all units, a few small files per slot, trees from the mirror. No
 network. What cannot be read is left out, never guessed: decisions treat a missing fact as unknown.
+
+Which threads run is asked first. A step that works in a thread is so never seen between its two states: either its
+thread runs, or all that it did is in what is read after that. Asked last, a thread that ended meanwhile would leave
+neither itself nor its outcome, and its step would be done a second time.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ from controller.effects.runtime import Runtime
 from controller.effects.signatures import Signatures
 from controller.effects.store import History, SlotRow, Store
 from controller.loop.background import Background
+from controller.loop.background import Key as BackgroundKey
+from controller.loop.gate_threads import Key as GateKey
 from controller.model.config import Policy, Recipe
 from controller.model.deploy_toml import parse_policy, parse_recipe, recipe_hash
 from controller.model.errors import ConfigInvalid, Stalled
@@ -65,7 +71,7 @@ class Sight:
     config_dir: Path
     background: Background
     #: (kind, slot, generation) of the gates and windows that run in this worker.
-    gate_activities: Callable[[], frozenset[tuple[str, SlotName, int]]]
+    gate_activities: Callable[[], frozenset[GateKey]]
     #: See `Observed.ended_units_stay`.
     ended_units_stay: bool = False
     recipes: dict[Sha, RecipeAt] = field(default_factory=dict)
@@ -76,6 +82,8 @@ class Sight:
 
 def observe(sight: Sight) -> tuple[Observed, History]:
     """Return the world of this tick, and the history that it was built from."""
+    running = sight.background.running()
+    probing = sight.gate_activities()
     history = sight.store.load_history()
     processes = sight.runtime.observe()
     production = sight.mirror.production_head()
@@ -89,7 +97,15 @@ def observe(sight: Sight) -> tuple[Observed, History]:
     on_disk = observe_releases(sight.layout) & {release.sha for release in history.releases}
     databases = sight.databases.observe() if sight.databases is not None else frozenset()
     slots = tuple(
-        observe_slot(sight, row, history, processes=processes, on_disk=on_disk, databases=databases)
+        observe_slot(
+            sight,
+            row,
+            history,
+            processes=processes,
+            on_disk=on_disk,
+            databases=databases,
+            activities=_activities(running, probing, row),
+        )
         # Rows of slots that were installed before, and no longer are, stay.
         for row in sorted(
             (row for row in history.slots if row.name in sight.topology.slots),
@@ -326,6 +342,7 @@ def observe_slot(
     processes: tuple[ProcessFact, ...],
     on_disk: frozenset[Sha],
     databases: frozenset[SlotName],
+    activities: frozenset[Activity],
 ) -> SlotObserved:
     """Return one slot as host and store show it."""
     slot, run = row.name, row.run
@@ -351,7 +368,7 @@ def observe_slot(
         processes=mine,
         run=run,
         verdicts=row.verdicts if judged is None else (*row.verdicts, judged),
-        activities=_activities(sight, slot, run),
+        activities=activities,
         recent_runs=row.recent_runs,
         live_run=live_run,
         fallback_run=fallback,
@@ -437,13 +454,15 @@ def _free_bytes(layout: Layout) -> int | None:
     return found.f_bavail * found.f_frsize
 
 
-def _activities(sight: Sight, slot: SlotName, run: Run | None) -> frozenset[Activity]:
+def _activities(running: frozenset[BackgroundKey], probing: frozenset[GateKey], row: SlotRow) -> frozenset[Activity]:
+    """Return which threads work for a slot, of those that ran when the look began."""
     names: set[Activity] = set()
-    for activity, of_slot in sight.background.running():
-        if of_slot == slot and activity in ACTIVITIES:
+    for activity, of_slot in running:
+        if of_slot == row.name and activity in ACTIVITIES:
             names.add(ACTIVITIES[activity])
-    for kind, of_slot, generation in sight.gate_activities():
-        if of_slot == slot and run is not None and generation == run.generation and kind in ("gate", "watch"):
+    for kind, of_slot, generation in probing:
+        of_run = row.run is not None and generation == row.run.generation
+        if of_slot == row.name and of_run and kind in ("gate", "watch"):
             names.add("gate" if kind == "gate" else "watch")
     return frozenset(names)
 

@@ -50,6 +50,8 @@ BUILD_SEALED = ".sealed"
 TOPOLOGY_FILE = "topology.json"
 #: The exit code by which a host's launcher says that a job's time was up.
 LAUNCHER_TIMED_OUT = 199
+#: The exit code by which both runtimes say that the host could not give a build its files: no fault of the release.
+JOB_NOT_PREPARED = 197
 
 _SLOT_PATTERN = r"main|preview-[1-9][0-9]{0,2}"
 _UNIT = re.compile(rf"(?:(?P<kind>build|migrate|seed|wipe)-)?(?P<slot>{_SLOT_PATTERN})(?:-(?P<colour>[ab]))?")

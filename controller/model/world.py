@@ -33,7 +33,7 @@ from controller.model.nouns import (
 from controller.model.reports import WantedReport
 from controller.model.states import Cause, Outcome
 
-Activity = Literal["checkout", "database", "seal", "gate", "watch", "wipe"]
+Activity = Literal["checkout", "database", "job", "seal", "gate", "watch", "wipe"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,8 @@ class SlotObserved:
     #: The run that is not ended.
     run: Run | None = None
     verdicts: tuple[Verdict, ...] = ()
-    #: Bounded threads of this worker that work for the running run; "wipe" for the lease that ended.
+    #: Bounded threads of this worker that work for the running run; "wipe" for the lease that ended. Asked before
+    #: everything else of the slot, so that what a thread that is not in it has done is seen.
     activities: frozenset[Activity] = frozenset()
     #: Newest first, ended ones, at most `RECENT_RUNS_MAX`.
     recent_runs: tuple[Run, ...] = ()

@@ -25,7 +25,7 @@ from controller.development.keeper import write_json
 from controller.development.supervisor import Supervisor, Unit
 from controller.effects.runtime import ProcessSpec
 from controller.model.errors import Unavailable
-from controller.model.names import MAIN, Layout
+from controller.model.names import JOB_NOT_PREPARED, MAIN, Layout
 from controller.model.nouns import ProcessFact
 from controller.model.states import ProcessState
 
@@ -150,6 +150,72 @@ def test_no_value_of_its_environment_reaches_a_log_whole_split_or_cut(host: Host
     assert lines[:3] == ["bad key: [secret]", "cannot reach postgres://app:[secret]@/shop?host=/run", "[secret]g=="]
     assert lines[3:5] == ["asked [secret] and on", "cut: [secret]"]
     assert lines[5:] == ["0" * 70_000 + "[secret]", "in production, port 3000"]
+
+
+def a_build(host: Host, script: str, *, files: int = 0, generation: int = 1) -> ProcessSpec:
+    release = host.folder / "release"
+    if not release.exists():
+        (release / "many").mkdir(parents=True)
+        (release / "page").write_text("page")
+        for number in range(files):
+            (release / "many" / str(number)).write_text(str(number))
+    spec = host.spec("build-main", generation, script)
+    return replace(spec, working_directory=host.folder / "builds" / "made", copy_of=release)
+
+
+def test_a_build_that_is_ordered_again_keeps_its_folder_while_it_runs_and_after_it(host: Host) -> None:
+    spec = a_build(host, "echo begun; while test ! -e ../go; do sleep 0.01; done; cp page built", files=1_000)
+    for _ in range(100):
+        host.runtime.start(spec)
+    host.wait_for_line("build-main", "begun")
+    for _ in range(100):
+        host.runtime.start(spec)
+    (spec.working_directory.parent / "go").touch()
+    host.wait(lambda: host.has_ended("build-main"))
+    for _ in range(100):
+        host.runtime.start(spec)
+
+    fact = host.fact("build-main")
+    assert fact is not None
+    assert fact.exit_code == 0, host.log("build-main").read_text()
+    assert (spec.working_directory / "built").read_text() == "page"
+    assert host.log("build-main").read_text() == "begun\n"
+
+
+def test_a_later_build_in_the_same_folder_waits_until_the_earlier_has_ended(host: Host) -> None:
+    first = a_build(host, "trap '' TERM; echo begun; while :; do cp page \"late-$(date +%N)\"; sleep 0.01; done")
+    host.runtime.start(first)
+    host.wait_for_line("build-main", "begun")
+    host.runtime.start(a_build(host, "cp page built", generation=2))
+    host.wait(lambda: host.has_ended("build-main", 2))
+
+    assert {path.name for path in first.working_directory.iterdir()} == {"many", "page", "built"}
+
+
+def test_a_stop_reaches_a_build_that_is_still_copied(host: Host) -> None:
+    host.runtime.start(a_build(host, "echo begun", files=3_000))
+    host.wait(lambda: (host.folder / "builds" / "made").exists())
+    host.runtime.stop("build-main", 1, grace_s=0.0)
+    host.wait(lambda: host.fact("build-main") is None)
+
+
+def test_a_build_whose_files_cannot_be_made_says_so_by_its_code(host: Host) -> None:
+    (host.folder / "builds").write_text("no folder")
+    host.runtime.start(a_build(host, "true"))
+    host.wait(lambda: host.has_ended("build-main"))
+
+    fact = host.fact("build-main")
+    assert fact is not None
+    assert fact.exit_code == JOB_NOT_PREPARED
+    assert "DiskRefused" in host.log("build-main").read_text()
+
+
+def test_an_instance_that_is_ordered_again_keeps_the_environment_that_it_has(host: Host) -> None:
+    spec = host.spec("main-a", 1, "echo begun; while :; do sleep 1; done")
+    host.runtime.start(spec)
+    host.runtime.start(replace(spec, environment={**spec.environment, "OROBOROS_NONCE": "another"}))
+
+    assert host.runtime.environment("main-a") == spec.environment
 
 
 def test_a_job_that_ended_before_anybody_looked_has_ended(tmp_path: Path) -> None:

@@ -353,6 +353,19 @@ def test_a_verdict_counts_only_for_the_very_run_and_release(store: Store) -> Non
     assert after == (mine,)
 
 
+def test_the_first_verdict_of_a_kind_counts(store: Store) -> None:
+    generation = begin(store)
+    assert generation is not None
+    passed = Verdict(kind="gate", slot=MAIN, generation=generation, release=sha("a"), outcome=Outcome.PASS)
+    store.record_verdict(passed, proof="socket", now=NOW)
+    store.record_verdict(replace(passed, outcome=Outcome.FAIL, reason="GateTimedOut"), proof="late", now=LATER)
+
+    row = next(s for s in store.load_history().slots if s.name == MAIN)
+    assert row.verdicts == (passed,)
+    assert row.run is not None
+    assert row.run.proof == "socket"
+
+
 def test_an_ended_run_stays_as_it_ended(store: Store) -> None:
     generation = begin(store)
     assert generation is not None

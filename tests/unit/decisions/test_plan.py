@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from controller.decisions.plan import ATTEMPTS_MAX, NEVER, RETRIES_MAX, desired, plan_slot, retry_at
-from controller.model.names import MAIN, PRODUCTION, pull_request_domain
+from controller.model.names import JOB_NOT_PREPARED, MAIN, PRODUCTION, pull_request_domain
 from controller.model.nouns import HoldOrder, Override, ProcessFact, Retry, Run
 from controller.model.states import Cause, Outcome, ProcessState, RunState
 from controller.model.steps import (
@@ -233,6 +233,24 @@ class TestARunGoesOn:
     def test_a_build_is_a_job(self) -> None:
         steps = self.at(RunState.PLANNED, recipe=BUILT_APP)
         assert steps[-1] == StartJob(slot=MAIN, generation=2, kind="build", release=sha(2))
+
+    @pytest.mark.parametrize("activity", ["job", "seal"])
+    def test_a_job_that_a_thread_prepares_is_waited_for(self, activity: Activity) -> None:
+        seen = {"recipe": BUILT_APP, "activities": frozenset({activity}), "processes": (instance(R1),)}
+        assert self.at(RunState.BUILDING, **seen) == ()
+
+    def test_a_job_waits_until_that_of_an_earlier_run_is_gone_from_the_folder(self) -> None:
+        earlier = process("build-main", 1)
+        steps = self.at(RunState.BUILDING, recipe=BUILT_APP, processes=(instance(R1), earlier))
+        assert steps == (StopUnit(slot=MAIN, unit="build-main", generation=1),)
+
+    def test_a_build_that_the_host_could_not_prepare_blames_nobody(self) -> None:
+        done = process("build-main", 2, state=ProcessState.EXITED, exit_code=JOB_NOT_PREPARED)
+        lines = (("build-main", "oroboros: DiskFull: no space left"),)
+        steps = self.at(RunState.BUILDING, recipe=BUILT_APP, processes=(instance(R1), done), last_log_lines=lines)
+        end = one_end(steps)
+        assert (end.state, end.reason, "DiskFull" in end.message) == (RunState.FAILED, "BuildNotPrepared", True)
+        assert not any(isinstance(step, Quarantine) for step in steps)
 
     def test_a_build_that_ended_well_is_sealed_before_anything_runs_from_it(self) -> None:
         done = process("build-main", 2, state=ProcessState.EXITED, exit_code=0)
