@@ -12,8 +12,10 @@ without an event of its own. Rules, in order:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from controller.model.config import Policy
 from controller.model.names import Sha
@@ -146,14 +148,25 @@ def _judge_paths(pull: PullRequest, policy: Policy) -> Admission | None:
         return None
     if pull.changed_paths is None:
         return Admission(admits=False, rule="previews.paths", why="what it changes is not known yet", is_open=True)
-    included = [
-        path for path in pull.changed_paths if not rules.paths or any(is_match(glob, path) for glob in rules.paths)
-    ]
-    if not included:
+    included = _included(pull.changed_paths, rules.paths, rules.exclude_paths)
+    if included == "none":
         return _refuse("previews.paths", f"it changes nothing under {', '.join(rules.paths) or 'any path'}")
-    if all(any(is_match(glob, path) for glob in rules.exclude_paths) for path in included):
+    if included == "excluded":
         return _refuse("previews.exclude_paths", f"it changes nothing but {', '.join(rules.exclude_paths)}")
     return None
+
+
+@functools.lru_cache(maxsize=1_024)  # every tick asks for each pull request, and each may change thousands of paths
+def _included(
+    changed: tuple[str, ...], paths: tuple[str, ...], exclude_paths: tuple[str, ...]
+) -> Literal["some", "none", "excluded"]:
+    """Return whether a path is changed that is included and not excluded, and if not, what is missing."""
+    included = [path for path in changed if not paths or any(is_match(glob, path) for glob in paths)]
+    if not included:
+        return "none"
+    if all(any(is_match(glob, path) for glob in exclude_paths) for path in included):
+        return "excluded"
+    return "some"
 
 
 def asks_for_paths(policy: Policy) -> bool:

@@ -60,7 +60,7 @@ _VERBS: Final[dict[str, Verb]] = {
     "hold": "hold",
     "release": "release",
 }
-_COMMAND = re.compile(r"/(preview|rollback|redeploy|hold|release)(?:[ \t]+([^\r\n]*?))?[ \t]*\Z")
+_COMMAND = re.compile(r"/(preview|rollback|redeploy|hold|release)(?:[ \t]++([^\r\n]*+))?\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +149,7 @@ class Lately:
 
 def parse_command(text: str) -> Command | None:
     """Return what a comment orders, None when it is talk."""
-    match = _COMMAND.match(text.partition("\n")[0].rstrip("\r"))
+    match = _COMMAND.match(text.partition("\n")[0].rstrip("\r").rstrip(" \t"))
     if match is None:
         return None
     verb, argument = match[1], (match[2] or "")[:ARGUMENT_CHARS_MAX]

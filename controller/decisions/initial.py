@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -28,6 +27,7 @@ from controller.decisions.initial_site import FOLDERS, static_site
 from controller.decisions.tree_rules import visible
 from controller.model.deploy_toml import parse_deploy_toml
 from controller.model.errors import ConfigInvalid, Refused
+from controller.model.toml_shape import load_toml
 
 #: Files whose contents are looked at, where they are there. The rest is judged by name.
 CONTENTS_WANTED = (
@@ -171,7 +171,8 @@ def _other_app(folder: Folder) -> None:
 
 
 def _procfile(folder: Folder) -> Guess | None:
-    lines = dict(re.findall(r"^([A-Za-z0-9_-]+):[ \t]*(\S.*?)[ \t\r]*$", folder.read("Procfile"), re.MULTILINE))
+    found = re.findall(r"^([A-Za-z0-9_-]+):[ \t]*+(\S.*)$", folder.read("Procfile"), re.MULTILINE)
+    lines = {name: command.rstrip() for name, command in found}
     if "web" not in lines:
         return None
     builds: list[str] = []
@@ -240,8 +241,8 @@ def _rust(folder: Folder) -> Guess | None:
         return None
     package: object
     try:
-        package = tomllib.loads(folder.read("Cargo.toml")).get("package")
-    except (ValueError, RecursionError):
+        package = load_toml(folder.read("Cargo.toml")).get("package")
+    except ValueError:
         package = None
     name = package.get("name") if isinstance(package, dict) else None
     if not folder.has("src/main.rs") or not isinstance(name, str) or not _BINARY.match(name):

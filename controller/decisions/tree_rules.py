@@ -45,8 +45,10 @@ _MODES: Final = {
 #: Judging a link costs its steps; these bound what a hostile tree can make us spend.
 LINK_BYTES_MAX: Final = 1023
 LINKS_MAX: Final = 10_000
+#: Longer paths are not listed as changed. No policy lets one be checked out.
+_CHANGED_PATH_BYTES_MAX: Final = 4_000
 
-_ENTRY: Final = re.compile(rb"([0-7]{1,7}) ([^\0]+)\0(.{20})", re.DOTALL)
+_ENTRY: Final = re.compile(rb"([0-7]{1,7}) ([^\0]++)\0(.{20})", re.DOTALL)
 _TREE_LINE: Final = re.compile(rb"tree ([0-9a-fA-F]{40})(?:\n|\Z)")
 _PARENT_LINE: Final = re.compile(rb"parent ([0-9a-fA-F]{40})(?:\n|\Z)")
 _SIGNATURE_LINES: Final = re.compile(rb"^gpgsig ([^\n]*(?:\n [^\n]*)*)", re.MULTILINE)
@@ -150,8 +152,13 @@ def visible(raw: bytes, *, chars_max: int = 120) -> str:
 
 def parse_tree(raw: bytes) -> list[Entry]:
     """Return the entries of a raw tree; Failed when the bytes are not a tree."""
-    entries: list[Entry] = _ENTRY.findall(raw)
-    if sum(len(mode) + len(name) for mode, name, _ in entries) + 22 * len(entries) != len(raw):
+    entries: list[Entry] = []
+    at = 0
+    # Each where the last one ended: a search would begin anew at every byte of what is no tree.
+    while (entry := _ENTRY.match(raw, at)) is not None:
+        entries.append((entry[1], entry[2], entry[3]))
+        at = entry.end()
+    if at != len(raw):
         raise Failed("TreeMalformed", "the commit holds a tree that git cannot have written (an empty name or mode)")
     return entries
 
@@ -193,8 +200,9 @@ def changed_paths(
 ) -> tuple[bytes, ...]:
     """Return the paths of files and links that differ between two trees, in order.
 
-    Of many, the first that are met: a tree of few bytes may hold more files than can be counted, so that neither more
-    paths nor more folders than `paths_max` are looked at."""
+    Of many, the first that are met: a tree of few bytes may hold more files than can be counted, and folders in each
+    other longer paths than fit anywhere. So no more paths, and no more folders, than `paths_max` are looked at, and no
+    path beyond `_CHANGED_PATH_BYTES_MAX`."""
     found: set[bytes] = set()
     stack: list[tuple[bytes, ObjectId | None, ObjectId | None]] = [(b"", old, new)]
     for _ in range(paths_max):
@@ -204,7 +212,7 @@ def changed_paths(
         before, after = ({} if tree is None else _entries_by_name(read_tree(tree)) for tree in sides)
         for name in sorted(before.keys() | after.keys(), reverse=True):
             was, now = before.get(name), after.get(name)
-            if was == now:
+            if was == now or len(path) + len(name) > _CHANGED_PATH_BYTES_MAX:
                 continue
             below = path + name
             folders = [entry[1] if entry is not None and entry[0] == FOLDER else None for entry in (was, now)]

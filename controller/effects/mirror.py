@@ -70,6 +70,8 @@ _LOCK_WAIT_S: Final = 10.0
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _SHA_PREFIX: Final = re.compile(r"[0-9a-f]{7,40}\Z")
 _HEADS_KEPT: Final = 4096
+#: Of all pull requests together.
+_CHANGED_PATHS_KEPT: Final = 200_000
 #: Of a larger commit the message is not read.
 COMMIT_BYTES_MAX: Final = 4 << 20
 _HISTORY_TIMEOUT_S: Final = 30.0
@@ -407,7 +409,7 @@ class Mirror:
                     read_tree=objects.read_tree,
                     paths_max=CHANGED_PATHS_MAX,
                 )
-            if len(self._changed) >= _HEADS_KEPT:
+            if sum(map(len, self._changed.values())) > _CHANGED_PATHS_KEPT:
                 self._changed.clear()
             self._changed[key] = tuple(path.decode("utf-8", "replace") for path in paths)
         return self._changed[key]

@@ -13,7 +13,6 @@ import json
 import math
 import re
 import shlex
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, time
@@ -37,10 +36,13 @@ from controller.model import config
 from controller.model.errors import ConfigInvalid
 from controller.model.names import PREVIEWS_MAX
 from controller.model.profiles import BUILD, PREVIEW, PRODUCTION, Walls
+from controller.model.toml_shape import TooMuch, load_toml
 
 DEPLOY_TOML_BYTES_MAX = 64 << 10
 WORDS_MAX = 64
 WORD_CHARS_MAX = 1_000
+#: shlex copies a word for each of its characters.
+COMMAND_CHARS_MAX = 8_000
 PROBLEMS_MAX = 50
 ROUTES_MAX = 50
 FILTER_CHARS_MAX = 200
@@ -67,6 +69,8 @@ _SHA_PREFIX = re.compile(r"[0-9a-f]{7,40}\Z")
 def _words(value: object) -> object:
     """A command is one string, split as a shell would split it but never run by one, or a list of words."""
     if isinstance(value, str):
+        if len(value) > COMMAND_CHARS_MAX:
+            raise ValueError(f"is too long: at most {COMMAND_CHARS_MAX:,} characters as one string")
         try:
             value = shlex.split(value)
         except ValueError as error:
@@ -481,13 +485,17 @@ def _read_toml(data: bytes) -> dict[str, object]:
         raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml: is {unicode}, not UTF-8: save it as UTF-8")
     try:
         # Editors on Windows begin UTF-8 with a byte order mark, which TOML 1.1 lets pass and tomllib does not.
-        return tomllib.loads(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigInvalid(
             "DeployTomlInvalid", f"deploy.toml: is not UTF-8 (at line {line}): save it as UTF-8"
         ) from error
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+    try:
+        return load_toml(text)
+    except TooMuch as error:
+        raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml: {error}") from error
+    except ValueError as error:
         raise ConfigInvalid("DeployTomlInvalid", f"deploy.toml: is not TOML: {str(error)[:200]}") from error
 
 

@@ -566,7 +566,7 @@ def test_planted_configuration_is_not_read_by_git_or_libgit2(
         "ext::sh -c id",
         "file:///tmp/x",
         "/tmp/x",
-        "https://user:secret@github.com/a/b",
+        "https://user:hunter22@github.com/a/b",
         "https://github.com/a b",
         "https://github.com/a=b",
     ],
@@ -574,7 +574,7 @@ def test_planted_configuration_is_not_read_by_git_or_libgit2(
 def test_address_that_we_would_not_ask_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigInvalid) as caught:
         Mirror(tmp_path / "repo.git", url)
-    assert "secret" not in str(caught.value)
+    assert "hunter" not in str(caught.value)
 
 
 def test_repository_with_sha256_ids_is_refused(remote: Remote, tmp_path: Path) -> None:

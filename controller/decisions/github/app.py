@@ -24,6 +24,7 @@ from controller.decisions.github.wire import (
     Request,
     ask,
     invalid,
+    next_link,
     read_instant,
     read_json,
     read_list,
@@ -40,7 +41,6 @@ EVENTS: Final = ("push", "pull_request", "issue_comment", "check_run", "check_su
 HOOK_PATH: Final = "/webhooks/github"
 DELIVERIES_PAGE_SIZE: Final = 100
 _CODE = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
-_NEXT_CURSOR = re.compile(r'<([^<>]{1,2000})>\s*;[^,]*?\brel="?next"?')
 _CURSOR = re.compile(r"[A-Za-z0-9_=-]{1,200}\Z")
 
 
@@ -260,11 +260,11 @@ def _delivery(found: Object, what: str) -> LoggedDelivery:
 
 def _next_cursor(reply: Reply, what: str) -> str | None:
     """Return the cursor of the next page. Only the cursor is taken from the link: we build our own addresses."""
-    match = _NEXT_CURSOR.search(reply.headers.get("link", ""))
-    if match is None:
+    link = next_link(reply)
+    if link is None:
         return None
     try:
-        cursors = parse_qs(urlsplit(match[1]).query).get("cursor", [])
+        cursors = parse_qs(urlsplit(link).query).get("cursor", [])
     except ValueError:
         cursors = []
     if len(cursors) != 1 or not _CURSOR.match(cursors[0]):

@@ -7,7 +7,6 @@ https://docs.github.com/rest
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -20,6 +19,7 @@ from controller.decisions.github.wire import (
     Request,
     ask,
     invalid,
+    next_link,
     read_instant,
     read_json,
     read_list,
@@ -40,8 +40,6 @@ PAGE_SIZE: Final = 100
 #: More open pull requests than this many pages hold are not believed.
 PAGES_MAX: Final = 50
 DESCRIPTION_CHARS_MAX: Final = 140
-
-_NEXT_LINK = re.compile(r'<([^<>]{1,2000})>\s*;[^,]*?\brel="?next"?')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,11 +153,11 @@ def next_page(reply: Reply, *, page: int, is_full: bool, what: str) -> int | Non
 
     A full page may have lost its link to a proxy. To ask for one page more, which is empty, costs less than a preview.
     """
-    match = _NEXT_LINK.search(reply.headers.get("link", ""))
-    if match is None and not is_full:
+    link = next_link(reply)
+    if link is None and not is_full:
         return None
     try:
-        numbers = [str(page + 1)] if match is None else parse_qs(urlsplit(match[1]).query).get("page", [])
+        numbers = [str(page + 1)] if link is None else parse_qs(urlsplit(link).query).get("page", [])
     except ValueError:
         numbers = []
     if numbers != [str(page + 1)]:

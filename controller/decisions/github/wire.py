@@ -7,6 +7,7 @@ Nothing is believed that was not looked at: a value is what its reader says it i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -98,7 +99,17 @@ _HEADERS: Final = {
 }
 
 
+#: No search goes beyond the next link, so that a header costs its length.
+_NEXT_LINK: Final = re.compile(r'<([^<>]{1,2000})>\s*;[^,<]*?\brel="?next"?')
+
+
 # -- other people's JSON --------------------------------------------------------------------------------------------
+
+
+def next_link(reply: Reply) -> str | None:
+    """Return the address of the next page, as the forge says it (RFC 8288); None when this is the last one."""
+    match = _NEXT_LINK.search(reply.headers.get("link", ""))
+    return None if match is None else match[1]
 
 
 def read_json(reply: Reply, what: str) -> Json:
