@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from controller.model.steps import STEPS
+from controller.model.threads import ACTIVITIES, LASTING
 
 NAMES: tuple[str, ...] = (
     "live.before_rename",
@@ -35,6 +36,7 @@ NAMES: tuple[str, ...] = (
     "answer.before_write",
     "answer.after_write",
     "answer.before_cursor",
+    *(f"thread.{kind}" for kind in (*ACTIVITIES, *LASTING)),
 )
 
 _armed: dict[str, Callable[[], None]] = {}

@@ -22,10 +22,11 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 MODEL, DECISIONS, EFFECTS, LOOP = "controller.model", "controller.decisions", "controller.effects", "controller.loop"
 DOORS, DEVELOPMENT = "controller.doors", "controller.development"
 #: Leaves without a floor of their own: waits that do not count while the machine stands still, system calls for whole
-#: folders, named places where a test stops a process, a word to the service manager, and a pipe before a log.
+#: folders, named places where a test stops a process, a word to the service manager, a pipe before a log, and
+#: the threads of the worker.
 LEAVES = (
     *("controller.awake_clock", "controller.disk", "controller.failpoints", "controller.log_pipe"),
-    "controller.service_manager",
+    *("controller.service_manager", "controller.threads"),
 )
 #: Who may import what of ours, the first that fits; beside itself. Effects are told apart below.
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -39,6 +40,8 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     # Inside a slot's walls on a host: root's own, with the standard library alone.
     ("controller.launcher", (MODEL, DECISIONS, "controller.effects.checkout", *LEAVES)),
     ("controller.control_launcher", ()),
+    # A test breaks each thread as it begins.
+    ("controller.threads", (MODEL, "controller.failpoints")),
     *((leaf, (MODEL,)) for leaf in LEAVES),
 )
 #: Doors that know more: the one process that has the receiver and the API, and the checks of the receiver's secrets.
@@ -87,8 +90,6 @@ IMPURE_METHODS = frozenset(
     }
 )
 
-#: A bug in a thread of the worker must end the process: its thread hands the error to the main one, which raises it.
-CARRIES_ERRORS_ON = frozenset({"controller.loop.background"})
 FORBIDDEN_NAMES = frozenset({"util", "utils", "helper", "helpers", "common", "misc", "manager", "managers", "handlers"})
 DOCSTRING_LINES_MAX = 25
 
@@ -279,7 +280,7 @@ def is_named_for_what_it_is(module: Module) -> Iterator[str]:
 
 
 def catches_what_it_names(module: Module) -> Iterator[str]:
-    if not module.is_production or module.name in CARRIES_ERRORS_ON:
+    if not module.is_production:
         return
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ExceptHandler):

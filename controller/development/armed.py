@@ -1,8 +1,9 @@
 """The entry point of `up` for api and worker: the same commands, with a failpoint armed if a test asked for one.
 
 A test writes `<run>/failpoint.json` with a name; at SIGUSR1, or at its next start, the command takes the file away and
-dies by SIGKILL when that place is reached for the first time, or gets the `signal` that the file names. Started again,
-it goes on unharmed, unless the file asked for more `times`. Nothing of production imports this module.
+dies by SIGKILL when that place is reached for the first time, or gets the `signal` that the file names, or runs into a
+bug there (`"bug": true`). Started again, it goes on unharmed, unless the file asked for more `times`. Nothing of
+production imports this module.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def arm_from(run: Path, *, command: str) -> None:
 
     def reached() -> None:
         failpoints.disarm()
+        if wanted.get("bug"):
+            raise ZeroDivisionError(f"a bug at {wanted['name']}")
         os.kill(os.getpid(), number)
 
     failpoints.arm(str(wanted["name"]), reached)

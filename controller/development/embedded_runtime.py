@@ -21,6 +21,7 @@ from controller.model.errors import Stalled, Unavailable
 from controller.model.names import Layout, SlotName, slot_of_unit
 from controller.model.nouns import ProcessFact
 from controller.model.states import ProcessState
+from controller.threads import new_thread
 
 TIMEOUT_S = 2.0
 ANSWER_BYTES_MAX = 4 << 20
@@ -168,7 +169,7 @@ class EmbeddedRuntime:
 
     def watch(self, ring: Callable[[], None]) -> None:
         """Ring whenever a unit ends, from a daemon thread."""
-        threading.Thread(target=self._watch_for_ever, args=(ring,), name="runtime watch", daemon=True).start()
+        new_thread("runtime watch", lambda: self._watch_for_ever(ring)).start()
 
     def _watch_for_ever(self, ring: Callable[[], None]) -> None:
         pause = threading.Event()  # never set: a bounded pause that ends with the process

@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from controller.decisions.access import WORKER_ACCESS
 from controller.decisions.fitness import judge_fitness
@@ -48,6 +50,7 @@ from controller.model.errors import ConfigInvalid, Unavailable
 from controller.model.nouns import Verdict
 from controller.model.reports import Surface
 from controller.service_manager import notify
+from controller.threads import new_thread
 
 START_PATIENCE_S = 30.0
 LOCK_PATIENCE_S = 10.0
@@ -103,8 +106,9 @@ class Worker:
             # An App that became a person writes no check runs any more: none is left unsent for ever.
             store.forget_surfaces(but=tuple(senders))
             background = Background(bell.set)
-            reports = Reporter(outbox, senders, clock=self.clock, guard=background.guard)
-            notifications = self._notifications(store, guard=background.guard)
+            threading.excepthook = background.keep_bug
+            reports = Reporter(outbox, senders, clock=self.clock)
+            notifications = self._notifications(store)
 
             def wake() -> None:
                 reports.wake()
@@ -209,7 +213,6 @@ class Worker:
                     forges.identity,
                     every_s=settings.resync_s,
                     clock=self.clock,
-                    guard=background.guard,
                 )
                 sweeper.start()
             self._stop_on_signals(bell)
@@ -224,7 +227,7 @@ class Worker:
                 return 1
             finally:
                 notify("STOPPING=1")
-                server.shutdown()
+                server.end()
                 reports.stop(timeout_s=STOP_TIMEOUT_S)
                 if notifications is not None:
                     notifications.stop(timeout_s=STOP_TIMEOUT_S)
@@ -234,7 +237,7 @@ class Worker:
                 store.close()
             return 0
 
-    def _notifications(self, store: Store, *, guard: Callable[[Callable[[], None]], None]) -> Reporter | None:
+    def _notifications(self, store: Store) -> Reporter | None:
         """Return the sender of notifications: a thread of its own, so that its receiver holds nobody else up."""
         url, secret_file = self.settings.notify_url, self.settings.notify_secret_file
         if url is None or secret_file is None:
@@ -252,8 +255,7 @@ class Worker:
             store.shared(),
             {"notification": sender},
             clock=self.clock,
-            guard=guard,
-            name="notifier",
+            kind="notifier",
             attempts_max=NOTIFY_ATTEMPTS_MAX,
         )
 
@@ -314,6 +316,30 @@ def _when_reachable(attempt: Callable[[], object]) -> None:
             time.sleep(0.1)
 
 
+class _HealthServer(ThreadingHTTPServer):
+    """A server whose bugs end the worker; that a client went away is none."""
+
+    thread: threading.Thread
+
+    def end(self) -> None:
+        """Stop to answer. One whose thread is gone has stopped; `shutdown` would wait for it without end."""
+        if self.thread.is_alive():
+            self.shutdown()
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+        """Answer in a thread of the worker's own kind."""
+
+        def answer() -> None:
+            try:
+                self.finish_request(request, client_address)
+            except OSError:
+                pass
+            finally:
+                self.shutdown_request(request)
+
+        new_thread("health request", answer).start()
+
+
 def serve_health(
     port: int,
     health: Health,
@@ -323,7 +349,7 @@ def serve_health(
     poll_interval_s: float,
     release: str | None,
     token: bytes | None,
-) -> ThreadingHTTPServer:
+) -> _HealthServer:
     """Answer on the health port, in threads of its own: whether the worker is well, to the operator also why."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -369,11 +395,11 @@ def serve_health(
             """Health probes are not worth a line."""
 
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        server = _HealthServer(("127.0.0.1", port), Handler)
     except OSError as error:
         raise ConfigInvalid("PortBusy", f"worker health port {port} cannot be bound: {error.strerror}") from error
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+    server.thread = new_thread("health", server.serve_forever)
+    server.thread.start()
     return server
 
 

@@ -63,6 +63,7 @@ from controller.model.names import (
 )
 from controller.model.nouns import ProcessFact
 from controller.model.states import ProcessState
+from controller.threads import new_thread
 
 CALL_TIMEOUT_S = 10.0
 #: A slot's leftovers are many small files at worst.
@@ -332,7 +333,7 @@ class SystemdRuntime:
 
     def watch(self, ring: Callable[[], None]) -> None:
         """Ring whenever a unit's last process has ended, from a daemon thread."""
-        threading.Thread(target=_watch_for_ever, args=(ring,), name="runtime watch", daemon=True).start()
+        new_thread("runtime watch", lambda: _watch_for_ever(ring)).start()
 
     # -- orders -------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import redis
 
 from controller.model.names import BELL_CHANNEL
+from controller.threads import new_thread
 
 RING_TIMEOUT_S = 0.2
 CONNECT_TIMEOUT_S = 1.0
@@ -61,7 +62,7 @@ class Bell:
     def listen(self, heard: Callable[[], None]) -> threading.Thread:
         """Call `heard` from a daemon thread at every ring, and after every reconnection, since rings may have been
         missed meanwhile."""
-        thread = threading.Thread(target=self._listen_for_ever, args=(heard,), name="bell", daemon=True)
+        thread = new_thread("bell", lambda: self._listen_for_ever(heard))
         thread.start()
         return thread
 

@@ -2,8 +2,8 @@
 
 One bounded thread per (activity, slot). A thread leaves its outcome on the host or in the store, never in memory, and
 rings the bell when it ends. An expected error ends it and is logged: what it did not do is seen, and begun again by a
-later tick. Any other is a bug, and a lost epoch is the end: it is kept, and the next tick raises it, so that the worker
-ends, is started again and observes.
+later tick. Any other is a bug, of these threads as of all others of the worker, and a lost epoch is the end: it is
+kept, and the next tick raises it, so that the worker ends, is started again and observes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from collections.abc import Callable
 from controller.effects.store import LostEpoch
 from controller.model.errors import OroborosError
 from controller.model.names import SlotName
+from controller.model.threads import Activity
+from controller.threads import new_thread
 
 #: Enough for every slot's checkout and database at once with the default slots; more wait for the next tick.
 THREADS_MAX = 12
 
 #: ("refresh", None) is the whole host's fetch and listing.
-Key = tuple[str, SlotName | None]
+Key = tuple[Activity, SlotName | None]
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class Background:
             if key in self._running or len(self._running) >= THREADS_MAX:
                 return False
             name = key[0] if key[1] is None else f"{key[0]} {key[1]}"
-            thread = threading.Thread(target=self._run, args=(key, work), name=name, daemon=True)
+            thread = new_thread(key[0], lambda: self._run(key, work), name=name)
             self._running[key] = thread
         thread.start()
         return True
@@ -55,14 +57,13 @@ class Background:
         if self._bug is not None:
             raise self._bug
 
-    def guard(self, work: Callable[[], None]) -> None:
-        """Run what another thread of the worker does for as long as it lives; the next tick raises what ended it."""
-        try:
-            work()
-        except BaseException as error:  # kept, and raised again by the next tick
-            log.exception("background: a thread ended by a bug", extra={"action": "background.bug"})
-            self._bug = error
-            self._ring()
+    def keep_bug(self, ended: threading.ExceptHookArgs) -> None:
+        """Keep what ended a thread of the worker, for the next tick to raise: the worker's `threading.excepthook`."""
+        name = "a thread" if ended.thread is None else ended.thread.name
+        error = ended.exc_value or ended.exc_type()
+        log.critical("worker: %s ended by a bug", name, exc_info=error, extra={"action": "thread.bug"})
+        self._bug = error
+        self._ring()
 
     def wait(self, *, timeout_s: float) -> None:
         """Wait until every thread ended, at most `timeout_s` in all; for a clean stop and for tests."""
@@ -78,9 +79,6 @@ class Background:
             log.warning("background: %s: %s", key, error, extra={"action": "background.failed"})
             if isinstance(error, LostEpoch):
                 self._bug = error
-        except BaseException as error:  # kept, and raised again by the next tick
-            log.exception("background: %s ended by a bug", key, extra={"action": "background.bug"})
-            self._bug = error
         finally:
             with self._lock:
                 self._running.pop(key, None)

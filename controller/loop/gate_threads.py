@@ -6,6 +6,7 @@ deadline, or when its run is cancelled.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +37,9 @@ from controller.model.errors import OroborosError
 from controller.model.names import Sha, SlotName
 from controller.model.nouns import ProcessFact, Verdict
 from controller.model.states import Outcome, ProcessState
+from controller.threads import new_thread
+
+log = logging.getLogger(__name__)
 
 THREADS_MAX = 32
 #: What a round of a gate takes beside its probe, at the most, as far as its deadline counts it.
@@ -102,7 +106,7 @@ class WatchOrder:
 
 
 #: ("gate" or "watch", slot, generation)
-Key = tuple[str, SlotName, int]
+Key = tuple[Literal["gate", "watch"], SlotName, int]
 
 
 class GateThreads:
@@ -128,12 +132,12 @@ class GateThreads:
 
     def start_gate(self, order: GateOrder) -> bool:
         """Begin a gate, unless it runs or too many threads do."""
-        key = ("gate", order.slot, order.generation)
+        key: Key = ("gate", order.slot, order.generation)
         return self._start(key, lambda cancelled: self._run_gate(order, cancelled))
 
     def start_watch(self, order: WatchOrder) -> bool:
         """Begin confirmation and window, unless they run or too many threads do."""
-        key = ("watch", order.slot, order.generation)
+        key: Key = ("watch", order.slot, order.generation)
         return self._start(key, lambda cancelled: self._run_watch(order, cancelled))
 
     def _start(self, key: Key, work: Callable[[threading.Event], None]) -> bool:
@@ -145,11 +149,14 @@ class GateThreads:
         def run() -> None:
             try:
                 work(cancelled)
+            except OroborosError as error:
+                # Without a verdict it is begun again.
+                log.warning("%s %s: %s", key[0], key[1], error, extra={"action": "gate.failed", "slot": key[1]})
             finally:
                 with self._lock:
                     self._running.pop(key, None)
 
-        threading.Thread(target=run, name=f"{key[0]} {key[1]} {key[2]}", daemon=True).start()
+        new_thread(key[0], run, name=f"{key[0]} {key[1]} {key[2]}").start()
         return True
 
     def _run_gate(self, order: GateOrder, cancelled: threading.Event) -> None:
@@ -216,7 +223,13 @@ def _explained(judgement: Judgement, instance: Instance | None) -> Judgement:
     """Add to a failure what the app said last, and which part was away."""
     if instance is None or judgement.outcome is not Outcome.FAIL:
         return judgement
-    return excused(with_log_line(judgement, instance.last_log_line()), instance.part_away())
+    line = ""
+    try:
+        line = instance.last_log_line()
+        return excused(with_log_line(judgement, line), instance.part_away())
+    except OroborosError as error:
+        log.warning("gate: a failure is not explained: %s", error, extra={"action": "gate.unexplained"})
+        return with_log_line(judgement, line)
 
 
 def probe_instance(order: GateOrder, *, at_s: float) -> Result:

@@ -17,12 +17,14 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 from controller.decisions.github.answers import AWAY, TOLD_TO_WAIT
 from controller.effects.store import Store, UnsentReport
 from controller.failpoints import failpoint
 from controller.model.errors import OroborosError, Stalled, Unavailable
 from controller.model.reports import Surface, WantedReport
+from controller.threads import new_thread
 
 RETRY_BASE_S = 1.0
 RETRY_CAP_S = 300.0
@@ -63,8 +65,7 @@ class Reporter:
         senders: Mapping[Surface, Sender],
         *,
         clock: Callable[[], datetime],
-        guard: Callable[[Callable[[], None]], None],
-        name: str = "reporter",
+        kind: Literal["reporter", "notifier"] = "reporter",
         attempts_max: int | None = None,
     ) -> None:
         self._store = store
@@ -79,7 +80,7 @@ class Reporter:
         self._started_at = clock()
         self._woken = threading.Event()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=guard, args=(self._run,), name=name, daemon=True)
+        self._thread = new_thread(kind, self._run)
 
     def start(self) -> None:
         """Begin to send."""

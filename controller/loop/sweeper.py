@@ -20,6 +20,7 @@ from controller.decisions.github.sweep import plan_sweep, sweep_since
 from controller.effects.github_identity import AppIdentity
 from controller.effects.store import LostEpoch, Store
 from controller.model.errors import OroborosError, Unavailable
+from controller.threads import new_thread
 
 #: A log that is longer is read so far; the rest is older.
 PAGES_MAX: Final = 100
@@ -37,14 +38,13 @@ class Sweeper:
         *,
         every_s: float,
         clock: Callable[[], datetime],
-        guard: Callable[[Callable[[], None]], None],
     ) -> None:
         self._store = store
         self._app = app
         self._every_s = every_s
         self._clock = clock
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=guard, args=(self._run,), name="sweeper", daemon=True)
+        self._thread = new_thread("sweeper", self._run)
 
     def start(self) -> None:
         """Begin to sweep."""

@@ -8,6 +8,7 @@ I4 slots and pull requests one to one, I6 the forge says what the store says, I7
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -24,10 +25,12 @@ import httpx
 import psycopg
 import pytest
 
+from controller.development.armed import FAILPOINT_FILE
 from controller.effects.mirror import Mirror
 from controller.effects.publish import verify_release
 from controller.model.names import Layout, Sha
-from tests.acceptance.conftest import WINDOW_S, World, open_world
+from controller.model.threads import LASTING
+from tests.acceptance.conftest import WINDOW_S, World, logs_of, open_world
 
 PUSH = (
     "step.before.BeginRun",
@@ -244,6 +247,42 @@ def test_a_commit_that_kills_the_worker_again_and_again_stalls_and_the_rest_goes
     world.author.push()
     world.await_serving(next_one)
     world.author.await_status(next_one, "success", says="live since")
+
+
+def break_at(world: World, kind: str) -> int:
+    """Have the worker run into a bug in the next thread of this kind; return which process that is.
+
+    Those that live as long as the worker begin with the next one, which is armed before it starts any."""
+    path, before = world.run / FAILPOINT_FILE, world.pids()["worker"]
+    order = json.dumps({"command": "worker", "name": f"thread.{kind}", "bug": True})
+    if kind in ("bell", "health", "reporter", "runtime watch"):
+        path.write_text(order)
+        world.kill("worker")
+    else:
+        world.arm(f"thread.{kind}", bug=True)
+    world.author.wait(lambda: not path.exists(), lambda: f"the worker is to arm a bug in {kind}")
+    return before
+
+
+#: These two need a receiver of notifications and a GitHub App: tests/forge breaks their loops.
+NOT_HERE = {"notifier", "sweeper"}
+
+
+@pytest.mark.parametrize("kind", ["gate", "refresh", *(kind for kind in LASTING if kind not in NOT_HERE)])
+def test_a_bug_in_a_thread_ends_the_worker_with_its_traceback_and_the_next_one_goes_on(world: World, kind: str) -> None:
+    told = f"ZeroDivisionError: a bug at thread.{kind}"
+    before = break_at(world, kind)
+    sha = world.release("ok", f"A bug in {kind} {time.monotonic_ns()}")
+    world.author.push()
+    if kind == "health request":
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.get(str(world.stack["worker_health"]), trust_env=False, timeout=5)
+    await_death(world, before)
+    world.author.wait(lambda: told in logs_of(world.root)["worker.log"], lambda: f"the worker is to end with {told}")
+
+    world.await_serving(sha)
+    world.author.await_status(sha, "success", says="live since")
+    assert f"{kind} ended by a bug" in logs_of(world.root)["worker.log"] or kind in ("gate", "watch")
 
 
 def deliver(world: World, count: int) -> set[str]:

@@ -69,7 +69,7 @@ class World:
     def restart(self) -> Reporter:
         """Begin to send with a new worker."""
         self.clock.now += timedelta(seconds=1)
-        return Reporter(self.store, self.senders(), clock=self.clock, guard=self.background.guard)
+        return Reporter(self.store, self.senders(), clock=self.clock)
 
     def want(self, *reports: WantedReport) -> None:
         self.clock.now += timedelta(seconds=1)
@@ -145,7 +145,7 @@ def world(ours: Ours, postgres_url: str, tmp_path: Path) -> Iterator[World]:
 
 
 def reporter_of(world: World, senders: Mapping[Surface, Sender]) -> Reporter:
-    return Reporter(world.store, senders, clock=world.clock, guard=world.background.guard)
+    return Reporter(world.store, senders, clock=world.clock)
 
 
 def drain(reporter: Reporter) -> None:
@@ -469,7 +469,7 @@ def test_t_g11_two_hundred_reports_arrive_at_a_strict_forge_without_one_violatio
     talking = Client(world.ours.forge.url, clock=clock, sleep=clock.sleep)
     forge = Forge(talking, REPOSITORY, identity)
     senders = forge_senders(forge, world.archive, app_id=world.ours.created.app_id)
-    reporter = Reporter(world.store, senders, clock=clock, guard=world.background.guard)
+    reporter = Reporter(world.store, senders, clock=clock)
     is_over = threading.Event()
     limited: list[Unavailable] = []
 
@@ -543,10 +543,12 @@ def test_a_bug_in_a_sender_is_kept_for_the_worker_to_end_by_and_is_not_met_again
         raise KeyError("a bug")
 
     world.want(status_of(world, "one", "live"))
-    reporter = reporter_of(world, {"status": stumble})
+    reporter, before = reporter_of(world, {"status": stumble}), threading.excepthook
+    threading.excepthook = world.background.keep_bug
     reporter.start()
     assert world.rung.wait(5)
     reporter.stop(timeout_s=5)
+    threading.excepthook = before
     with pytest.raises(KeyError):
         world.background.raise_bugs()
     assert not reporter_of(world, {"status": stumble}).send_next()

@@ -27,7 +27,7 @@ def store(postgres_url: str) -> Iterator[Store]:
 
 
 def sweeper(store: Store, ours: Ours) -> Sweeper:
-    return Sweeper(store, ours.identity(), every_s=300, clock=ours.clock, guard=Background(lambda: None).guard)
+    return Sweeper(store, ours.identity(), every_s=300, clock=ours.clock)
 
 
 def push_in_vain(ours: Ours, receiver: Receiver, count: int) -> list[str]:
@@ -107,11 +107,13 @@ def test_t_g2_one_that_the_forge_never_sends_again_holds_up_no_other(
 
 def test_a_bug_in_a_sweep_is_kept_for_the_worker_to_end_by(ours: Ours, store: Store) -> None:
     rung = threading.Event()
-    background = Background(rung.set)
-    running = Sweeper(store, ours.identity(), every_s=300, clock=broken_clock, guard=background.guard)
+    background, before = Background(rung.set), threading.excepthook
+    threading.excepthook = background.keep_bug
+    running = Sweeper(store, ours.identity(), every_s=300, clock=broken_clock)
     running.start()
     assert rung.wait(5)
     running.stop(timeout_s=5)
+    threading.excepthook = before
     with pytest.raises(ZeroDivisionError):
         background.raise_bugs()
 

@@ -2,65 +2,83 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from controller.decisions.host_units import WORKER_WATCHDOG_S
+from controller import failpoints
 from controller.effects.store import LostEpoch
 from controller.loop.background import Background
-from controller.loop.reconcile import ALIVE_EVERY_S, wait_alive
-from controller.model.errors import OroborosError, Unavailable
+from controller.model.errors import Unavailable
+from controller.model.threads import ACTIVITIES, Activity
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def run(error: BaseException) -> Background:
-    rung = threading.Event()
-    background = Background(rung.set)
+@pytest.fixture
+def background() -> Iterator[Background]:
+    """Threads as the worker has them: what they do not expect is kept."""
+    background, before = Background(lambda: None), threading.excepthook
+    threading.excepthook = background.keep_bug
+    yield background
+    threading.excepthook = before
+    failpoints.disarm()
 
+
+def run(background: Background, work: Callable[[], None], activity: Activity = "wipe") -> None:
+    """Run it, and wait until its thread is gone."""
+    before = set(threading.enumerate())
+    assert background.start((activity, None), work)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+
+
+def raising(error: BaseException) -> Callable[[], None]:
     def work() -> None:
         raise error
 
-    assert background.start(("wipe", None), work)
-    assert rung.wait(5)
-    return background
+    return work
 
 
-def test_an_expected_error_is_over_when_its_thread_is() -> None:
-    background = run(Unavailable("DatabaseAway", "the database does not answer"))
+def test_an_expected_error_is_over_when_its_thread_is(background: Background) -> None:
+    run(background, raising(Unavailable("DatabaseAway", "the database does not answer")))
 
     background.raise_bugs()
     assert background.running() == frozenset()
 
 
-@pytest.mark.parametrize("error", [LostEpoch("LostEpoch", "another worker"), KeyError("a bug")])
-def test_a_bug_and_a_lost_epoch_end_the_worker(error: BaseException) -> None:
-    with pytest.raises((OroborosError, KeyError)):
-        run(error).raise_bugs()
-
-
-def test_a_bug_of_another_thread_ends_the_worker_too() -> None:
-    rung = threading.Event()
-    background = Background(rung.set)
-
-    def work() -> None:
-        raise KeyError("a bug")
-
-    background.guard(work)
-
-    assert rung.is_set()
-    with pytest.raises(KeyError):
+@pytest.mark.parametrize("error", [LostEpoch("LostEpoch", "another worker"), KeyError("a bug"), SystemExit(3)])
+def test_a_bug_and_a_lost_epoch_end_the_worker(background: Background, error: BaseException) -> None:
+    run(background, raising(error))
+    with pytest.raises(type(error)):
         background.raise_bugs()
 
 
-def test_a_wait_that_is_longer_than_the_watchdog_says_again_and_again_that_the_worker_lives() -> None:
-    alive: list[None] = []
-    wait_alive(threading.Event(), 0.2, lambda: alive.append(None), every_s=0.02)
-    assert len(alive) >= 9
-    assert ALIVE_EVERY_S * 3 <= WORKER_WATCHDOG_S
+@pytest.mark.parametrize("activity", ACTIVITIES)
+def test_a_bug_in_whatever_runs_beside_the_ticks_is_raised_by_the_next_tick(
+    background: Background, activity: Activity, caplog: pytest.LogCaptureFixture
+) -> None:
+    failpoints.arm(f"thread.{activity}", raising(ZeroDivisionError(f"a bug in {activity}")))
+    run(background, lambda: None, activity)
+
+    with pytest.raises(ZeroDivisionError, match=activity):
+        background.raise_bugs()
+    assert f"{activity} ended by a bug" in caplog.text
+    assert "Traceback" in caplog.text
 
 
-def test_a_ring_ends_a_wait_at_once() -> None:
-    bell, alive = threading.Event(), list[None]()
-    bell.set()
-    wait_alive(bell, 3_600, lambda: alive.append(None))
-    assert alive == []
+def test_no_thread_of_the_worker_is_started_but_by_its_kind() -> None:
+    """Elsewhere a bug would end a thread in silence. A command's progress on a terminal is no thread of the worker."""
+    starts = re.compile(r"\b(Thread|Timer|start_new_thread)\(")
+    found = {
+        str(file.relative_to(CHECKOUT))
+        for folder in ("decisions", "effects", "loop", "doors")
+        for file in (CHECKOUT / "controller" / folder).rglob("*.py")
+        if starts.search(file.read_text())
+    }
+
+    assert found == {"controller/doors/tables.py"}
+    assert "Thread(" in (CHECKOUT / "controller" / "threads.py").read_text()

@@ -333,7 +333,7 @@ class RealWorld(FakeHost):
             clock=self.clock,
             health=Health(started_at=self.now),
         )
-        return reconciler, Reporter(self.store, senders, clock=self.clock, guard=background.guard)
+        return reconciler, Reporter(self.store, senders, clock=self.clock)
 
     def close(self) -> None:
         self.store.close()
