@@ -19,17 +19,20 @@ from pathlib import Path
 from typing import TypeAlias
 
 from controller.decisions import bounds
+from controller.decisions.assets import ASSET, DOTTED, HASHED_ASSET, HIDDEN
 from controller.decisions.health import HEALTH_PATH, PUBLIC_HEALTH_PATH, RESERVED_PATH, gate_path, release_path
 from controller.decisions.live_files import (
     ADDRESS_BESIDE_FILES_FILE,
     ADDRESS_FILE,
     ADDRESS_OF_ALL_FILE,
-    ROUTE_FILE,
+    FORMER_ROUTE_FILE,
+    FORMER_ROUTE_PATTERN,
     ROUTE_PATTERN,
+    ROUTES_FILE,
     check_value,
 )
 from controller.model.errors import ConfigInvalid
-from controller.model.names import Layout, SlotName, Topology, unit_instance
+from controller.model.names import MAIN, Layout, SlotName, Topology, unit_instance
 
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | bool | None"
 JsonObject: TypeAlias = Mapping[str, Json]
@@ -60,6 +63,16 @@ _CONTRACT_HEALTH: JsonObject = {"path": [HEALTH_PATH], "host": list(LOOPBACK_HOS
 _RESERVED: JsonObject = {"path": [RESERVED_PATH, f"{RESERVED_PATH}/*"]}
 _LIVE_RELEASE = "{http.regexp.live.release}"
 _INSTANCE_STATUS = "{http.reverse_proxy.status_code}"
+#: The page of a site that says that there is no such page, at the top of its files.
+NOT_FOUND_PAGE = "404.html"
+#: Browsers and caches keep a page, and ask at each use whether it is still the same.
+ASK_AGAIN, NEVER_ASK = "no-cache", "public, max-age=31536000, immutable"
+
+_PATH, _STATIC_ROOT, _PREVIOUS = (
+    "{http.request.uri.path}",
+    "{http.regexp.live.static_root}",
+    "{http.regexp.live.previous_static_root}",
+)
 _PORT = re.compile(r"[1-9][0-9]{0,4}\Z", re.ASCII)
 _LOOPBACK_URL = re.compile(r"http://127\.0\.0\.1:([0-9]{1,5})/?\Z", re.ASCII)
 _PUBLIC_URL = re.compile(r"(https?)://([a-z0-9-]+(?:\.[a-z0-9-]+)*(?::[1-9][0-9]{0,4})?)/?\Z", re.ASCII)
@@ -77,13 +90,6 @@ class Told:
     #: Scheme and authority of the slot's public URL, `https` and `app.example.com`; None: an instance is asked for its
     #: health under the name that the surface was asked by.
     public: tuple[str, str] | None = None
-
-
-def may_be_served(path: str) -> bool:
-    """Say whether a file of a static root is for visitors: neither hidden, but for `.well-known`, nor the recipe."""
-    *folders, name = path.split("/")
-    hidden = any(part.startswith(".") and part != ".well-known" for part in (*folders, name))
-    return not hidden and name != "deploy.toml"
 
 
 def surface_environment(topology: Topology, slot: SlotName, *, web_root: Path) -> dict[str, str]:
@@ -163,23 +169,41 @@ def render_surface(
     web_routes = [
         _route(
             _proxy(layout, slot, address_file=ADDRESS_OF_ALL_FILE),
-            match={**_is("instance", "yes"), "not": [_is_set("static_root")]},
+            match={**_is("instance", "yes"), **_is("static_root", "")},
         ),
-        _route(beside_files, match={**_is("instance", "yes"), "path": ["{http.regexp.live.prefix}*"]}),
-        _file_or_next("static_root"),
-        _file_or_next("previous_static_root"),
-        _fallback(),
+        # As the app sees it: Caddy's matchers of paths take capitals for small letters.
+        _route(
+            beside_files,
+            match={**_is("instance", "yes"), "expression": f"{_PATH}.startsWith({{http.regexp.live.prefix}})"},
+        ),
+        _route(
+            _subroute([*_hashed(), *_files(), _file_of_release_before(), _page_without_its_ending(), *_fallback()]),
+            match={"method": ["GET", "HEAD"], **_unless(_is("static_root", ""), _IS_HIDDEN)},
+            terminal=False,
+        ),
         _route(beside_files, match=_is("instance", "yes")),
-        # Static files only, and a method that files do not answer: 405 with Allow, or 404.
-        _route(_file_server("static_root"), match=_is_set("static_root")),
+        _route(
+            _answer(405, "Files answer GET and HEAD only.\n", headers={"Allow": ["GET, HEAD"]}),
+            match={
+                **_exists(_STATIC_ROOT, _PATH, f"{_PATH}/{INDEX_NAME}"),
+                **_unless({"method": ["GET", "HEAD"]}, _is("static_root", ""), _IS_HIDDEN),
+            },
+        ),
+        *_not_found(),
     ]
     backend_routes = [_route(_proxy(layout, slot, address_file=ADDRESS_FILE), match=_is("instance", "yes"))]
     free = _free(slot, told.web_root, our_pages)
     web = _slot_routes(layout, slot, told, free=free, then=web_routes)
     loopback = ("127.0.0.0/8",)
+    # The responder's answers come back through the web server.
+    marks: list[Json] = (
+        [{"handle": [{"handler": "headers", "response": {"deferred": True, "add": _marks(slot)}}]}]
+        if _marks(slot)
+        else []
+    )
     servers: dict[str, Json] = {
         "web": _server(
-            f"127.0.0.1:{told.web_port}", routes=web, errors=_surface_errors(slot), trusted_proxies=loopback
+            f"127.0.0.1:{told.web_port}", routes=[*marks, *web], errors=_surface_errors(slot), trusted_proxies=loopback
         ),
         # Only this surface dials it, so only its own user may: a request from there is believed about who sent it.
         "responder": _server(
@@ -204,8 +228,11 @@ def _slot_routes(
     layout: Layout, slot: SlotName, told: Told, *, free: Sequence[Json], then: Sequence[Json]
 ) -> list[Json]:
     """Return the routes that read `live` once and answer for a slot that does not serve; `then` serve the rest."""
-    route_file = layout.live(slot) / ROUTE_FILE
     unknown = _state_of(slot, "unknown", healthy=False)
+
+    def read(file: str, pattern: str) -> JsonObject:
+        return {"vars_regexp": {f"{{file.{layout.live(slot) / file}}}": {"name": "live", "pattern": pattern}}}
+
     serving: list[Json] = [
         {"handle": [_log("release"), _log("generation")]},
         _route(_subroute(_health(layout, slot, told, names_release=True)), match=_CONTRACT_HEALTH),
@@ -223,10 +250,11 @@ def _slot_routes(
                 _body_limit(bounds.APP_BODY_BYTES_MAX),
             ]
         },
-        _route(
-            _subroute(serving),
-            match={"vars_regexp": {f"{{file.{route_file}}}": {"name": "live", "pattern": ROUTE_PATTERN}}},
-        ),
+        {
+            "match": [read(ROUTES_FILE, ROUTE_PATTERN), read(FORMER_ROUTE_FILE, FORMER_ROUTE_PATTERN)],
+            "handle": [_subroute(serving)],
+            "terminal": True,
+        },
         _route(_json_answer(503, unknown), match=_CONTRACT_HEALTH),
         _route(_json_answer(503, unknown, headers={SURFACE_HEADER: [slot]}), match=_RESERVED),
         _route(
@@ -324,7 +352,10 @@ def _surface_errors(slot: SlotName) -> list[Json]:
     public = _state_of(slot, "live", healthy=False)
     away: JsonObject = {SURFACE_HEADER: [slot], INSTANCE_HEADER: ["away"]}
     message = f"{{http.error.status_code}}: {slot} does not answer right now.\n"
+    # What a file's answer would have said of itself is not true of an error's.
+    headers: JsonObject = {"delete": ["Etag", "Last-Modified"], "set": {"Cache-Control": ["no-store"], **_marks(slot)}}
     return [
+        _route({"handler": "headers", "response": headers}, terminal=False),
         _route(_json_answer(503, failing), match=_CONTRACT_HEALTH),
         _route(_json_answer(503, public, headers=away), match=_RESERVED),
         _route(_answer(404, "Not found.\n"), match={"vars": {"{http.error.status_code}": ["404"]}}),
@@ -336,29 +367,175 @@ def _surface_errors(slot: SlotName) -> list[Json]:
     ]
 
 
-def _file_or_next(root: str) -> Json:
-    """Return the route that answers with a file of `root` if there is one, and else hands on."""
+def _marks(slot: SlotName) -> JsonObject:
+    """Return what every answer of a slot says to search engines: a preview is not to be found in them."""
+    return {} if slot == MAIN else {"X-Robots-Tag": ["noindex"]}
+
+
+def _hashed() -> list[Json]:
+    """Return the routes that note in `hashed` whether the path is of an asset whose name has a hash of its content."""
+    noted: Json = {"handler": "vars", "hashed": "yes"}
+    by_policy = f"{{http.regexp.live.assets}} != '' && {_PATH}.matches({{http.regexp.live.assets}})"
+    return [
+        _route(noted, match={**_is("assets", ""), "path_regexp": {"pattern": HASHED_ASSET}}, terminal=False),
+        _route(noted, match={"expression": by_policy}, terminal=False),
+    ]
+
+
+def _files() -> list[Json]:
+    """Return the routes that answer with a file of the release, or lead to the one address that it has."""
+    ends_with_slash: JsonObject = {"path_regexp": {"pattern": "/$"}}
+    file = _exists(_STATIC_ROOT, _PATH)
+    return [
+        _route(
+            _subroute(
+                [
+                    _redirect(rf"(?P<at>(?:[^?]*/)?){re.escape(INDEX_NAME)}", "/{http.regexp.uri.at}"),
+                    _route(*_serve(_STATIC_ROOT, NEVER_ASK), match={"vars": {"hashed": ["yes"]}}),
+                    _route(*_serve(_STATIC_ROOT, ASK_AGAIN)),
+                ]
+            ),
+            match={**file, **_unless(ends_with_slash)},
+        ),
+        _route(
+            _subroute(
+                [
+                    _route(*_serve(_STATIC_ROOT, ASK_AGAIN), match=ends_with_slash),
+                    _redirect("(?P<at>[^?]*)", "/{http.regexp.uri.at}/"),
+                ]
+            ),
+            match=_exists(_STATIC_ROOT, f"{_PATH}/{INDEX_NAME}"),
+        ),
+        _route(
+            _subroute(
+                [
+                    _route(
+                        _subroute([_redirect("(?P<at>[^?]*?)/+", "/{http.regexp.uri.at}")]),
+                        match=_exists(_STATIC_ROOT, "{http.regexp.slashed.file}"),
+                    )
+                ]
+            ),
+            match={"vars_regexp": {_PATH: {"name": "slashed", "pattern": "^(?P<file>.*[^/])/+$"}}},
+            terminal=False,
+        ),
+    ]
+
+
+def _file_of_release_before() -> Json:
+    """Return the route for pages that are still open: hashed assets of the release before, for minutes. The surface
+    looks at the clock itself, so that they end when the worker is away too."""
+    in_time = "{http.regexp.live.previous_until} != '' && int({time.now.unix}) < int({http.regexp.live.previous_until})"
     return _route(
-        _file_server(root, pass_thru=True), match={**_is_set(root), "method": ["GET", "HEAD"]}, terminal=False
+        _subroute([_route(*_serve(_PREVIOUS, ASK_AGAIN), match=_exists(_PREVIOUS, _PATH))]),
+        match={"vars": {"hashed": ["yes"]}, "expression": in_time, **_is_set("previous_static_root")},
+        terminal=False,
     )
 
 
-def _fallback() -> Json:
+def _page_without_its_ending() -> Json:
+    """Return the route of `/about`, where `about.html` is a file and no instance answers."""
     return _route(
-        {"handler": "rewrite", "uri": "{http.regexp.live.fallback}"},
-        _file_server("static_root"),
-        match={"method": ["GET", "HEAD"], "not": [_is("static_root", ""), _is("fallback", "")]},
+        {"handler": "rewrite", "uri": f"{_PATH}.html"},
+        *_serve(_STATIC_ROOT, ASK_AGAIN),
+        match={
+            **_exists(_STATIC_ROOT, f"{_PATH}.html"),
+            **_unless({"path_regexp": {"pattern": "/$"}}, _is("instance", "yes")),
+        },
     )
 
 
-def _file_server(root: str, *, pass_thru: bool = False) -> Json:
-    # An empty root would mean Caddy's working directory: every route with one matches `_is_set` first.
-    return {
-        "handler": "file_server",
-        "root": f"{{http.regexp.live.{root}}}",
-        "index_names": [INDEX_NAME],
-        "pass_thru": pass_thru,
+def _fallback() -> list[Json]:
+    """Return the routes of a release with a fallback: its page for what may be one of the app's pages, else 404.
+
+    What a page loads is no page: with one in its place, scripts and styles would fail for no reason that shows."""
+    page = [{"handler": "rewrite", "uri": "{http.regexp.live.fallback}"}, *_serve(_STATIC_ROOT, ASK_AGAIN)]
+    has_one = _is_set("fallback")
+    varies: Json = {"handler": "headers", "response": {"add": {"Vary": ["Accept"]}}}
+    refuses_pages: JsonObject = {
+        "header": {"Accept": ["*"]},
+        **_unless({"header_regexp": {"Accept": {"pattern": r"(?i)text/html|text/\*|\*/\*|application/xhtml"}}}),
     }
+    wants_page: JsonObject = {"header_regexp": {"Accept": {"pattern": "(?i)text/html"}}}
+    asset, dotted = ({"path_regexp": {"pattern": pattern}} for pattern in (ASSET, DOTTED))
+    is_not_found_page: JsonObject = {
+        "vars_regexp": {"{http.regexp.live.fallback}": {"pattern": f"/{re.escape(NOT_FOUND_PAGE)}$"}}
+    }
+    routes: list[Json] = [
+        _route(*_page_of_404("{http.regexp.live.fallback}"), match=is_not_found_page),
+        _route(varies, terminal=False),
+        {
+            "match": [_unless(asset, dotted, refuses_pages), {**wants_page, **_unless(asset)}],
+            "handle": page,
+            "terminal": True,
+        },
+        *_not_found(),
+    ]
+    return [_route(_subroute(routes), match=has_one)]
+
+
+def _not_found() -> list[Json]:
+    own = _exists(_STATIC_ROOT, f"/{NOT_FOUND_PAGE}")
+    own = {**own, "method": ["GET", "HEAD"], **_is_set("static_root")}
+    return [
+        _route(*_page_of_404(f"/{NOT_FOUND_PAGE}"), match=own),
+        _route(_answer(404, "Not found.\n", headers={"Cache-Control": [ASK_AGAIN]})),
+    ]
+
+
+def _page_of_404(path: str) -> list[Json]:
+    return [
+        # Always the whole page: half of one, or "not modified", would be no answer with 404.
+        {
+            "handler": "headers",
+            "request": {"delete": ["If-*", "Range"]},
+            "response": {"deferred": True, "set": {"Cache-Control": [ASK_AGAIN]}, "delete": ["Etag", "Last-Modified"]},
+        },
+        {"handler": "rewrite", "uri": path},
+        {**_file_server(_STATIC_ROOT), "status_code": "404"},
+    ]
+
+
+def _serve(root: str, cache: str) -> list[Json]:
+    """Return the handlers that answer with the file at the path.
+
+    What was had before counts by its entity tag alone, which is the release's: by a file's time, which a build may set
+    and a revert sets back, a client would keep what is gone."""
+    tag = "{http.regexp.live.content}"
+    if root == _PREVIOUS:
+        tag += "-{http.regexp.live.generation}"
+    by_date = {"header_regexp": {"If-Range": {"pattern": '^[^"]'}}}
+    forget_part: Json = {"handler": "headers", "request": {"delete": ["Range", "If-Range"]}}
+    return [
+        _subroute([_route(forget_part, match=by_date, terminal=False)]),
+        {
+            "handler": "headers",
+            "request": {"delete": ["If-Modified-Since", "If-Unmodified-Since"]},
+            "response": {"set": {"Etag": [f'"{tag}"'], "Cache-Control": [cache]}},
+        },
+        {"handler": "headers", "response": {"deferred": True, "delete": ["Last-Modified"]}},
+        _file_server(root),
+    ]
+
+
+def _redirect(at: str, to: str) -> Json:
+    """Return the route that leads on from what the address before its query matches, to `to` with the same query.
+
+    From what was asked for, not from the path that it means: `#`, `%` and `?` in names stay as they were written."""
+    headers: JsonObject = {"Location": [f"{to}{{http.regexp.uri.query}}"], "Cache-Control": [ASK_AGAIN]}
+    return _route(
+        {"handler": "static_response", "status_code": 308, "headers": headers},
+        # One slash at its beginning: with two, what follows would be a host.
+        match={"vars_regexp": {"{http.request.uri}": {"name": "uri", "pattern": rf"^/*{at}(?P<query>\?.*)?$"}}},
+    )
+
+
+def _exists(root: str, *paths: str) -> dict[str, Json]:
+    return {"file": {"root": root, "try_files": list(paths)}}
+
+
+def _file_server(root: str) -> dict[str, Json]:
+    # An empty root would mean Caddy's working directory: every route with one knows that it is set.
+    return {"handler": "file_server", "root": root, "index_names": [INDEX_NAME], "canonical_uris": False}
 
 
 def _proxy(layout: Layout, slot: SlotName, *, address_file: str) -> Json:
@@ -388,7 +565,15 @@ def _is(field: str, value: str) -> dict[str, Json]:
 
 
 def _is_set(field: str) -> dict[str, Json]:
-    return {"not": [_is(field, "")]}
+    return _unless(_is(field, ""))
+
+
+def _unless(*matches: JsonObject) -> dict[str, Json]:
+    """Return the match of what none of these matches. One a set: a second would take its place."""
+    return {"not": list(matches)}
+
+
+_IS_HIDDEN: JsonObject = {"path_regexp": {"pattern": HIDDEN}}
 
 
 def _free(slot: SlotName, *folders: Path | None) -> list[Json]:

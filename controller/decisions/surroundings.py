@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from controller.decisions.assets import leaves_assets
 from controller.model.config import Recipe
 from controller.model.names import MAIN, Colour, Layout, Sha, SlotName, Topology
 from controller.model.nouns import Live, Run
@@ -105,7 +106,9 @@ def live_for(
         address=address,
         static_root=static_root,
         # A page that is still open in a browser asks for the old release's hashed assets; another tenant's never.
-        previous_static_root=previous.static_root if previous is not None and same_tenant else None,
+        previous_static_root=(
+            previous.static_root if previous is not None and same_tenant and leaves_assets(run) else None
+        ),
         fallback=recipe.web.fallback if recipe.web is not None else None,
         api_prefix="/" if recipe.web is None else (recipe.api.prefix if recipe.api is not None else "/"),
         health_path=recipe.gate.path,

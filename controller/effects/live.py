@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -28,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from controller.decisions.live_files import ROUTE_FILE, parse_live, render_addresses, render_route
+from controller.decisions.live_files import Assets, parse_live, render_addresses, render_routes
 from controller.failpoints import failpoint
 from controller.model.errors import Stalled, Unavailable, Waiting
 from controller.model.names import Layout, Sha, SlotName, parse_sha
@@ -39,6 +40,9 @@ LIVE_FILE: Final = "live.json"
 #: For readers, and for a window that fails: the run it goes back to may lie a burst of pushes behind.
 VERSIONS_KEPT: Final = 64
 _LOCK_POLL_S: Final = 0.005
+#: Nothing of the release before answers any more.
+NO_ASSETS: Final = Assets()
+CONTENT_DIGITS: Final = 20
 
 
 class SlotLock:
@@ -88,7 +92,7 @@ class SlotLock:
             raise RuntimeError(f"{self!r} does not allow to change {slot}")
 
 
-def write_live(layout: Layout, live: Live, *, held: SlotLock) -> None:
+def write_live(layout: Layout, live: Live, *, held: SlotLock, assets: Assets = NO_ASSETS) -> None:
     """Make the slot serve `live`: once this returns, every request that begins does, also after a power cut.
 
     Safe to repeat: each call writes a folder of its own and the same content replaces itself. ConfigInvalid, with
@@ -98,7 +102,7 @@ def write_live(layout: Layout, live: Live, *, held: SlotLock) -> None:
     if live.state == "live" and live.address is None and live.static_root is None:
         raise ValueError(f"{live.slot}: a live release has an instance, or static files, or both")
     files = {
-        ROUTE_FILE: render_route(live),
+        **render_routes(live, assets, content=_content(live)),
         **render_addresses(layout, live),
         LIVE_FILE: json.dumps(dataclasses.asdict(live), indent=1, sort_keys=True),
     }
@@ -122,6 +126,21 @@ def write_live(layout: Layout, live: Live, *, held: SlotLock) -> None:
         raise Unavailable(
             "LiveNotWritten", f"{live.slot}: what it serves could not be written: {error.strerror or error}"
         ) from error
+
+
+def _content(live: Live) -> str:
+    """Return a word that is another one for other files: of the folder's path and of the folder itself.
+
+    Not of times and sizes of files, which a build may set. A release at its path, and a sealed build, never change; a
+    build that was made anew lies in a new folder."""
+    if live.static_root is None:
+        return str(live.generation)
+    try:
+        status = os.stat(live.static_root)
+        itself = f"{status.st_dev}-{status.st_ino}-{status.st_ctime_ns}"
+    except OSError:
+        itself = str(live.generation)
+    return hashlib.sha256(f"{live.static_root}\n{itself}".encode()).hexdigest()[:CONTENT_DIGITS]
 
 
 def read_live(layout: Layout, slot: SlotName) -> Live | None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from controller.decisions.surfaces import INDEX_NAME, may_be_served
+from controller.decisions.assets import may_be_served
+from controller.decisions.surfaces import INDEX_NAME
 
 #: How many files are compared.
 SAMPLES_MAX = 3

@@ -26,6 +26,7 @@ from controller.decisions.drift import (
 )
 from controller.decisions.explain import end_of_run
 from controller.decisions.holds import describe_held, held_run
+from controller.decisions.live_files import assets_of
 from controller.decisions.order import is_following, is_head_to_be_asked
 from controller.decisions.surroundings import (
     app_environment_file,
@@ -161,7 +162,7 @@ class Hands:
             case s.StartWatch():
                 self._start_watch(step, observed.slot(step.slot), now)
             case s.SwitchBack():
-                self._switch_back(step, now)
+                self._switch_back(step, observed, now)
             case s.FreeSlot():
                 self._free(step)
             case s.RepairCurrent():
@@ -788,7 +789,8 @@ class Hands:
                 if recipe.web is not None:
                     self.runtime.open_to_surface(base)
                 live = live_for(run, recipe, topology=self.topology, layout=self.layout, base=base, previous=previous)
-                write_live(self.layout, live, held=held)
+                assets = assets_of(observed.policy.retention, now=self.clock())
+                write_live(self.layout, live, held=held, assets=assets)
             point_current(self.layout, step.slot, run.release, held=held)
         self.store.record_step(step.generation, "switched", began_at=now, ended_at=self.clock())
 
@@ -816,7 +818,7 @@ class Hands:
         )
         self.runtime.start_judge()
 
-    def _switch_back(self, step: s.SwitchBack, now: datetime) -> None:
+    def _switch_back(self, step: s.SwitchBack, observed: Observed, now: datetime) -> None:
         with SlotLock(self.layout, step.slot) as held:
             self.store.check_may_switch(step.generation)
             back = read_live_version(self.layout, step.slot, step.fallback)
@@ -824,7 +826,8 @@ class Hands:
                 raise Stalled("FallbackGone", f"{step.slot}: what run {step.fallback} served is no longer on the disk")
             present = read_live(self.layout, step.slot)
             if present is None or present.generation != step.fallback:
-                write_live(self.layout, replace(back, previous_static_root=None), held=held)
+                assets = replace(assets_of(observed.policy.retention, now=now), until=None)
+                write_live(self.layout, replace(back, previous_static_root=None), held=held, assets=assets)
             point_current(self.layout, step.slot, back.release, held=held)
         if self.topology.control_plane == "current" and step.slot == MAIN:
             self.runtime.restart_control_plane()

@@ -193,6 +193,10 @@ class Retention:
     audit_days: int = 365
     #: Daily summaries.
     summaries: int = 90
+    #: For how long after a switch the release before answers for its hashed assets; 0: not at all.
+    assets_s: float = 600.0
+    #: Globs of static files whose names have a hash of their content; None: the names that bundlers make.
+    assets: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -256,6 +256,8 @@ JobS = Annotated[float, BeforeValidator(_seconds), Field(ge=1, le=3_600)]
 WindowS = Annotated[float, BeforeValidator(_seconds), Field(ge=1, le=3_600)]
 # Below a twentieth of a second a request that waits in the old instance's queue could be lost.
 DrainS = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=300)]
+# Pages that are still open are for minutes.
+AssetsS = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=3_600)]
 LeaseS = Annotated[float, BeforeValidator(_seconds), Field(ge=60, le=365 * 86_400)]
 Memory = Annotated[int, BeforeValidator(_size), Field(strict=True, ge=64 << 20)]
 Tasks = Annotated[StrictInt, Field(ge=16, le=32_768)]
@@ -384,6 +386,9 @@ class _Retention(Table):
     runs_keep: Annotated[StrictInt, Field(ge=20, le=10_000)] = 50
     audit_days: Days = 365
     summaries: Annotated[StrictInt, Field(ge=1, le=3_650)] = 90
+    assets_s: AssetsS = 600.0
+    # Each request is matched against all of them.
+    assets: Annotated[Globs, Field(max_length=20)] | None = None
 
 
 class _Permissions(Table):

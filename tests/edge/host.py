@@ -10,9 +10,11 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from controller.decisions.edge import edge_listens, render_edge
+from controller.decisions.live_files import Assets
 from controller.decisions.surfaces import (
     read_surface_environment,
     render_surface,
@@ -20,11 +22,13 @@ from controller.decisions.surfaces import (
     surface_listens,
 )
 from controller.development.parts import Part, PartSpec, listens_at, prepare_caddy
-from controller.effects.live import SlotLock, write_live
+from controller.effects.live import NO_ASSETS, SlotLock, write_live
 from controller.model.names import Colour, Layout, Sha, SlotName, Topology, TreeId
 from controller.model.nouns import Live
 
 RELEASE = Sha("a" * 40)
+#: The release before still answers for its hashed assets.
+IN_TIME = Assets(until=datetime(2999, 1, 1, tzinfo=UTC))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +109,9 @@ class Host:
         )
         return self.closing.enter_context(Part(spec)), address
 
-    def switch(self, live: Live) -> None:
+    def switch(self, live: Live, *, assets: Assets = NO_ASSETS) -> None:
         with SlotLock(self.layout, live.slot) as held:
-            write_live(self.layout, live, held=held)
+            write_live(self.layout, live, held=held, assets=assets)
 
     def serve(
         self,
@@ -116,6 +120,7 @@ class Host:
         address: str | None = None,
         static_root: Path | None = None,
         previous: Path | None = None,
+        assets: Assets = IN_TIME,
         fallback: str | None = None,
         api_prefix: str = "/",
         health_path: str = "/",
@@ -136,7 +141,8 @@ class Host:
                 api_prefix=api_prefix,
                 health_path=health_path,
                 health_status=health_status,
-            )
+            ),
+            assets=assets,
         )
 
     def files(self, name: str, **contents: str) -> Path:

@@ -228,7 +228,7 @@ def test_a_live_of_before_the_status_was_kept_goes_on_serving(main: Host) -> Non
         fields = json.loads((live / "live.json").read_text())
         del fields["health_status"]
         (live / "live.json").write_text(json.dumps(fields))
-        (live / "route").write_text((live / "route").read_text().removesuffix("\t"))
+        (live / "routes").unlink()
         assert state(main)[0] == healthy
         assert main.web(MAIN, "/page").body == "one"
         before = read_live(main.layout, MAIN)
@@ -263,25 +263,26 @@ def test_files_only_are_healthy_by_themselves_and_answer_nothing_but_files(main:
     assert main.ask("/", port=main.topology.ports.backend(MAIN)).status == 404
 
 
-def test_what_answers_is_prefix_then_file_then_previous_file_then_fallback_then_instance(main: Host) -> None:
+def test_what_answers_is_prefix_then_file_then_previous_asset_then_fallback_then_instance(main: Host) -> None:
     _, address = main.instance(MAIN, "a", name="instance")
-    old = main.files("old", index_html="old home", app_1_js="old asset", api__x="never")
-    new = main.files("new", index_html="home", app_2_js="asset", api__x="never", dir__page="page")
+    old = main.files("old", index_html="old home", app_1f2e3d4c_js="old asset", api__x="never")
+    new = main.files("new", index_html="home", app_2f3e4d5c_js="asset", api__x="never", dir__page="page")
+    asset, old_asset = "/app.2f3e4d5c.js", "/app.1f2e3d4c.js"
 
     def bodies(*paths: str) -> list[str]:
         return [main.web(MAIN, path).body for path in paths]
 
     main.serve(MAIN, address=address, static_root=new, previous=old, api_prefix="/api/")
-    assert bodies("/", "/app.2.js", "/app.1.js", "/api/x", "/else", "/dir/", "/dir/page") == [
+    assert bodies("/", asset, old_asset, "/api/x", "/else", "/dir/", "/dir/page") == [
         *("home", "asset", "old asset", "instance", "instance", "instance", "page")
     ]
     main.serve(MAIN, address=address, static_root=new, previous=old, api_prefix="/api/", fallback="index.html")
-    assert bodies("/app.1.js", "/else/deep?x=1", "/api/else") == ["old asset", "home", "instance"]
+    assert bodies(old_asset, "/else/deep?x=1", "/api/else") == ["old asset", "home", "instance"]
     assert main.web(MAIN, "/", method="POST", body=b"1").body == "instance"
     main.serve(MAIN, static_root=new, fallback="index.html", api_prefix="/api/")
     assert bodies("/api/x", "/api/else") == ["never", "home"]
     main.serve(MAIN, address=address)
-    assert bodies("/", "/app.2.js") == ["instance", "instance"]
+    assert bodies("/", asset) == ["instance", "instance"]
 
 
 def test_proof_is_stripped_from_requests_and_never_added_to_answers(main: Host) -> None:
