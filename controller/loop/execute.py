@@ -25,6 +25,7 @@ from controller.decisions.drift import (
     release_subject,
 )
 from controller.decisions.explain import end_of_run
+from controller.decisions.gates import Judgement
 from controller.decisions.holds import describe_held, held_run
 from controller.decisions.live_files import assets_of
 from controller.decisions.order import is_following, is_head_to_be_asked
@@ -50,7 +51,7 @@ from controller.effects.publish import (
     verify_release,
 )
 from controller.effects.runtime import ProcessSpec, Runtime
-from controller.effects.static_files import StaticSample, sample_static_files
+from controller.effects.static_files import StaticSample, describe_pointers, sample_static_files
 from controller.effects.store import Store
 from controller.failpoints import failpoint
 from controller.loop.background import Background
@@ -154,7 +155,7 @@ class Hands:
             case s.StopUnit():
                 self.runtime.stop(step.unit, step.generation, grace_s=self._grace_s(step, observed))
             case s.StartGate():
-                self._start_gate(step, observed.slot(step.slot))
+                self._start_gate(step, observed)
             case s.Switch():
                 self._switch(step, observed, now)
             case s.HandOver():
@@ -638,8 +639,26 @@ class Hands:
             return StaticSample()
         return sample_static_files(self._base(run, recipe) / recipe.web.static, called=recipe.web.static)
 
-    def _start_gate(self, step: s.StartGate, slot: SlotObserved) -> None:
-        run, recipe = _run_and_recipe(slot)
+    def _objection(self, run: Run, recipe: Recipe, limits: TreeLimits) -> Judgement | None:
+        """Return what speaks against a release that no probe sees: pointers of Git LFS in place of files."""
+        if limits.lfs_pointers == "allow":
+            return None
+        base, called = self._base(run, recipe), recipe.web.static if recipe.web is not None else ""
+        found = describe_pointers(
+            static=base / called if recipe.web is not None else None,
+            called=called,
+            started=base if recipe.api is not None else None,
+            tree=self.layout.release(run.release),
+        )
+        if not found:
+            return None
+        return Judgement(
+            outcome=Outcome.FAIL, reason="LfsPointers", message=f"Git LFS has not put its files in: {found}"
+        )
+
+    def _start_gate(self, step: s.StartGate, observed: Observed) -> None:
+        run, recipe = _run_and_recipe(observed.slot(step.slot))
+        limits = observed.policy.limits
         instance = self._instance(run, recipe)
         if recipe.build is None:
             self.background.start(("links", step.slot), lambda: self._check_links(run))
@@ -652,28 +671,35 @@ class Hands:
                     gate=recipe.gate,
                     instance=instance,
                     url=self.topology.url(step.slot),
+                    objection=lambda: self._objection(run, recipe, limits),
                     before_pass=lambda: self._ask_for_head(run),
                 )
             )
             return
         # Static files only: nothing runs that could be asked before the switch. That they are git's bytes was made
         # sure when they were published, and is looked at once more here; the window asks for them by URL.
-        self.background.start(("gate", step.slot), lambda: self._judge_static(run, recipe))
+        self.background.start(("gate", step.slot), lambda: self._judge_static(run, recipe, limits))
 
-    def _judge_static(self, run: Run, recipe: Recipe) -> None:
+    def _judge_static(self, run: Run, recipe: Recipe, limits: TreeLimits) -> None:
         began_at = self.clock()
         sample = self._static_files(run, recipe)
+        judgement = Judgement(outcome=Outcome.PASS)
+        if not sample.files:
+            judgement = Judgement(
+                outcome=Outcome.FAIL, reason="NoStaticFiles", message=f"[web] static: {sample.problem}"
+            )
+        judgement = (self._objection(run, recipe, limits) if sample.files else None) or judgement
         took_s = (self.clock() - began_at).total_seconds()
-        if sample.files:
+        if judgement.outcome is Outcome.PASS:
             self._ask_for_head(run)
         verdict = Verdict(
             kind="gate",
             slot=run.slot,
             generation=run.generation,
             release=run.release,
-            outcome=Outcome.PASS if sample.files else Outcome.FAIL,
-            reason="" if sample.files else "NoStaticFiles",
-            message="" if sample.files else f"[web] static: {sample.problem}",
+            outcome=judgement.outcome,
+            reason=judgement.reason,
+            message=judgement.message,
         )
         self.record_verdict(verdict, "static", took_s)
 

@@ -54,6 +54,10 @@ def _nothing_to_do() -> None:
     """Do nothing."""
 
 
+def _nothing_against_it() -> Judgement | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """A running instance, as a probe needs to know it."""
@@ -83,6 +87,8 @@ class GateOrder:
     instance: Instance
     #: The slot's public URL: a gate asks as a visitor to it does, and so does the window.
     url: str
+    #: Called when every probe passed: what no probe sees, and speaks against the release all the same.
+    objection: Callable[[], Judgement | None] = _nothing_against_it
     #: Called when it passed, before anybody is told: what must be found out right before a switch.
     before_pass: Callable[[], None] = _nothing_to_do
 
@@ -168,6 +174,8 @@ class GateThreads:
             results.append(result)
             del results[:-RESULTS_KEPT]
             judgement = judge_gate(results, order.gate, now_s=awake.elapsed_s())
+            if judgement.outcome is Outcome.PASS:
+                judgement = order.objection() or judgement
             if judgement.outcome is not Outcome.PENDING:
                 took_s, has_passed = time.monotonic() - began, judgement.outcome is Outcome.PASS
                 if has_passed:

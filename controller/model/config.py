@@ -221,6 +221,8 @@ class TreeLimits:
     depth_max: int = 64
     name_bytes_max: int = 255
     path_bytes_max: int = 3_000
+    #: What is done about a file that is only a pointer of Git LFS where it is served or beside a process.
+    lfs_pointers: Literal["refuse", "allow"] = "refuse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -404,6 +404,7 @@ class _Limits(Table):
     depth_max: Annotated[StrictInt, Field(ge=1, le=256)] = 64
     name_bytes_max: Annotated[StrictInt, Field(ge=1, le=255)] = 255
     path_bytes_max: Annotated[StrictInt, Field(ge=1, le=4_000)] = 3_000
+    lfs_pointers: Literal["refuse", "allow"] = "refuse"
 
 
 class _File(Table):

@@ -82,6 +82,21 @@ def test_a_build_serves_what_it_made_and_a_revert_serves_it_again_without_buildi
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_what_a_build_took_from_pointers_of_git_lfs_never_goes_live(world: World) -> None:
+    clone = world.author.clone
+    (clone / "deploy.toml").write_text(BUILD)
+    (clone / "page.txt").write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 3000\n")
+    sha = world.author.commit("Build a pointer")
+    world.author.push()
+    world.author.await_status(sha, "failure", says="LfsPointers: Git LFS has not put its files in: public/built.txt")
+    (clone / "deploy.toml").write_text(BUILD + '[limits]\nlfs_pointers = "allow"\n')
+    sha = world.author.commit("Let pointers be")
+    world.author.push()
+
+    world.author.await_status(sha, "success", says="live since")
+    assert built(world).startswith(b"version https://git-lfs")
+
+
 def test_a_changed_value_reaches_what_a_build_made(world: World) -> None:
     values = world.root / "etc" / "app-main.env"
     command = 'command = ["sh", "-c", "mkdir public; echo $WORD >public/built.txt"]'

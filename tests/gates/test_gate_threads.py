@@ -18,8 +18,9 @@ from typing import Literal
 
 import pytest
 
+from controller.decisions.gates import Judgement
 from controller.effects.probe import ask, strangers_at
-from controller.effects.static_files import COMPARED_BYTES_MAX, StaticFile, sample_static_files
+from controller.effects.static_files import COMPARED_BYTES_MAX, StaticFile, describe_pointers, sample_static_files
 from controller.loop.gate_threads import (
     GateOrder,
     GateThreads,
@@ -124,7 +125,11 @@ def gate_order(instance: Instance, gate: Gate, *, url: str = URL) -> GateOrder:
 
 
 def judge(
-    instance: Instance, gate: Gate = GATE, *, before_pass: Callable[[], None] = lambda: None
+    instance: Instance,
+    gate: Gate = GATE,
+    *,
+    objection: Callable[[], Judgement | None] = lambda: None,
+    before_pass: Callable[[], None] = lambda: None,
 ) -> tuple[Verdict, str]:
     """Run one gate to its end."""
     told: list[tuple[Verdict, str]] = []
@@ -136,7 +141,7 @@ def judge(
         told.append((verdict, proof))
         ended.set()
 
-    order = replace(gate_order(instance, gate), before_pass=before_pass)
+    order = replace(gate_order(instance, gate), objection=objection, before_pass=before_pass)
     assert GateThreads(record).start_gate(order)
     assert ended.wait(15)
     return told[0]
@@ -146,6 +151,18 @@ def test_the_very_process_passes_and_the_level_of_proof_is_told(run: Run, port: 
     verdict, proof = judge(instance_of(run("good"), port))
 
     assert (verdict.outcome, proof) == (Outcome.PASS, "owner")
+
+
+def test_what_no_probe_sees_may_speak_against_a_release_that_answers(run: Run, port: int) -> None:
+    objection = Judgement(outcome=Outcome.FAIL, reason="LfsPointers", message="logo.png")
+    done: list[str] = []
+    verdict, proof = judge(
+        instance_of(run("good"), port), objection=lambda: objection, before_pass=lambda: done.append("asked")
+    )
+
+    assert (verdict.outcome, verdict.reason, verdict.message, proof, done) == (
+        Outcome.FAIL, "LfsPointers", "logo.png", "", []
+    )  # fmt: skip
 
 
 def test_what_is_to_be_found_out_before_a_switch_is_done_once_it_passed_and_never_else(run: Run, port: int) -> None:
@@ -614,3 +631,52 @@ def test_a_body_in_chunks_is_read_whole(run: Run, port: int) -> None:
     run("chunked")
 
     assert ask(f"127.0.0.1:{port}", "/", headers={"Host": "h"}, timeout_s=2).body == b"0\r\n\r\nabcde"
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 3000\n" % (b"0" * 64)
+WITH_EXTENSION = POINTER.replace(b"\noid", b"\next-0-foo sha256:%s\noid" % (b"1" * 64))
+POINTERS = {
+    "version 1": (POINTER, True),
+    "the line ends of Windows": (POINTER.replace(b"\n", b"\r\n"), True),
+    "without its last line end": (POINTER[:-1], True),
+    "with an extension": (WITH_EXTENSION, True),
+    "before version 1": (b"version http://git-media.io/v/2\noid sha256:%s\nsize 3000\n" % (b"0" * 64), True),
+    "a page about pointers": (b"<pre>" + POINTER + b"</pre>", False),
+    "longer than a pointer": (POINTER + b"x" * 1_000, False),
+    "another oid": (POINTER.replace(b"sha256", b"md5"), False),
+    "nothing": (b"", False),
+}
+
+
+@pytest.mark.parametrize(("body", "is_one"), POINTERS.values(), ids=POINTERS)
+def test_a_pointer_of_git_lfs_is_known_by_its_form(tmp_path: Path, body: bytes, is_one: bool) -> None:
+    (tmp_path / "logo.png").write_bytes(body)
+
+    assert describe_pointers(static=tmp_path, called=".", started=None, tree=tmp_path) == ("logo.png" if is_one else "")
+
+
+def test_pointers_count_where_they_are_served_or_lie_beside_a_process(tmp_path: Path) -> None:
+    tree, base = tmp_path / "tree", tmp_path / "built"
+    for name in (
+        "docs/a.png",
+        "public/b.png",
+        "public/.hidden/c.png",
+        "public/.well-known/d",
+        "model.bin",
+        "fetched.bin",
+    ):
+        for root in (tree, base):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(POINTER)
+    (base / "fetched.bin").write_bytes(b"what the build fetched")
+    (base / "public/made.png").write_bytes(POINTER)
+    (base / "public/again").symlink_to("../docs")
+
+    def found(*, static: bool, started: bool) -> str:
+        return describe_pointers(
+            static=base / "public" if static else None, called="public", started=base if started else None, tree=tree
+        )
+
+    assert found(static=True, started=False) == "public/.well-known/d, public/again/a.png, public/b.png and 1 more"
+    assert found(static=False, started=True) == "docs/a.png, model.bin, public/.hidden/c.png and 2 more"
+    assert found(static=True, started=True) == "docs/a.png, model.bin, public/.hidden/c.png and 4 more"
