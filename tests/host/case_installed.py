@@ -86,6 +86,28 @@ def test_a_health_endpoint_of_the_table_answers(host: Host, port: int) -> None:
     assert json.loads(told), told
 
 
+@pytest.mark.parametrize(
+    ("port", "path", "without", "to_operator"),
+    [
+        (8000, "/api/status", 401, '"slots"'),
+        (8000, "/health", 200, '"database"'),
+        (8090, "/health", 200, '"last_error"'),
+    ],
+)
+def test_the_operators_token_opens_what_is_closed_to_others(
+    host: Host, port: int, path: str, without: int, to_operator: str
+) -> None:
+    ask = f"curl -s -m 5 -w '%{{http_code}}' http://127.0.0.1:{port}{path}"
+    told = host.text("sh", "-c", ask)
+    assert told.endswith(str(without)), told
+    assert to_operator not in told
+    token = '"Authorization: Bearer $(cat /etc/oroboros/operator-token)"'
+    opened = host.text("sh", "-c", f"{ask} -H {token}")
+    assert opened.endswith("200"), opened
+    assert to_operator in opened
+    assert host.run(["cat", "/etc/oroboros/operator-token"], user="oroboros", check=False).returncode != 0
+
+
 def test_the_preview_backends_helper_tells_of_each_slot(host: Host) -> None:
     for slot in CONTRACT.preview_slots:
         told = host.run(["/opt/oroboros/app/scripts/preview-backend-runtime.sh", "status", slot], check=False)
