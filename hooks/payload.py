@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import unquote_to_bytes
 
-from controller.model.names import CONTEXTS
+from controller.model.names import CONTEXTS, QUEUE_REFS
 from controller.model.nouns import EVERY_CONTEXT, Rerun
 
 TEXT_CHARS_MAX = 500
@@ -151,6 +151,9 @@ def _push(value: dict[str, Json], name: str) -> Hint:
     sha = _sha(value.get("after"))
     if sha is None:
         return Hint(state="malformed", reason="a push without a commit id", repository=name, target=f"ref:{ref}")
+    if sha == ZERO_SHA and ref.startswith(QUEUE_REFS):
+        # The merge queue is done with an entry: what it holds is given back.
+        return Hint(state="pending", repository=name, target=f"ref:{ref}")
     if sha == ZERO_SHA:
         return Hint(state="ignored", reason="the branch was deleted", repository=name, target=f"ref:{ref}")
     return Hint(state="pending", repository=name, target=f"ref:{ref}", sha=sha)
@@ -195,6 +198,17 @@ def _rerun(value: dict[str, Json], name: str) -> Hint:
     return Hint(state="pending", repository=name, target=Rerun(context=context, login=login).target, sha=sha)
 
 
+def _merge_group(value: dict[str, Json], name: str) -> Hint:
+    """The merge queue asks for checks, or is done with an entry: a hint to look at its branch."""
+    ref = _text(_at(value, "merge_group", "head_ref"))
+    sha = _sha(_at(value, "merge_group", "head_sha"))
+    if ref is None or sha is None:
+        return Hint(state="malformed", reason="a merge group without a branch or a commit", repository=name)
+    if not ref.startswith(QUEUE_REFS):
+        return Hint(state="ignored", reason="not a branch of the merge queue", repository=name, target=f"ref:{ref}")
+    return Hint(state="pending", repository=name, target=f"ref:{ref}", sha=sha)
+
+
 #: What is read of each event that we act on, once its repository is known to be ours.
 _READERS: Final[Mapping[str, Callable[[dict[str, Json], str], Hint]]] = {
     "push": _push,
@@ -202,6 +216,7 @@ _READERS: Final[Mapping[str, Callable[[dict[str, Json], str], Hint]]] = {
     "issue_comment": _comment,
     "check_run": _rerun,
     "check_suite": _rerun,
+    "merge_group": _merge_group,
 }
 
 
@@ -212,7 +227,7 @@ def _event_of(value: dict[str, Json]) -> str:
         return "push"
     if "issue" in value and "comment" in value:
         return "issue_comment"
-    for event in ("check_run", "check_suite"):
+    for event in ("check_run", "check_suite", "merge_group"):
         if isinstance(value.get(event), dict):
             return event
     return "another event"

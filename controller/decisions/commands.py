@@ -29,6 +29,7 @@ from controller.model.names import (
     Sha,
     parse_sha,
     pull_request_domain,
+    queue_domain,
 )
 from controller.model.nouns import (
     EVERY_CONTEXT,
@@ -219,6 +220,7 @@ def judge_rerun(
     wanted: list[tuple[str, Domain, Head | None]] = [
         (PRODUCTION_CONTEXT, PRODUCTION, observed.production_head if ordered is None else ordered.head),
         *((PREVIEW_CONTEXT, pull_request_domain(pull.number), pull.head) for pull in observed.pulls),
+        *((PREVIEW_CONTEXT, queue_domain(entry.number), entry.head) for entry in observed.queue_entries),
     ]
     found = tuple(
         TryAnew(domain=domain, head=head)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from controller.model.names import MAIN, Domain, SlotName, pull_request_domain
+from controller.model.names import MAIN, Domain, SlotName, domain_of
 from controller.model.nouns import Live, ProcessFact
 from controller.model.states import RunState
 
@@ -43,8 +43,13 @@ class LeaseFact:
     fence: int
     slot: SlotName
     pull_request: int
+    in_queue: bool = False
     claimed_at: datetime
     ended_at: datetime | None = None
+
+    @property
+    def domain(self) -> Domain:
+        return domain_of(self.pull_request, in_queue=self.in_queue)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +227,7 @@ def _runs(facts: HostFacts, *, late: datetime) -> Iterator[Finding]:
         lease = leases.get(run.fence)
         if lease is None:
             what = f"carries lease {run.fence}, which is not known"
-        elif (lease.slot, pull_request_domain(lease.pull_request)) != (run.slot, run.domain):
+        elif (lease.slot, lease.domain) != (run.slot, run.domain):
             what = (
                 f"is of {run.domain} in {run.slot}, and lease {run.fence} is of #{lease.pull_request} in {lease.slot}"
             )
@@ -241,7 +246,7 @@ def _builds(facts: HostFacts, *, late: datetime) -> Iterator[Finding]:
         for lease in (slot.lease, slot.ended):
             if lease is None:
                 continue
-            domain = pull_request_domain(lease.pull_request)
+            domain = lease.domain
             slots.setdefault(domain, slot.slot)
             is_wiped_later = lease is slot.ended and slot.wiped_fence < lease.fence
             if lease is slot.lease or (is_wiped_later and lease.ended_at is not None and lease.ended_at > late):

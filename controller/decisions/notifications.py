@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from controller.decisions.explain import end_of_run
 from controller.decisions.holds import describe_held, held_run
 from controller.decisions.report import runs_to_report
-from controller.model.names import MAIN, PRODUCTION, Topology
+from controller.model.names import MAIN, Topology, is_of_queue, number_of
 from controller.model.nouns import Run
 from controller.model.reports import NotificationEvent, WantedNotification
 from controller.model.states import Cause, RunState
@@ -48,7 +48,7 @@ def project_notifications(observed: Observed, topology: Topology, *, now: dateti
     """Return every notification about what happened lately, ordered by run; each key once."""
     found: dict[str, WantedNotification] = {}
     for slot in observed.slots:
-        for run in runs_to_report(slot):
+        for run in (run for run in runs_to_report(slot) if not is_of_queue(run.domain)):
             for one in _of_run(observed, slot, run, topology, now=now):
                 found[one.key] = one
     return tuple(found[key] for key in sorted(found, key=lambda key: (found[key].generation, key)))
@@ -84,7 +84,7 @@ def _wanted(
         event=event,
         generation=run.generation,
         slot=slot.slot,
-        pull_request=None if run.domain == PRODUCTION or slot.slot == MAIN else int(run.domain.removeprefix("pr-")),
+        pull_request=None if slot.slot == MAIN else number_of(run.domain),
         url=topology.url(slot.slot),
         sha=run.head.sha,
         title=run.head.title,

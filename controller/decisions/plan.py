@@ -16,6 +16,7 @@ Rules that hold at every prefix of every plan:
 6. Only what a release did itself is held against it: what the host lost or stopped is started again.
 7. What a person has stopped is not started again, until that order ends.
 8. In a slot that is held or frozen nothing new migrates, starts or switches: see `holds`.
+9. An entry of the merge queue is never switched to: its run ends once its gate has passed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Literal
 
 from controller.decisions.drift import STOPPED_FROM_OUTSIDE, holds_current, holds_stopped
 from controller.decisions.holds import describe_held, held_run, held_slot
+from controller.decisions.merge_queue import CHECKED, DROPPED, entry_of, is_checked
 from controller.decisions.order import is_news_awaited
 from controller.decisions.quarantine import is_quarantined, last_proven, quarantine_of, rollback_was_tried
 from controller.decisions.slots import may_preview
@@ -39,10 +41,11 @@ from controller.model.names import (
     Sha,
     TreeId,
     instance_unit,
+    is_of_queue,
     job_unit,
     pull_request_domain,
 )
-from controller.model.nouns import WORKER, Head, Live, Override, ProcessFact, Proven, Run, Stop, Verdict
+from controller.model.nouns import WORKER, Head, Lease, Live, Override, ProcessFact, Proven, Run, Stop, Verdict
 from controller.model.states import Cause, Outcome, ProcessState, RunState
 from controller.model.steps import (
     AdvanceRun,
@@ -105,6 +108,8 @@ def desired(observed: Observed, slot: SlotObserved) -> Wanted | Hold | None:
         return _desired_production(observed, slot)
     if slot.lease is None:
         return None
+    if slot.lease.in_queue:
+        return _desired_entry(observed, slot, slot.lease)
     pull = next((p for p in observed.pulls if p.number == slot.lease.pull_request), None)
     if pull is None or not may_preview(pull, observed):
         # Rule 5: the listing decides about leases, in `slots`; until it has, what serves goes on.
@@ -121,6 +126,14 @@ def desired(observed: Observed, slot: SlotObserved) -> Wanted | Hold | None:
         head=pull.head,
         cause=_cause(observed, pull.head, domain, otherwise=Cause.PUSH),
     )
+
+
+def _desired_entry(observed: Observed, slot: SlotObserved, lease: Lease) -> Wanted | Hold:
+    entry = entry_of(observed, lease)
+    if entry is None or is_checked(observed, entry):
+        # The lease ends, in `slots`.
+        return Hold(slot=slot.slot, reason="MergeQueue", message=DROPPED if entry is None else CHECKED)
+    return Wanted(slot=slot.slot, domain=lease.domain, fence=lease.fence, head=entry.head, cause=Cause.PUSH)
 
 
 def _desired_production(observed: Observed, slot: SlotObserved) -> Wanted | Hold | None:
@@ -589,7 +602,7 @@ def _plan_run(observed: Observed, slot: SlotObserved, run: Run, *, now: datetime
 def _fail(observed: Observed, run: Run, verdict: Verdict) -> list[Step]:
     """The run ends; its tree is remembered only if the release itself is to blame."""
     steps: list[Step] = []
-    if _blames(observed, run, verdict):
+    if _blames(observed, run, verdict) and not is_of_queue(run.domain):
         steps.append(_quarantine(run, verdict))
     steps.append(_end(run, RunState.FAILED, verdict.reason, verdict.message))
     return steps
@@ -756,6 +769,8 @@ def _plan_gate(observed: Observed, slot: SlotObserved, run: Run, held: Held | No
         lost = _instance_failed(slot, run)
         if lost is not None:
             return _fail(observed, run, lost)  # the verdict is about a process that is gone
+        if is_of_queue(run.domain):
+            return [_end(run, RunState.PASSED, "", "")]
         return [
             AdvanceRun(slot=run.slot, generation=run.generation, state=RunState.SWITCHING),
             *_plan_switch(observed, slot, run, held, now=now),

@@ -30,6 +30,7 @@ from controller.decisions.admission import NEEDS_APPROVAL, admission
 from controller.decisions.explain import DOING, superseded_by
 from controller.decisions.holds import describe_end, held_run
 from controller.decisions.markdown import chars, visible
+from controller.decisions.merge_queue import PASSED, entry_of, is_checked
 from controller.decisions.plan import (
     HELD,
     active_override,
@@ -45,7 +46,8 @@ from controller.model.names import (
     Sha,
     SlotName,
     Topology,
-    pull_request_domain,
+    is_of_queue,
+    number_of,
     status_context,
 )
 from controller.model.nouns import Head, PullRequest, Run
@@ -175,6 +177,8 @@ def say_of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topol
             proof = f" (proof: {run.proof})" if run.proof else ""
             start = f"restored release {run.release[:7]}, live" if run.release != run.head.sha else "live"
             state, text = StatusState.SUCCESS, describe(start, f" since {since:%Y-%m-%d %H:%M} UTC{proof}", tail)
+        case RunState.PASSED:
+            state, text, url = StatusState.SUCCESS, describe(PASSED, "", tail), None
         case RunState.FAILED:
             state, text, url = StatusState.FAILURE, describe(run.reason or "Failed", f": {run.message}", tail), None
         case RunState.ROLLED_BACK:
@@ -191,6 +195,7 @@ def say_of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topol
         case _:
             doing = {Cause.REPAIR: "starting again: ", Cause.ROLLBACK: "going back to this commit: "}
             start = f"{doing.get(run.cause, '')}{DOING[run.state]}"
+            url = None if is_of_queue(run.domain) else url
             state, text, url = StatusState.PENDING, describe(start, _restored(run), tail), None
     said = _said(run.head.sha, slot.slot, state, text, url=url, generation=run.generation, check=check)
     return replace(said, blames_deploy_toml=run.state is RunState.FAILED and run.reason == DEPLOY_TOML_INVALID)
@@ -277,9 +282,11 @@ def _superseded(observed: Observed, slot: SlotObserved, run: Run, tail: str) -> 
         run.cause in (Cause.REPAIR, Cause.ROLLBACK)
         and any((p.domain, p.sha) == (run.domain, run.release) for p in observed.proven)
     )
+    if is_of_queue(run.domain):
+        # Not neutral: the forge would take that for passed, and merge.
+        return StatusState.ERROR, CheckState.CANCELLED, describe("merge queue: not checked to its end", "", tail)
     if run.reason == "LeaseEnded":
-        number = run.domain.removeprefix("pr-")
-        pull = next((pull for pull in observed.pulls if str(pull.number) == number), None)
+        pull = next((pull for pull in observed.pulls if pull.number == number_of(run.domain)), None)
         why = "pull request closed" if pull is None else _why_ended(pull, observed)
         if served_well:
             return StatusState.SUCCESS, CheckState.SUCCESS, describe("was live; preview ended", f": {why}", tail)
@@ -341,10 +348,20 @@ def _newest_generation(observed: Observed, sha: Sha, of: SlotName) -> int:
 def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator[Said]:
     preview = SlotName("preview-1")  # every preview slot has the same context
     pulls = {pull.number: pull for pull in observed.pulls}
-    held = sorted(slot.lease.pull_request for slot in observed.slots if slot.lease is not None)
-    heads_held = {pull.head_sha for pull in observed.pulls if pull.number in held}
-    holders = " ".join(f"#{number}" for number in held)
+    leases = [slot.lease for slot in observed.slots if slot.lease is not None]
+    own = {lease.pull_request for lease in leases if not lease.in_queue}
+    heads_held = {pull.head_sha for pull in observed.pulls if pull.number in own}
+    holders = " ".join(f"#{number}" for number in sorted({lease.pull_request for lease in leases}))
+    entries = {entry.number: entry for entry in observed.queue_entries}
     for place in queue:
+        if place.in_queue and (entry := entries.get(place.pull_request)) is not None:
+            detail = f"; slots held by {holders}" if holders else "; a slot is being made ready"
+            text = describe(f"merge queue: waits for a slot, position {place.position}", detail)
+            # Not neutral: the forge would take that for passed, and merge.
+            newest = _newest_generation(observed, entry.head.sha, preview)
+            yield _said(entry.head.sha, preview, StatusState.PENDING, text, generation=newest, check=CheckState.QUEUED)
+        if place.in_queue:
+            continue
         pull = pulls.get(place.pull_request)
         if pull is None or pull.head_sha in heads_held:
             continue
@@ -352,7 +369,7 @@ def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator
         text = describe(f"queued, position {place.position}", detail)
         generation = _newest_generation(observed, pull.head_sha, preview)
         yield _said(pull.head_sha, preview, StatusState.PENDING, text, generation=generation, check=CheckState.NEUTRAL)
-    queued = {place.pull_request for place in queue}
+    queued = {place.pull_request for place in queue if not place.in_queue}
     for pull in observed.pulls:
         if pull.number in queued or pull.head_sha in heads_held or not observed.policy.previews.enabled:
             continue
@@ -376,7 +393,7 @@ def _of_head_without_run(observed: Observed, slot: SlotObserved, topology: Topol
     head = _head(observed, slot)
     if head is None or any(run.head.sha == head.sha for run in runs_to_report(slot)):
         return
-    domain = PRODUCTION if slot.slot == MAIN else pull_request_domain(_pull_number(slot))
+    domain = PRODUCTION if slot.lease is None else slot.lease.domain
     known = quarantine_of(observed, domain, head.tree)
     if known is not None:
         again = f"oroboros deploy {head.sha[:7]}" if slot.slot == MAIN else f"comment /preview {head.sha[:7]}"
@@ -415,16 +432,15 @@ def _same_content(slot: SlotObserved, head: Head, topology: Topology) -> Said:
 def _head(observed: Observed, slot: SlotObserved) -> Head | None:
     if slot.slot == MAIN:
         return observed.production_head
+    if slot.lease is not None and slot.lease.in_queue:
+        entry = entry_of(observed, slot.lease)
+        return None if entry is None or is_checked(observed, entry) else entry.head
     pull = _pull(observed, slot)
     return None if pull is None else pull.head
 
 
 def _pull(observed: Observed, slot: SlotObserved) -> PullRequest | None:
-    return next((p for p in observed.pulls if slot.lease is not None and p.number == slot.lease.pull_request), None)
-
-
-def _pull_number(slot: SlotObserved) -> int:
-    return slot.lease.pull_request if slot.lease is not None else 0
+    return next((p for p in observed.pulls if slot.lease is not None and slot.lease.is_of(p.number)), None)
 
 
 def _never_run(observed: Observed) -> Iterator[Said]:

@@ -104,7 +104,7 @@ def _rows_of_slot(pull: PullRequest, slot: SlotObserved, topology: Topology) -> 
 
 
 def _slot(observed: Observed, pull: PullRequest) -> SlotObserved | None:
-    return next((s for s in observed.slots if s.lease is not None and s.lease.pull_request == pull.number), None)
+    return next((s for s in observed.slots if s.lease is not None and s.lease.is_of(pull.number)), None)
 
 
 def _last_failure(pull: PullRequest, slot: SlotObserved) -> Run | None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 
 from controller.decisions.report import UNDER_WAY, runs_to_report, say_of_run
-from controller.model.names import MAIN, Topology, environment
+from controller.model.names import MAIN, Topology, environment, is_of_queue
 from controller.model.nouns import Run
 from controller.model.reports import WantedDeployment
 from controller.model.states import RUN_TERMINAL, DeploymentState, RunState
@@ -44,6 +44,8 @@ def _of_slot(
 ) -> Iterator[WantedDeployment]:
     known = {run.generation: run for run in runs_to_report(slot)}
     for generation, run in known.items():
+        if is_of_queue(run.domain):
+            continue  # it is checked, and deployed nowhere
         state = _state(slot, run)
         if state is None or (
             generation not in shown and state not in (DeploymentState.IN_PROGRESS, DeploymentState.SUCCESS)

@@ -26,7 +26,7 @@ from datetime import datetime, timedelta
 
 from controller.decisions.plan import release_for
 from controller.decisions.quarantine import is_quarantined
-from controller.model.names import MAIN, PRODUCTION, Domain, Sha, TreeId, pull_request_domain
+from controller.model.names import MAIN, PRODUCTION, Domain, Sha, TreeId, pull_request_domain, queue_domain
 from controller.model.nouns import BuildFolder, Head, Proven, Run
 from controller.model.states import Cause
 from controller.model.steps import DropBuild, Prune
@@ -143,7 +143,7 @@ def _domains(observed: Observed) -> Iterator[tuple[Domain, SlotObserved]]:
         if slot.slot == MAIN:
             yield PRODUCTION, slot
         elif slot.lease is not None:
-            yield pull_request_domain(slot.lease.pull_request), slot
+            yield slot.lease.domain, slot
 
 
 def _newest_first(observed: Observed, domain: Domain) -> list[Proven]:
@@ -166,6 +166,7 @@ def _wanted(observed: Observed) -> Iterator[Sha]:
         heads.append((PRODUCTION, observed.production_head))
     heads.extend((PRODUCTION, override.head) for override in observed.overrides)
     heads.extend((pull_request_domain(pull.number), pull.head) for pull in observed.pulls if pull.head is not None)
+    heads.extend((queue_domain(entry.number), entry.head) for entry in observed.queue_entries)
     for domain, head in heads:
         yield head.sha
         yield release_for(observed, Wanted(slot=MAIN, domain=domain, fence=0, head=head, cause=Cause.PUSH))

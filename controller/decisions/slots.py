@@ -6,15 +6,19 @@ Rules, in order:
 2. A lease whose time is up ends only if somebody waits for whom no slot is free or becoming free, the one that is up
    longest first; otherwise it is renewed.
 3. A slot is free once nothing of its last lease is left: no lease, no process, `live` says free, wiped.
-4. Those who wait get free slots in the order in which they began to wait. An update never waits: it has its slot.
+4. Those who wait get free slots in the order in which they began to wait, entries of the merge queue before previews.
+   An update never waits: it has its slot.
+5. The lease of an entry ends once its commit is checked, or the merge queue dropped it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
-from controller.decisions.admission import admission
+from controller.decisions.admission import Admission, admission
+from controller.decisions.merge_queue import CHECKED, DROPPED, entry_of, is_checked
 from controller.model.names import MAIN
 from controller.model.nouns import Lease, PullRequest
 from controller.model.steps import ClaimSlot, EndLease, RenewLease, Step
@@ -26,9 +30,10 @@ NO_LONGER_ADMITTED = "no longer admitted: "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuePlace:
-    """A pull request that waits; `position` counts from 1."""
+    """A pull request, or its entry in the merge queue, that waits; `position` counts from 1."""
 
     pull_request: int
+    in_queue: bool = False
     position: int
 
 
@@ -62,23 +67,29 @@ def assign_slots(observed: Observed, *, now: datetime) -> SlotPlan:
     """Return which leases end, are renewed and begin, and the queue that remains."""
     open_pulls = {pull.number: pull for pull in observed.pulls}
     admissions = {number: admission(pull, observed) for number, pull in open_pulls.items()}
-    eligible = {number for number, found in admissions.items() if found.admits}
-    undecided = {number for number, found in admissions.items() if found.is_open}
-    held = {slot.lease.pull_request for slot in observed.slots if slot.lease is not None}
+    eligible = {_Tenant(number, in_queue=False) for number, found in admissions.items() if found.admits}
+    undecided = {_Tenant(number, in_queue=False) for number, found in admissions.items() if found.is_open}
+    if observed.policy.previews.enabled:
+        to_check = (entry for entry in observed.queue_entries if not is_checked(observed, entry))
+        eligible |= {_Tenant(entry.number, in_queue=True) for entry in to_check}
+    held = {_tenant(slot.lease) for slot in observed.slots if slot.lease is not None}
     since = dict(observed.waiting_since)
-    waiting = sorted(
-        (number for number in eligible if number not in held),
-        key=lambda number: (since.get(number, now), open_pulls[number].opened_at, number),
-    )
+
+    def began_to_wait(tenant: _Tenant) -> tuple[bool, datetime, datetime, int]:
+        # What is in the merge queue takes minutes, and others wait behind it.
+        if tenant.in_queue:
+            return (False, now, now, tenant.number)
+        return (True, since.get(tenant.number, now), open_pulls[tenant.number].opened_at, tenant.number)
+
+    waiting = sorted(eligible - held, key=began_to_wait)
     steps: list[Step] = []
     free = [slot.slot for slot in observed.slots if is_clean(slot)]
     overdue: list[Lease] = []
     #: Slots that somebody who waits will get without anybody being moved: free, or on the way to it.
     coming = sum(slot.slot != MAIN and slot.lease is None for slot in observed.slots)
     for lease in (slot.lease for slot in observed.slots if slot.lease is not None):
-        if observed.pulls_listed and lease.pull_request not in eligible | undecided:
-            found = admissions.get(lease.pull_request)
-            reason = "closed" if found is None else f"{NO_LONGER_ADMITTED}{found.rule}"
+        if observed.pulls_listed and _tenant(lease) not in eligible | undecided:
+            reason = _why_ended(observed, lease, admissions.get(lease.pull_request))
             steps.append(EndLease(slot=lease.slot, fence=lease.fence, reason=reason))
             coming += 1
         elif now >= lease.expires_at:
@@ -89,9 +100,31 @@ def assign_slots(observed: Observed, *, now: datetime) -> SlotPlan:
             coming += 1
         else:
             steps.append(RenewLease(slot=lease.slot, fence=lease.fence))
-    steps.extend(ClaimSlot(slot=slot, pull_request=number) for slot, number in zip(free, waiting, strict=False))
-    queue = waiting[len(free) :]
+    steps.extend(
+        ClaimSlot(slot=slot, pull_request=tenant.number, in_queue=tenant.in_queue)
+        for slot, tenant in zip(free, waiting, strict=False)
+    )
     return SlotPlan(
         steps=tuple(steps),
-        queue=tuple(QueuePlace(pull_request=number, position=k) for k, number in enumerate(queue, start=1)),
+        queue=tuple(
+            QueuePlace(pull_request=tenant.number, in_queue=tenant.in_queue, position=k)
+            for k, tenant in enumerate(waiting[len(free) :], start=1)
+        ),
     )
+
+
+class _Tenant(NamedTuple):
+    """Who may hold a slot: a pull request, or its entry in the merge queue."""
+
+    number: int
+    in_queue: bool
+
+
+def _tenant(lease: Lease) -> _Tenant:
+    return _Tenant(lease.pull_request, in_queue=lease.in_queue)
+
+
+def _why_ended(observed: Observed, lease: Lease, found: Admission | None) -> str:
+    if lease.in_queue:
+        return DROPPED if entry_of(observed, lease) is None else CHECKED
+    return "closed" if found is None else f"{NO_LONGER_ADMITTED}{found.rule}"

@@ -64,8 +64,8 @@ def judge_leases(
 
 def _lease(slot: SlotHeld, open_pulls: dict[int, PullRequest], strange: set[int], now: datetime) -> Iterator[Stale]:
     lease = slot.lease
-    if lease is None:
-        return
+    if lease is None or lease.in_queue:
+        return  # the merge queue's branches are git's, and the worker's business
     number, pull = lease.pull_request, open_pulls.get(lease.pull_request)
     reason = message = ""
     if pull is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from controller.decisions.assets import leaves_assets
 from controller.model.config import Recipe
-from controller.model.names import MAIN, Colour, Layout, Sha, SlotName, Topology
+from controller.model.names import MAIN, Colour, Layout, Sha, SlotName, Topology, number_of
 from controller.model.nouns import Live, Run
 
 #: Which version of the app's own environment file a process was started with.
@@ -69,8 +69,9 @@ def environment(
     values[CONFIGURED] = configured
     if nonce:
         values["OROBOROS_NONCE"] = nonce
-    if run.domain.startswith("pr-"):
-        values["OROBOROS_PULL_REQUEST"] = run.domain.removeprefix("pr-")
+    pull_request = number_of(run.domain)
+    if pull_request is not None:
+        values["OROBOROS_PULL_REQUEST"] = str(pull_request)
     if database_url is not None:
         values["DATABASE_URL"] = database_url
     if listens_at is not None and listens_at.startswith("unix/"):

@@ -36,6 +36,7 @@ from controller.development.forge_shapes import (
     Pull,
     Shapes,
 )
+from controller.model.names import QUEUE_REFS
 
 DELIVERY_TIMEOUT_S: Final = 10.0
 ANSWER_BYTES_MAX: Final = 1 << 20
@@ -209,6 +210,21 @@ class Forge:
             self._deliver_push(ref, old, new)
             if ref.startswith("refs/heads/"):
                 self._note_branch(ref.removeprefix("refs/heads/"), old, new)
+            if ref.startswith(QUEUE_REFS):
+                self._deliver_merge_group(ref, old, new, after)
+
+    def _deliver_merge_group(self, ref: str, old: str | None, new: str | None, refs: dict[str, str]) -> None:
+        """Tell of a branch of the merge queue as GitHub does, whose queue alone writes these: it asks for checks, and
+        is done with the entry, since its base has it or somebody took it out."""
+        head = self.git.load_commit(new or old or NO_SHA, files=False)
+        if head is None:
+            return
+        base = refs.get(f"refs/heads/{ref.removeprefix(QUEUE_REFS).rpartition('/')[0]}")
+        gone = "merged" if base is not None and self.git.contains(base, head.sha) else "dequeued"
+        payload = self.shapes.merge_group(
+            ref, head, reason="" if new is not None else gone, repository=self.repository_shape()
+        )
+        self.deliver("merge_group", str(payload["action"]), payload)
 
     def _deliver_push(self, ref: str, old: str | None, new: str | None) -> None:
         is_branch = ref.startswith("refs/heads/")

@@ -12,6 +12,8 @@ from typing import Final, Literal
 from urllib.parse import quote
 from zlib import crc32
 
+from controller.model.names import QUEUE_REFS
+
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 Object = dict[str, Json]
 
@@ -557,6 +559,29 @@ class Shapes:
             "sender": self.user(DEVELOPER),
             **more,
         }
+
+    def merge_group(self, ref: str, head: Commit, *, reason: str, repository: Object) -> Object:
+        """Return the payload of the merge queue's event about a branch of it; `reason`: why it is gone, "" while it is
+        there."""
+        base, _, last = ref.removeprefix(QUEUE_REFS).rpartition("/")
+        group: Object = {
+            "head_sha": head.sha,
+            "head_ref": ref,
+            "base_sha": last.rpartition("-")[2],
+            "base_ref": f"refs/heads/{base}",
+            "head_commit": {
+                "id": head.sha,
+                "tree_id": head.tree,
+                "message": head.message,
+                "timestamp": head.committer.at,
+                "author": {"name": head.author.name, "email": head.author.email},
+                "committer": {"name": head.committer.name, "email": head.committer.email},
+            },
+        }
+        payload: Object = {"action": "destroyed" if reason else "checks_requested", "merge_group": group}
+        if reason:
+            payload["reason"] = reason
+        return {**payload, "repository": repository, "sender": self.user(DEVELOPER)}
 
     def delivery(self, delivery: Delivery) -> Object:
         """Return a delivery as it is in the list."""

@@ -83,7 +83,7 @@ def shape_explanation(
     found = admission(pull, observed)
     approved = approval_in_force(pull, observed.preview_orders)
     state = "not needed" if pull.same_repository else "void" if void else "needed"
-    lease = next((s.lease for s in observed.slots if s.lease is not None and s.lease.pull_request == pull.number), None)
+    lease = next((s.lease for s in observed.slots if s.lease is not None and s.lease.is_of(pull.number)), None)
     said = [one for one in observed.commands if one.pull_request == pull.number]
     runs_forks = observed.policy.permissions.accept_fork_risk and not pull.same_repository
     return ExplainView(
@@ -103,7 +103,9 @@ def shape_explanation(
         void_because="" if approved is not None or pull.same_repository else void,
         approved_by=None if approved is None else approved.actor,
         approved_at=None if approved is None else approved.at,
-        queue_position=next((p.position for p in decision.slots.queue if p.pull_request == pull.number), None),
+        queue_position=next(
+            (p.position for p in decision.slots.queue if p.pull_request == pull.number and not p.in_queue), None
+        ),
         slot=None if lease is None else lease.slot,
         lease_ends_at=None if lease is None else lease.expires_at,
         url=None if lease is None else topology.url(lease.slot),

@@ -48,6 +48,8 @@ class QueueView:
     """A pull request that would wait."""
 
     pull_request: int
+    #: It is the pull request's entry in the merge queue that waits.
+    in_queue: bool = False
     position: int
 
 
@@ -116,7 +118,10 @@ def shape_plan(observed: Observed, decision: Decision, topology: Topology) -> Pl
             for one in decision.each
         ),
         prune=_steps(decision.prune),
-        queue=tuple(QueueView(pull_request=p.pull_request, position=p.position) for p in decision.slots.queue),
+        queue=tuple(
+            QueueView(pull_request=p.pull_request, in_queue=p.in_queue, position=p.position)
+            for p in decision.slots.queue
+        ),
         policy_problems=observed.policy_problems,
         waiting_for_install=waiting_for_install(observed.policy, topology),
         warnings=tuple(filter(None, (warn_of_shared_cookies(topology), warn_of_forks(observed.policy)))),
@@ -153,7 +158,8 @@ def print_plan(console: Console, plan: PlanView) -> None:
         for step in slot.steps:
             console.print(Text(tables.plain(f"  {_step_words(step)}"), style="dim"))
     for place in plan.queue:
-        console.print(Text(f"#{place.pull_request} waits, number {place.position} in the queue"))
+        which = " in the merge queue" if place.in_queue else ""
+        console.print(Text(f"#{place.pull_request}{which} waits, number {place.position} in the queue for a slot"))
     if not any(slot.steps for slot in plan.slots) and not plan.leases and not plan.prune:
         console.print("nothing to do")
 

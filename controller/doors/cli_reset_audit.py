@@ -31,7 +31,7 @@ from controller.doors.stacks import open_databases, open_runtime, utc_now
 from controller.doors.views import read_host_slot
 from controller.effects.store import Store
 from controller.model.config import Settings
-from controller.model.names import MAIN, Domain, Layout, SlotName, Topology, slot_of_unit
+from controller.model.names import MAIN, PULL_DOMAIN, QUEUE_DOMAIN, Domain, Layout, SlotName, Topology, slot_of_unit
 from controller.model.nouns import ProcessFact
 from controller.model.states import RunState
 
@@ -172,6 +172,7 @@ def _lease(row: DictRow) -> LeaseFact:
         fence=row["fence"],
         slot=SlotName(row["slot"]),
         pull_request=row["pull_request"],
+        in_queue=row["in_queue"],
         claimed_at=row["claimed_at"],
         ended_at=row["ended_at"],
     )
@@ -192,7 +193,9 @@ def _run(row: DictRow) -> RunFact:
 def _builds(layout: Layout) -> tuple[Domain, ...]:
     try:
         with os.scandir(layout.builds) as entries:
-            return tuple(sorted(Domain(entry.name) for entry in entries if entry.name.startswith("pr-")))
+            return tuple(
+                sorted(Domain(entry.name) for entry in entries if entry.name.startswith((PULL_DOMAIN, QUEUE_DOMAIN)))
+            )
     except FileNotFoundError:
         return ()
 

@@ -106,6 +106,7 @@ def read_held(settings: Settings, store: Store, topology: Topology, runtime: Run
             fence=row["fence"],
             slot=SlotName(row["slot"]),
             pull_request=row["pull_request"],
+            in_queue=row["in_queue"],
             claimed_at=row["claimed_at"],
             expires_at=row["expires_at"],
         )

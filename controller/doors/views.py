@@ -863,7 +863,7 @@ def read_waiting(rows: Rows) -> tuple[WaitingView, ...]:
     found = rows.load_rows(
         "SELECT p.* FROM pull_requests p WHERE p.repository_id = %s AND p.state = 'open'"
         " AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.repository_id = p.repository_id"
-        "  AND l.pull_request = p.number AND l.ended_at IS NULL)"
+        "  AND l.pull_request = p.number AND NOT l.in_queue AND l.ended_at IS NULL)"
         " ORDER BY p.waiting_since NULLS LAST, p.opened_at, p.number LIMIT %s",
         [rows.repository_id, LIST_MAX],
     )

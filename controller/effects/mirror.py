@@ -50,11 +50,17 @@ from controller.decisions.tree_rules import (
 )
 from controller.failpoints import failpoint
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Unavailable
-from controller.model.names import Sha, TreeId, parse_sha
-from controller.model.nouns import Head
+from controller.model.names import QUEUE_REFS, Sha, TreeId, parse_sha
+from controller.model.nouns import Head, QueueEntry
 
 PRODUCTION_REF: Final = "refs/oroboros/production"
 PULL_REFS: Final = "refs/oroboros/pull/"
+#: Entries of the merge queue, under their names below `QUEUE_REFS` at the remote.
+_QUEUE: Final = "refs/oroboros/queue/"
+_QUEUE_REFSPEC: Final = f"+{QUEUE_REFS}*:{_QUEUE}*"
+_QUEUE_ENTRY = re.compile(r"(.{1,250})/pr-([1-9][0-9]{0,8})-[0-9a-f]{40}\Z")
+#: The forge builds at most a hundred at once.
+QUEUE_ENTRIES_MAX: Final = 100
 TITLE_CHARS_MAX: Final = 100
 CHANGED_PATHS_MAX: Final = 10_000
 #: Links on the way to one file, and names of the path that they make.
@@ -247,7 +253,8 @@ class Mirror:
     def fetch(
         self, *, branch: str, pulls: Sequence[int], approved: Sequence[tuple[int, Sha]] = ()
     ) -> tuple[PullNotFetched, ...]:
-        """Bring the head of `branch` and of each pull request of `pulls`, and forget all others.
+        """Bring the head of `branch`, of each pull request of `pulls` and of what is in the merge queue, and forget all
+        others.
 
         Of a pull request in `approved`, exactly that commit is asked for, by its id: whatever its head has become
         meanwhile, that commit comes or nothing does.
@@ -267,9 +274,13 @@ class Mirror:
         refused: list[PullNotFetched] = []
         with self._fetch_lock(deadline) as lock:
             try:
-                self._fetch_refs([production, *(wanted[number] for number in numbers)], lock=lock, deadline=deadline)
+                everything = [production, *(wanted[number] for number in numbers), _QUEUE_REFSPEC]
+                self._fetch_refs(everything, lock=lock, deadline=deadline)
             except (Failed, _RefMissing):
                 self._fetch_production(production, lock=lock, deadline=deadline)
+                # A bad entry of the merge queue is the queue's own business: it stays unchecked.
+                with contextlib.suppress(Failed, _RefMissing):
+                    self._fetch_refs([_QUEUE_REFSPEC], lock=lock, deadline=deadline)
                 for number in numbers:
                     try:
                         self._fetch_refs([wanted[number]], lock=lock, deadline=deadline)
@@ -310,6 +321,21 @@ class Mirror:
     def pull_head(self, number: int) -> Head | None:
         """Return the head of a pull request as last fetched."""
         return self._head_of(f"{PULL_REFS}{number}")
+
+    def queue_entries(self) -> tuple[QueueEntry, ...]:
+        """Return what was in the merge queue when it was last fetched; one entry a pull request."""
+        if not self._path.is_dir():
+            return ()
+        with self._open() as repository:
+            names = sorted(name for name in repository.references if name.startswith(_QUEUE))
+        found: dict[int, QueueEntry] = {}
+        for name in names[:QUEUE_ENTRIES_MAX]:
+            match = _QUEUE_ENTRY.match(name.removeprefix(_QUEUE))
+            head = None if match is None else self._head_of(name)
+            if match is not None and head is not None:
+                number = int(match[2])
+                found[number] = QueueEntry(number=number, base_branch=match[1], head=head)
+        return tuple(found[number] for number in sorted(found))
 
     def head(self, sha: Sha) -> Head | None:
         """Return a commit that the mirror holds, or None. Only a full id finds one, never a name."""
@@ -616,6 +642,8 @@ class Mirror:
             "fetch",
             "--quiet",
             "--no-tags",
+            # Of what these refspecs name: a branch of the merge queue that is gone is forgotten.
+            "--prune",
             "--no-write-fetch-head",
             "--no-recurse-submodules",
             "--no-auto-maintenance",

@@ -906,20 +906,24 @@ class Store:
 
     # -- leases -----------------------------------------------------------------------------------------------------
 
-    def claim_slot(self, slot: SlotName, pull_request: int, *, now: datetime, expires_at: datetime) -> int | None:
-        """Give the slot to the pull request; return the fence, or None if either is taken (another tick was first)."""
+    def claim_slot(
+        self, slot: SlotName, pull_request: int, *, in_queue: bool = False, now: datetime, expires_at: datetime
+    ) -> int | None:
+        """Give the slot to the pull request, or to its entry in the merge queue; return the fence, or None if either
+        is taken (another tick was first)."""
         with self._transaction(fenced=True) as connection:
             row = connection.execute(
-                "INSERT INTO leases (repository_id, host, slot, pull_request, claimed_at, expires_at)"
-                " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING fence",
-                [self._id(), self._host, slot, pull_request, now, expires_at],
+                "INSERT INTO leases (repository_id, host, slot, pull_request, in_queue, claimed_at, expires_at)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING fence",
+                [self._id(), self._host, slot, pull_request, in_queue, now, expires_at],
             ).fetchone()
             if row is None:
                 return None
-            connection.execute(
-                "UPDATE pull_requests SET waiting_since = NULL WHERE repository_id = %s AND number = %s",
-                [self._id(), pull_request],
-            )
+            if not in_queue:
+                connection.execute(
+                    "UPDATE pull_requests SET waiting_since = NULL WHERE repository_id = %s AND number = %s",
+                    [self._id(), pull_request],
+                )
             self._audit(connection, "lease.claimed", slot, {"pull_request": pull_request, "fence": row["fence"]})
             return int(row["fence"])
 
@@ -2011,6 +2015,7 @@ def _lease(row: DictRow) -> Lease:
         fence=row["fence"],
         slot=SlotName(row["slot"]),
         pull_request=row["pull_request"],
+        in_queue=row["in_queue"],
         claimed_at=row["claimed_at"],
         expires_at=row["expires_at"],
     )

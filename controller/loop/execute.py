@@ -191,7 +191,9 @@ class Hands:
     # -- leases and slots -------------------------------------------------------------------------------------------
 
     def _claim(self, step: s.ClaimSlot, observed: Observed, now: datetime) -> None:
-        self.store.claim_slot(step.slot, step.pull_request, now=now, expires_at=_lease_end(observed, now))
+        self.store.claim_slot(
+            step.slot, step.pull_request, in_queue=step.in_queue, now=now, expires_at=_lease_end(observed, now)
+        )
 
     def _provision(self, step: s.ProvisionSlot) -> None:
         """Wiped on entry as well: the last tenant's wipe may have been cut short."""

@@ -126,6 +126,7 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         ),
         pulls=tuple(_with_head(sight.mirror, pull, policy, history.preview_orders) for pull in history.pulls),
         waiting_since=history.waiting_since,
+        queue_entries=sight.mirror.queue_entries(),
         pulls_listed=history.repository.listed_at is not None,
         slots=slots,
         releases=tuple(release for release in history.releases if release.sha in on_disk),

@@ -456,7 +456,7 @@ class Reconciler:
         for step in plan.steps:
             self._attempt(step, observed, now=now)
         since = dict(observed.waiting_since)
-        new = [place.pull_request for place in plan.queue if place.pull_request not in since]
+        new = [p.pull_request for p in plan.queue if p.pull_request not in since and not p.in_queue]
         if new:
             self.hands.store.record_waiting(new, now=now)
         gone = [pull.number for pull in observed.pulls if pull.number in since and not may_preview(pull, observed)]

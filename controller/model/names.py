@@ -17,7 +17,8 @@ from controller.model.profiles import Walls
 SlotName = NewType("SlotName", str)
 Sha = NewType("Sha", str)  # 40 lower-case hex digits: a commit
 TreeId = NewType("TreeId", str)  # 40 lower-case hex digits: a tree
-Domain = NewType("Domain", str)  # "production" or "pr-<number>": what a proof, a build or a quarantine is valid for
+#: "production", "pr-<number>" or "queue-<number>": what a proof, a build or a quarantine is valid for.
+Domain = NewType("Domain", str)
 Colour = Literal["a", "b"]
 
 MAIN = SlotName("main")
@@ -117,7 +118,38 @@ def environment(slot: SlotName) -> str:
 
 def pull_request_domain(number: int) -> Domain:
     """Return the domain of pull request `number`."""
-    return Domain(f"pr-{number}")
+    return Domain(f"{PULL_DOMAIN}{number}")
+
+
+#: The beginnings of the domains that come and go with a lease.
+PULL_DOMAIN: Final = "pr-"
+QUEUE_DOMAIN: Final = "queue-"
+#: The forge's merge queue writes its entries here: `gh-readonly-queue/<base>/pr-<number>-<base's commit>`.
+#: https://docs.github.com/repositories/configuring-branches-and-merges-in-your-repository/configuring-pull-request-merges/managing-a-merge-queue
+QUEUE_REFS: Final = "refs/heads/gh-readonly-queue/"
+
+
+def queue_domain(number: int) -> Domain:
+    """Return the domain of a pull request's entry in the merge queue."""
+    return Domain(f"{QUEUE_DOMAIN}{number}")
+
+
+def domain_of(pull_request: int, *, in_queue: bool) -> Domain:
+    """Return the domain of a pull request, or of its entry in the merge queue."""
+    return queue_domain(pull_request) if in_queue else pull_request_domain(pull_request)
+
+
+def is_of_queue(domain: Domain) -> bool:
+    """Say whether a domain is that of an entry in the merge queue: what is gated there is never switched to."""
+    return domain.startswith(QUEUE_DOMAIN)
+
+
+def number_of(domain: Domain) -> int | None:
+    """Return the pull request that a domain is of; None for production."""
+    for start in (PULL_DOMAIN, QUEUE_DOMAIN):
+        if domain.startswith(start):
+            return int(domain.removeprefix(start))
+    return None
 
 
 def build_marker(build: Path) -> Path:

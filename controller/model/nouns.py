@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
+from controller.model.names import Colour, Domain, Sha, SlotName, TreeId, domain_of
 from controller.model.states import Cause, Outcome, ProcessState, RunState
 
 
@@ -142,14 +142,35 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueueEntry:
+    """A pull request in the forge's merge queue: merged onto its base, on a branch of the queue, and not there yet."""
+
+    number: int
+    #: The branch that it is to be merged to.
+    base_branch: str
+    head: Head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """A pull request's claim on a preview slot. `fence` grows with each lease; every effect in the slot checks it."""
+    """A claim on a preview slot: a pull request's, or that of its entry in the merge queue. `fence` grows with each
+    lease; every effect in the slot checks it."""
 
     fence: int
     slot: SlotName
     pull_request: int
+    #: It is the entry's, and not the pull request's own.
+    in_queue: bool = False
     claimed_at: datetime
     expires_at: datetime
+
+    @property
+    def domain(self) -> Domain:
+        return domain_of(self.pull_request, in_queue=self.in_queue)
+
+    def is_of(self, pull_request: int) -> bool:
+        """Say whether it is the pull request's own."""
+        return not self.in_queue and self.pull_request == pull_request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

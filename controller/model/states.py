@@ -18,9 +18,19 @@ class RunState(StrEnum):
     ROLLED_BACK = "rolled_back"
     SUPERSEDED = "superseded"
     STALLED = "stalled"
+    PASSED = "passed"  # its gate passed; it is of the merge queue, and never switched
 
 
-RUN_TERMINAL = frozenset({RunState.LIVE, RunState.FAILED, RunState.ROLLED_BACK, RunState.SUPERSEDED, RunState.STALLED})
+RUN_TERMINAL = frozenset(
+    {
+        RunState.LIVE,
+        RunState.FAILED,
+        RunState.ROLLED_BACK,
+        RunState.SUPERSEDED,
+        RunState.STALLED,
+        RunState.PASSED,
+    }
+)
 
 
 class ProcessState(StrEnum):

@@ -21,10 +21,11 @@ from controller.model.states import Cause, RunState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimSlot:
-    """Give a free preview slot to a pull request, under a new fence."""
+    """Give a free preview slot to a pull request, or to its entry in the merge queue, under a new fence."""
 
     slot: SlotName
     pull_request: int
+    in_queue: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from controller.model.nouns import (
     Proven,
     PullRequest,
     Quarantined,
+    QueueEntry,
     Release,
     Retry,
     Run,
@@ -190,6 +191,8 @@ class Observed:
     waiting_since: tuple[tuple[int, datetime], ...] = ()
     #: False until a listing was complete: then nothing may be concluded from a missing pull request.
     pulls_listed: bool = False
+    #: Entries of the merge queue, as fetched; one a pull request.
+    queue_entries: tuple[QueueEntry, ...] = ()
     slots: tuple[SlotObserved, ...] = ()
     releases: tuple[Release, ...] = ()
     builds: tuple[BuildFolder, ...] = ()

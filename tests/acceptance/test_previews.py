@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 
 import pytest
@@ -110,6 +111,32 @@ def test_a_broken_preview_touches_nobody_else(world: World, base: str) -> None:
     assert world.serves() == base
     world.author.close_pull(number)
     await_all_free(world)
+
+
+@pytest.mark.parametrize(("behaviour", "state"), [("ok", "success"), ("500", "failure")])
+def test_an_entry_of_the_merge_queue_is_gated_told_at_its_commit_and_never_served(
+    world: World, base: str, behaviour: str, state: str
+) -> None:
+    sha = branch_with(world, f"queued-{state}", behaviour)
+    ref = f"gh-readonly-queue/main/pr-900-{base}"
+    world.author.git("push", "-q", "origin", f"{sha}:refs/heads/{ref}")
+
+    world.author.await_status(sha, state, slot="preview-1")
+    await_all_free(world)
+    assert world.rows("SELECT DISTINCT domain, served FROM runs WHERE sha = %s", sha) == [("queue-900", False)]
+    assert world.rows("SELECT 1 FROM quarantine WHERE domain = 'queue-900'") == []
+    assert world.serves() == base
+
+    world.author.git("push", "-q", "origin", f":refs/heads/{ref}")
+    world.author.wait(
+        lambda: not any("/queue/" in ref for ref in refs_of(world)), lambda: f"still there: {refs_of(world)}"
+    )
+    assert world.author.forge.get(f"/commits/{sha}/statuses").json()[0]["state"] == state
+
+
+def refs_of(world: World) -> list[str]:
+    command = ["git", f"--git-dir={world.root}/repo.git", "for-each-ref", "--format=%(refname)"]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
 
 
 def test_what_a_preview_failed_may_still_go_to_production(world: World, base: str) -> None:

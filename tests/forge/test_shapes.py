@@ -300,7 +300,11 @@ def test_webhook_payloads_are_as_published(forge: ForgeUnderTest, receiver: Rece
     forge.knob("fork_pull", title="From nowhere", head_sha_branch="topic", null_repo=True)
     forge.api.put("/pulls/1/merge", json={})
     clone.git("push", "-q", "origin", ":refs/heads/topic")
-    received = receiver.await_count(14)
+    entry = f"refs/heads/gh-readonly-queue/main/pr-1-{'a' * 40}"
+    clone.commit("Merge", page="three")
+    clone.git("push", "-q", "origin", f"HEAD:{entry}")
+    clone.git("push", "-q", "origin", f":{entry}")
+    received = receiver.await_count(18)
     seen = set()
     for one in received:
         payload = one.payload
@@ -311,4 +315,8 @@ def test_webhook_payloads_are_as_published(forge: ForgeUnderTest, receiver: Rece
     assert seen == set(EVENTS)
 
 
-EVENTS = ("push$event", *(f"pull_request${action}" for action in ("opened", "closed", "reopened", "synchronize")))
+EVENTS = (
+    "push$event",
+    *(f"pull_request${action}" for action in ("opened", "closed", "reopened", "synchronize")),
+    *(f"merge_group${action}" for action in ("checks_requested", "destroyed")),
+)

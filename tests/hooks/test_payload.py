@@ -6,6 +6,7 @@ import copy
 import json
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -69,6 +70,36 @@ COMMENT = {
 
 def test_a_comment_at_a_pull_request_hints_that_something_was_said_there_and_at_nothing_more() -> None:
     assert read(COMMENT, "issue_comment") == Hint(state="pending", repository=REPOSITORY, target="comments:42")
+
+
+QUEUE_REF = f"refs/heads/gh-readonly-queue/main/pr-7-{SHA}"
+MERGE_GROUP = {
+    "action": "checks_requested",
+    "merge_group": {"head_ref": QUEUE_REF, "head_sha": SHA, "base_ref": "refs/heads/main", "base_sha": SHA},
+    "repository": {"full_name": REPOSITORY},
+}
+
+
+def test_the_merge_queue_hints_at_its_branch_when_it_asks_and_when_it_is_done() -> None:
+    asked = Hint(state="pending", repository=REPOSITORY, target=f"ref:{QUEUE_REF}", sha=SHA)
+    assert read(MERGE_GROUP, "merge_group") == asked
+    assert read({**MERGE_GROUP, "action": "destroyed", "reason": "merged"}, "merge_group") == asked
+    gone = read(sample("push") | {"ref": QUEUE_REF, "after": "0" * 40, "deleted": True}, "push")
+    assert gone == replace(asked, sha=None)
+
+
+@pytest.mark.parametrize(
+    ("group", "state"),
+    [
+        ({"head_ref": "refs/heads/main", "head_sha": SHA}, "ignored"),
+        ({"head_ref": QUEUE_REF}, "malformed"),
+        ({"head_ref": QUEUE_REF + "\n", "head_sha": SHA}, "malformed"),
+        ({}, "malformed"),
+        (None, "malformed"),
+    ],
+)
+def test_an_odd_merge_group_hints_at_nothing(group: object, state: str) -> None:
+    assert read({**MERGE_GROUP, "merge_group": group}, "merge_group").state == state
 
 
 RERUN = {

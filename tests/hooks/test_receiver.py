@@ -42,7 +42,7 @@ from tests.hooks.deliveries import (
 from tests.hooks.test_payload import mutations
 
 #: What the events are that we act on: a body that is none of them is refused.
-OURS = frozenset({"push", "pull_request", "issue_comment"})
+OURS = frozenset({"push", "pull_request", "issue_comment", "merge_group"})
 #: Within so long a delivery is answered, whatever Postgres does: GitHub waits for ten seconds.
 ANSWER_PROMISED_S = 5.0
 

@@ -72,6 +72,8 @@ EVENTS = (
     "pull_request$reopened",
     "pull_request$synchronize",
     "issue_comment$created",
+    "merge_group$checks_requested",
+    "merge_group$destroyed",
 )
 DROPPED = {
     "description", "example", "examples", "default", "externalDocs", "deprecated", "title", "$schema",

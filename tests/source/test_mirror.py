@@ -108,6 +108,31 @@ def test_fetches_production_and_the_named_pull_requests_and_forgets_others(
     assert mirror.default_branch() == "main"
 
 
+def test_what_is_in_the_merge_queue_is_fetched_and_forgotten_again(remote: Remote, mirror: Mirror) -> None:
+    base = remote.commit("a")
+    remote.push()
+    mirror.fetch(branch="main", pulls=[])
+    assert mirror.queue_entries() == ()
+    entries = {}
+    for number, branch in ((3, "main"), (12, "release/1.0")):
+        entries[number] = remote.commit(f"change-{number}")
+        remote.push(f"refs/heads/gh-readonly-queue/{branch}/pr-{number}-{base}")
+    for odd in ("gh-readonly-queue/main/other", "gh-readonly-queue/main/pr-0-" + base, "topic"):
+        remote.push(f"refs/heads/{odd}")
+
+    mirror.fetch(branch="main", pulls=[])
+
+    found = {entry.number: (entry.base_branch, entry.head.sha) for entry in mirror.queue_entries()}
+    assert found == {3: ("main", entries[3]), 12: ("release/1.0", entries[12])}
+    assert mirror.production_head() is not None
+    git("-C", remote.bare, "update-ref", "-d", f"refs/heads/gh-readonly-queue/main/pr-3-{base}")
+    mirror.fetch(branch="main", pulls=[])
+    assert [entry.number for entry in mirror.queue_entries()] == [12]
+    head = mirror.production_head()
+    assert head is not None
+    assert head.sha == base
+
+
 def test_t_p12_of_a_fork_the_approved_commit_comes_or_nothing_does(
     remote: Remote, mirror: Mirror, tmp_path: Path
 ) -> None:

@@ -26,7 +26,17 @@ from controller.effects.store import (
     migrate,
 )
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
-from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, TreeId, preview_slot, pull_request_domain
+from controller.model.names import (
+    MAIN,
+    PRODUCTION,
+    Domain,
+    Sha,
+    SlotName,
+    TreeId,
+    preview_slot,
+    pull_request_domain,
+    queue_domain,
+)
 from controller.model.nouns import CommandAnswer, Drift, Handling, Head, PreviewOrder, PullRequest, Verdict
 from controller.model.reports import WantedCheck, WantedStatus
 from controller.model.states import Cause, CheckState, Outcome, RunState, StatusState
@@ -167,6 +177,17 @@ def test_a_new_approval_replaces_the_one_before(store: Store) -> None:
     approve(store, 7, "b", comment_id=2)
     approve(store, 8, "c", comment_id=3)
     assert [(order.pull_request, order.sha) for order in store.load_preview_orders()] == [(7, sha("b")), (8, sha("c"))]
+
+
+def test_a_pull_request_and_its_entry_in_the_merge_queue_hold_a_slot_each(store: Store) -> None:
+    first, second = SLOTS[1:3]
+    assert store.claim_slot(first, 7, now=NOW, expires_at=LATER)
+    fence = store.claim_slot(second, 7, in_queue=True, now=NOW, expires_at=LATER)
+    assert fence is not None
+    leases = {slot.lease.domain for slot in store.load_history().slots if slot.lease is not None}
+    assert leases == {"pr-7", "queue-7"}
+    assert begin(store, slot=second, fence=fence, domain=queue_domain(7)) is not None
+    store.end_lease(fence, reason="checked", now=LATER)
 
 
 def test_a_rerun_is_judged_once_and_the_newest_try_of_a_domain_counts(store: Store, postgres_url: str) -> None:
