@@ -18,7 +18,7 @@ and is none (a date, a word, a version) must not match: browsers would keep it f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from controller.model.nouns import Run
 from controller.model.states import Cause
@@ -93,6 +93,35 @@ HIDDEN = rf"[/\\]\.(?:{_other_than('well-known')})|(?i:[/\\]deploy\.toml)(?:[/\\
 ASSET = rf"(?i)\.(?:{ASSET_ENDINGS})$"
 #: A path whose last name has a dot: a file, or a page of an app that is called so.
 DOTTED = r"\.[^/]*$"
+
+#: Types of files that Caddy takes from tables of the host, which may have none or others (Go's mime package).
+TYPES: Mapping[str, str] = {
+    "apng": "image/apng",
+    "atom": "application/atom+xml; charset=utf-8",
+    "csv": "text/csv; charset=utf-8",
+    "gz": "application/gzip",
+    "ico": "image/x-icon",
+    "ics": "text/calendar; charset=utf-8",
+    "jsonld": "application/ld+json",
+    "m4a": "audio/mp4",
+    "map": "application/json",
+    "md": "text/markdown; charset=utf-8",
+    "mp3": "audio/mpeg",
+    "mp4": "video/mp4",
+    "ogg": "audio/ogg",
+    "otf": "font/otf",
+    "rss": "application/rss+xml; charset=utf-8",
+    "ttf": "font/ttf",
+    "txt": "text/plain; charset=utf-8",
+    "vtt": "text/vtt; charset=utf-8",
+    "wav": "audio/wav",
+    "webm": "video/webm",
+    "webmanifest": "application/manifest+json",
+    "woff": "font/woff",
+    "woff2": "font/woff2",
+    "xml": "application/xml; charset=utf-8",
+    "zip": "application/zip",
+}
 
 _REVERTS = re.compile(r"Revert\b|Merge pull request #[0-9]+ from [^ ]*/revert-[0-9]+-")
 

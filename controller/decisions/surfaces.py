@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from controller.decisions import bounds
-from controller.decisions.assets import ASSET, DOTTED, HASHED_ASSET, HIDDEN
+from controller.decisions.assets import ASSET, DOTTED, HASHED_ASSET, HIDDEN, TYPES
 from controller.decisions.health import HEALTH_PATH, PUBLIC_HEALTH_PATH, RESERVED_PATH, gate_path, release_path
 from controller.decisions.live_files import (
     ADDRESS_BESIDE_FILES_FILE,
@@ -490,6 +490,7 @@ def _page_of_404(path: str) -> list[Json]:
             "request": {"delete": ["If-*", "Range"]},
             "response": {"deferred": True, "set": {"Cache-Control": [ASK_AGAIN]}, "delete": ["Etag", "Last-Modified"]},
         },
+        *_compressed(),
         {"handler": "rewrite", "uri": path},
         {**_file_server(_STATIC_ROOT), "status_code": "404"},
     ]
@@ -505,8 +506,17 @@ def _serve(root: str, cache: str) -> list[Json]:
         tag += "-{http.regexp.live.generation}"
     by_date = {"header_regexp": {"If-Range": {"pattern": '^[^"]'}}}
     forget_part: Json = {"handler": "headers", "request": {"delete": ["Range", "If-Range"]}}
+    set_type: Json = {"handler": "headers", "response": {"set": {"Content-Type": ["{file_type}"]}}}
     return [
-        _subroute([_route(forget_part, match=by_date, terminal=False)]),
+        *_compressed(),
+        # By the path as it is now: a fallback's page has another than what was asked for.
+        _TYPE_OF_FILE,
+        _subroute(
+            [
+                _route(forget_part, match=by_date, terminal=False),
+                _route(set_type, match=_unless({"vars": {"{file_type}": [""]}}), terminal=False),
+            ]
+        ),
         {
             "handler": "headers",
             "request": {"delete": ["If-Modified-Since", "If-Unmodified-Since"]},
@@ -515,6 +525,15 @@ def _serve(root: str, cache: str) -> list[Json]:
         {"handler": "headers", "response": {"deferred": True, "delete": ["Last-Modified"]}},
         _file_server(root),
     ]
+
+
+def _compressed() -> list[Json]:
+    """Return the handler that compresses what gains by it (Caddy's own list of types), and gives it a tag of its own.
+
+    Not an answer to HEAD, whose length it would make that of nothing. No file beside the file is taken for it: its
+    parts and the other's would have one tag."""
+    encode: Json = {"handler": "encode", "encodings": {"zstd": {}, "gzip": {}}, "prefer": ["zstd", "gzip"]}
+    return [_subroute([_route(encode, match={"method": ["GET"]}, terminal=False)])]
 
 
 def _redirect(at: str, to: str) -> Json:
@@ -573,6 +592,16 @@ def _unless(*matches: JsonObject) -> dict[str, Json]:
     return {"not": list(matches)}
 
 
+#: Notes the type of a file by its ending, where we have a word for it.
+_TYPE_OF_FILE: JsonObject = {
+    "handler": "map",
+    "source": "{http.request.uri.path.file.ext}",
+    "destinations": ["{file_type}"],
+    "defaults": [""],
+    "mappings": [
+        {"input_regexp": rf"(?i)^\.{ending}$", "outputs": [type_of_file]} for ending, type_of_file in TYPES.items()
+    ],
+}
 _IS_HIDDEN: JsonObject = {"path_regexp": {"pattern": HIDDEN}}
 
 

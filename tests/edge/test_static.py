@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import http.client
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -284,3 +287,58 @@ def test_every_answer_of_a_preview_asks_not_to_be_listed(host: Host) -> None:
     assert [robots(path) for path in ("/", "/api/x", "/else", "/api/status/500")] == ["noindex"] * 4
     host.serve(PREVIEW, static_root=root)
     assert [robots(path) for path in ("/", "/nothing", "/.env")] == ["noindex"] * 3
+
+
+def test_what_gains_by_it_is_compressed_with_a_tag_of_its_own(main: Host) -> None:
+    text = "var a = 1;\n" * 500
+    root = put(main.folder / "all", {"app.js": text, "404.html": text, "index.html": text, "x.png": text, "s.js": "1"})
+    main.serve(MAIN, static_root=root, generation=1)
+
+    def raw(path: str, *, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", main.topology.ports.web(MAIN), timeout=15)
+        with contextlib.closing(connection):
+            asked = {"Accept-Encoding": "gzip", **{name.replace("_", "-"): value for name, value in headers.items()}}
+            connection.request(method, path, headers=asked)
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+
+    plain_tag = said(main, "/app.js").headers["etag"]
+    for path, status in (("/app.js", 200), ("/", 200), ("/nothing", 404)):
+        found, headers, body = raw(path)
+        assert (found, headers["content-encoding"], headers["vary"]) == (status, "gzip", "Accept-Encoding")
+        assert gzip.decompress(body).decode() == text
+    for path in ("/x.png", "/s.js"):
+        assert "content-encoding" not in raw(path)[1], path
+    tag = raw("/app.js")[1]["etag"]
+    assert tag != plain_tag
+    assert raw("/app.js", If_None_Match=tag)[0] == 304
+    status, headers, body = raw("/app.js", Range="bytes=4-8", If_Range=plain_tag)
+    assert (status, headers.get("content-encoding"), body) == (206, None, text[4:9].encode())
+    status, _, body = raw("/app.js", Range="bytes=4-8", If_Range=tag)
+    assert (status, gzip.decompress(body).decode()) == (200, text)
+    status, headers, _ = raw("/app.js", method="HEAD")
+    assert (status, headers["content-length"], headers["etag"]) == (200, str(len(text)), plain_tag)
+
+    main.serve(MAIN, static_root=put(main.folder / "other", {"app.js": text.upper()}), generation=2)
+    status, _, body = raw("/app.js", If_None_Match=tag)
+    assert (status, gzip.decompress(body).decode()) == (200, text.upper())
+
+
+def test_a_file_has_the_type_of_its_ending_on_every_host(main: Host) -> None:
+    types = {
+        "/a.html": "text/html; charset=utf-8",
+        "/a.js": "text/javascript; charset=utf-8",
+        "/a.json": "application/json",
+        "/a.webmanifest": "application/manifest+json",
+        "/A.WOFF2": "font/woff2",
+        "/a.txt": "text/plain; charset=utf-8",
+        "/a.svg": "image/svg+xml",
+        "/a.wasm": "application/wasm",
+        "/a.js.map": "application/json",
+        "/.well-known/x": None,
+    }
+    main.serve(MAIN, static_root=put(main.folder / "all", dict.fromkeys(types, "{}")), fallback="a.html")
+
+    assert {path: said(main, path).headers.get("content-type") for path in types} == types
+    # The page, whatever the path's ending says.
+    assert said(main, "/plan.ics", Accept=NAVIGATION).headers["content-type"] == "text/html; charset=utf-8"
