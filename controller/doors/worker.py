@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
@@ -41,7 +42,7 @@ from controller.loop.forge_senders import Archive, forge_senders
 from controller.loop.gate_threads import GateThreads
 from controller.loop.housekeeping import Housekeeping
 from controller.loop.notifying import notification_sender
-from controller.loop.observe import Sight
+from controller.loop.observe import Sight, observe_policy
 from controller.loop.reconcile import Health, Reconciler
 from controller.loop.reporter import Reporter
 from controller.loop.sweeper import Sweeper
@@ -217,7 +218,8 @@ class Worker:
                 sweeper.start()
             self._stop_on_signals(bell)
             if _machine_was_down(settings):
-                background.start(("verify", None), hands.verify_what_serves)
+                policy, _ = observe_policy(sight, store.load_history(), mirror.production_head())
+                background.start(("verify", None), partial(hands.verify_what_serves, policy.limits))
             notify("READY=1")
             log.info("worker: ready, epoch %s", store.epoch, extra={"action": "worker.ready"})
             try:

@@ -61,7 +61,7 @@ from controller.model import steps as s
 from controller.model.command import app_values
 from controller.model.config import Recipe, Settings, TreeLimits
 from controller.model.deploy_toml import recipe_hash
-from controller.model.errors import Failed, OroborosError, Stalled, Waiting
+from controller.model.errors import Failed, OroborosError, Stalled, Unavailable, Waiting
 from controller.model.names import MAIN, JobKind, Layout, Sha, SlotName, Topology, instance_unit, job_unit
 from controller.model.nouns import Drift, OpenDrift, ProcessFact, Run, Verdict
 from controller.model.states import Outcome, RunState
@@ -350,46 +350,30 @@ class Hands:
         except OroborosError as error:
             log.info("spare: %s", error, extra={"action": "spare"})  # the next checkout is slower, nothing else
 
-    def _check_links(self, run: Run) -> None:
-        """Files are shared by links between releases: see that none of this one's was changed since it was published.
+    def _mend(self, release: Sha, limits: TreeLimits) -> str:
+        """See that a release's files are those that were published; mend those that are not, and say so, else "".
 
-        A changed one is mended, and this attempt ends: its instance may have read it. It is tried again by itself."""
+        Files are shared by links between releases. Cheap where nothing changed: one lstat a file. Raises what keeps it
+        from being mended."""
         try:
-            changed = changed_inodes(self.layout, run.release)
-            if not changed:
-                return
-            problems = repair_release(self.open_mirror(), self.layout, run.release, limits=TreeLimits())
-        except OroborosError as error:
-            log.warning("release %s: %s", run.release[:7], error, extra={"action": "release.unreadable"})
-            return
-        if not problems:
-            return  # written again, but as git has it
-        message = (
-            f"{len(changed)} files of {run.release[:7]} had been changed on the disk, {changed[0]} for one; mended"
-        )
-        log.error("release %s: %s", run.release[:7], message, extra={"action": "release.damaged"})
-        self.gates.cancel(run.slot, run.generation)
-        self.side.record_verdict(
-            Verdict(
-                kind="gate",
-                slot=run.slot,
-                generation=run.generation,
-                release=run.release,
-                outcome=Outcome.FAIL,
-                reason="ReleaseDamaged",
-                message=message,
-                blames_release=False,
-            ),
-            now=self.clock(),
-        )
+            changed = changed_inodes(self.layout, release)
+        except Unavailable:
+            # Its manifest was lost: it is compared with git, and gets another.
+            publish_release(self.open_mirror(), self.layout, release, limits=limits, neighbour=None)
+            changed = changed_inodes(self.layout, release)
+        if not changed or not repair_release(self.open_mirror(), self.layout, release, limits=limits):
+            return ""  # or written again, but as git has it
+        message = f"{len(changed)} files of {release[:7]} had been changed on the disk, {changed[0]} for one; mended"
+        log.error("release %s: %s", release[:7], message, extra={"action": "release.damaged"})
+        return message
 
-    def verify_what_serves(self) -> None:
+    def verify_what_serves(self, limits: TreeLimits) -> None:
         """After the machine went down: see that what production serves is git's bytes, and mend what is not."""
         live = read_live(self.layout, MAIN)
         if live is None or live.release is None:
             return
         try:
-            problems = repair_release(self.open_mirror(), self.layout, live.release, limits=TreeLimits())
+            problems = repair_release(self.open_mirror(), self.layout, live.release, limits=limits)
         except OroborosError as error:
             log.error("boot: release %s not verified: %s", live.release[:7], error, extra={"action": "boot.verify"})
             return
@@ -531,8 +515,12 @@ class Hands:
         values = self._environment(run, recipe, nonce="", listens_at=None, with_database=with_database)
         spec = self._spec(unit, run, command, base, values, time_limit_s=limit_s)
 
+        limits = observed.policy.limits
+
         def work() -> None:
             try:
+                # Before a job reads or copies its files: then nothing has seen what was changed.
+                self._mend(run.release, limits)
                 if step.kind == "migrate":
                     self.runtime.start(spec)
                 elif not is_sealed(base):
@@ -542,10 +530,7 @@ class Hands:
             except OroborosError as error:
                 self._record_failure("checkout", step.slot, step.generation, step.release, error)
 
-        if step.kind == "build":
-            self.background.start(("job", step.slot), work)  # a host's folders may take long to open to the slot
-        else:
-            work()
+        self.background.start(("job", step.slot), work)
 
     def _spec(
         self,
@@ -641,8 +626,23 @@ class Hands:
             return StaticSample()
         return sample_static_files(self._base(run, recipe) / recipe.web.static, called=recipe.web.static)
 
+    def _damage(self, run: Run, limits: TreeLimits) -> Judgement | None:
+        """Mend what was changed of a release that serves as it is, and end this attempt: its instance may have read it.
+        It is tried again by itself."""
+        reason = "ReleaseDamaged"
+        try:
+            message = self._mend(run.release, limits)
+        except OroborosError as error:
+            reason, message = error.reason, error.message
+        if not message:
+            return None
+        return Judgement(outcome=Outcome.FAIL, reason=reason, message=message, blames_release=False)
+
     def _objection(self, run: Run, recipe: Recipe, limits: TreeLimits) -> Judgement | None:
-        """Return what speaks against a release that no probe sees: pointers of Git LFS in place of files."""
+        """Return what speaks against a release that no probe sees: files that were changed since it was published, and
+        pointers of Git LFS in place of files."""
+        if recipe.build is None and (damaged := self._damage(run, limits)) is not None:
+            return damaged
         if limits.lfs_pointers == "allow":
             return None
         base, called = self._base(run, recipe), recipe.web.static if recipe.web is not None else ""
@@ -662,8 +662,6 @@ class Hands:
         run, recipe = _run_and_recipe(observed.slot(step.slot))
         limits = observed.policy.limits
         instance = self._instance(run, recipe)
-        if recipe.build is None:
-            self.background.start(("links", step.slot), lambda: self._check_links(run))
         if instance is not None:
             self.gates.start_gate(
                 GateOrder(
@@ -684,13 +682,13 @@ class Hands:
 
     def _judge_static(self, run: Run, recipe: Recipe, limits: TreeLimits) -> None:
         began_at = self.clock()
+        # First what may be mended: a file that is gone from the disk is not missing in the commit.
+        judgement = self._objection(run, recipe, limits)
         sample = self._static_files(run, recipe)
-        judgement = Judgement(outcome=Outcome.PASS)
-        if not sample.files:
-            judgement = Judgement(
-                outcome=Outcome.FAIL, reason="NoStaticFiles", message=f"[web] static: {sample.problem}"
-            )
-        judgement = (self._objection(run, recipe, limits) if sample.files else None) or judgement
+        if judgement is None and not sample.files:
+            message = f"[web] static: {sample.problem}"
+            judgement = Judgement(outcome=Outcome.FAIL, reason="NoStaticFiles", message=message)
+        judgement = judgement or Judgement(outcome=Outcome.PASS)
         took_s = (self.clock() - began_at).total_seconds()
         if judgement.outcome is Outcome.PASS:
             self._ask_for_head(run)
@@ -702,8 +700,9 @@ class Hands:
             outcome=judgement.outcome,
             reason=judgement.reason,
             message=judgement.message,
+            blames_release=judgement.blames_release,
         )
-        self.record_verdict(verdict, "static", took_s)
+        self.record_verdict(verdict, "static" if judgement.outcome is Outcome.PASS else "", took_s)
 
     def _ask_for_head(self, run: Run) -> None:
         """Ask the forge what the production branch is now, if that was not asked just before: the last that is done

@@ -178,7 +178,7 @@ class GateThreads:
                 judgement = order.objection() or judgement
             if judgement.outcome is not Outcome.PENDING:
                 took_s, has_passed = time.monotonic() - began, judgement.outcome is Outcome.PASS
-                if has_passed:
+                if has_passed and not cancelled.is_set():
                     order.before_pass()
                 if not cancelled.is_set():
                     proof = order.gate.proof if has_passed else ""

@@ -24,6 +24,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from controller import failpoints
 from controller.decisions.surroundings import free
 from controller.development.embedded_runtime import EmbeddedRuntime
 from controller.development.parts import Postgres
@@ -39,7 +40,7 @@ from controller.loop.execute import Hands
 from controller.loop.gate_threads import GateThreads
 from controller.loop.observe import Sight, observe
 from controller.loop.reconcile import decide
-from controller.model.config import Settings, read_settings
+from controller.model.config import Settings, TreeLimits, read_settings
 from controller.model.errors import OroborosError, Stalled
 from controller.model.names import (
     MAIN,
@@ -109,7 +110,7 @@ path = "/page"
 window_s = 1
 start_timeout_s = 60
 """
-BUILD = "echo building; sleep 0.2; test -f many/9/1999 && cp page made\n"
+BUILD = "echo building; sleep 0.2; cp page made\n"
 APP = """
 import http.server, os, sys
 page = open("made").read()
@@ -177,8 +178,7 @@ class Story:
     def start_worker(self) -> None:
         """What a worker that was killed and started again has: the store, the host, and no thread."""
         before = getattr(self, "hands", None)
-        if before is not None:
-            before.side.close()
+        self.end_threads()
         self.store.register(slots=self.host.topology.slots, boot_id=os.urandom(4).hex(), now=datetime.now(UTC))
         side = self.store.shared()
 
@@ -212,6 +212,18 @@ class Story:
             seen={} if before is None else before.seen,
             begun=[] if before is None else before.begun,
         )
+
+    def end_threads(self) -> None:
+        """Wait until nothing of the worker, if there was one, runs any more."""
+        hands = getattr(self, "hands", None)
+        if hands is None:
+            return
+        hands.background.wait(timeout_s=60)
+        while running := hands.gates.running():
+            for _, slot, generation in running:
+                hands.gates.cancel(slot, generation)
+            time.sleep(0.01)
+        hands.side.close()
 
     def commit(self, page: str) -> Sha:
         (self.clone / "page").write_text(page)
@@ -290,10 +302,6 @@ def story(host: Host, postgres_url: str, postgres_server: Postgres) -> Iterator[
     clone = folder / "clone"
     clone.mkdir()
     git("init", "-q", "-b", "main", cwd=clone)
-    for number in range(FILES):
-        path = clone / "many" / str(number % 10) / str(number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{number}\n")
     for name, text in (("build.sh", BUILD), ("app.py", APP), ("deploy.toml", RECIPE.format(turned=folder / "turned"))):
         (clone / name).write_text(text)
     secrets = folder / "secrets"
@@ -326,6 +334,7 @@ def story(host: Host, postgres_url: str, postgres_server: Postgres) -> Iterator[
     where = ("--socket", str(folder / "s"), "--state", str(folder / "state"))
     with contextlib.ExitStack() as ends:
         ends.callback(store.close)
+        ends.callback(failpoints.disarm)
         ends.callback(databases.close)
         ends.callback(databases.drop, PREVIEW)
         ends.callback(drop_production, postgres_server.url())
@@ -337,8 +346,7 @@ def story(host: Host, postgres_url: str, postgres_server: Postgres) -> Iterator[
         runtime.watch(made.bell.set)
         assert made.bell.wait(30)
         made.start_worker()
-        ends.callback(lambda: made.hands.side.close())
-        ends.callback(lambda: made.hands.background.wait(timeout_s=30))
+        ends.callback(made.end_threads)
         yield made
 
 
@@ -363,12 +371,29 @@ def assert_begun_once(story: Story, run: Run) -> None:
     assert all(wanted in environment for environment in environments)
 
 
+def change_when(story: Story, failpoint: str, release: Sha) -> None:
+    """Have somebody change a file of a release on the disk right before a step."""
+
+    def change() -> None:
+        failpoints.disarm()
+        page = story.layout.release(release) / "page"
+        page.chmod(0o644)
+        page.write_text("changed on the disk")
+        page.chmod(0o444)
+
+    failpoints.arm(failpoint, change)
+
+
 def test_every_class_of_steps_says_why_it_may_be_repeated() -> None:
     assert set(HARMLESS) == set(STEPS)
 
 
 def test_a_step_that_is_repeated_before_its_effect_is_seen_does_nothing_twice(story: Story) -> None:
     """Budget: 20 s on a machine that does nothing else."""
+    for number in range(FILES):
+        path = story.clone / "many" / str(number % 10) / str(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{number}\n")
     # A worker that is killed in the middle of a build, and its successor, which knows no thread.
     first = story.commit("first")
     story.look()
@@ -438,6 +463,31 @@ def test_a_step_that_is_repeated_before_its_effect_is_seen_does_nothing_twice(st
     assert spent not in observed.builds
     assert story.serves(MAIN) == "last"
     assert set(story.hands.seen) == set(STEPS)
+
+
+def test_a_release_that_was_changed_on_the_disk_is_mended_before_it_is_built_from_or_serves(story: Story) -> None:
+    """Also one that only the policy's own limits let in, and whatever the gate says first."""
+    deep = story.clone.joinpath(*["d"] * (TreeLimits().depth_max + 6))
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("")
+    recipe = (story.clone / "deploy.toml").read_text() + f"[limits]\ndepth_max = {TreeLimits().depth_max + 20}\n"
+    (story.clone / "deploy.toml").write_text(recipe)
+    built = story.commit("built")
+    story.look()
+    change_when(story, "step.before.StartJob", built)
+    run = story.await_run(built, RunState.LIVE)
+    assert story.serves(MAIN) == "built"
+    assert "changed on the disk" not in story.log(job_unit("build", MAIN), run)
+
+    static = recipe.replace(recipe[recipe.index("[build]") : recipe.index("[gate]")], '[web]\nstatic = "."\n')
+    (story.clone / "deploy.toml").write_text(static)
+    served = story.commit("served")
+    story.look()
+    change_when(story, "step.before.StartGate", served)
+    run = story.await_run(served, RunState.FAILED)
+    assert run.reason == "ReleaseDamaged"
+    story.tick_until(lambda observed: (r := observed.slot(MAIN).live_run) is not None and r.release == served, what="")
+    assert story.serves(MAIN) == "served"
 
 
 def _hand_over_again(story: Story, release: Sha) -> None:
