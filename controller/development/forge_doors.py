@@ -13,7 +13,7 @@ Knobs for what goes wrong at the real one, each a POST with a JSON object to /_d
 - install {installed, suspended, permissions, revoke, token_chars}: what the owner does at the App's page, and how long
   its tokens are. seen (a GET): what came.
 - fork_pull {title, head_sha_branch, null_repo}: a pull request from a fork, or from one that was deleted.
-- comment, permission, pull, fork_push: what people say and do; `forge_people_doors` lists them.
+- comment, permission, pull, fork_push, rerun: what people say and do; `forge_people_doors` lists them.
 """
 
 from __future__ import annotations
@@ -171,6 +171,7 @@ def build_app(forge: Forge) -> Starlette:
             route("/_development/fork_push", people_doors.push_to_fork, "POST"),
             route("/_development/pull", people_doors.change_pull, "POST"),
             route("/_development/comment", people_doors.say, "POST"),
+            route("/_development/rerun", people_doors.rerun, "POST"),
             route("/_development/permission", people_doors.permit, "POST"),
             route("/_development/outage", doors.outage, "POST"),
             route("/_development/slow", doors.slow, "POST"),

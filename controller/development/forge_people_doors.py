@@ -127,6 +127,21 @@ class PeopleDoors:
         self._make_known(author)
         return JSONResponse(self.reports.add_comment(number, body, author=author), status_code=201)
 
+    async def rerun(self, request: Request) -> Response:
+        """Have somebody click on Re-run at a check: the App that made it hears of it, and nobody else."""
+        self.guard.admit_developer(request)
+        content = await read_object(request)
+        check, user = content.get("check"), text(content, "user", "User")
+        found = self.records.find_made("check", check) if isinstance(check, int) and check < 1 << 62 else None
+        if found is None or not isinstance(check, int) or self.forge.app_hook() is None:
+            raise Problem(404, "Not Found")
+        self._make_known(user)
+        sha, kept = found
+        payload: Object = {"action": "rerequested", "check_run": self.reports.rerun_shape(check, sha, kept)}
+        payload |= {"repository": self.forge.repository_shape(), "sender": self.forge.shapes.user(person(user))}
+        self.forge.deliver("check_run", "rerequested", payload)
+        return JSONResponse({"check": check, "user": user}, status_code=201)
+
     async def permit(self, request: Request) -> Response:
         """Say what somebody may from now on."""
         self.guard.admit_developer(request)

@@ -149,6 +149,28 @@ class ReportDoors:
             "pull_requests": [],
         }
 
+    def rerun_shape(self, number: int, sha: str, kept: Object) -> Object:
+        """Return a check run as it is in the event of a click on Re-run: with its suite, and as it ended."""
+        shape, app = self._check_shape(number, sha, kept), self._app_shape() or {}
+        app = {key: value for key, value in app.items() if key != "installations_count"}
+        none: list[Json] = []
+        suite: Object = {
+            "id": 1,
+            "node_id": "CS_1",
+            "head_branch": None,
+            "head_sha": sha,
+            "status": shape["status"],
+            "conclusion": shape["conclusion"] or "neutral",
+            "url": f"{self.forge.shapes.repository_url}/check-suites/1",
+            "before": None,
+            "after": None,
+            "pull_requests": none,
+            "app": app,
+            "created_at": self.forge.shapes.created_at,
+            "updated_at": self.forge.shapes.created_at,
+        }
+        return {**shape, "check_suite": suite, "app": app}
+
     async def annotations(self, request: Request) -> Response:
         self.guard.admit(request, "checks:read")
         _, sha, kept = self._read(request, "check")

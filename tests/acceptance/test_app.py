@@ -50,6 +50,31 @@ def answers_commands(world: World) -> None:
     world.author.git("checkout", "-q", "main")
 
 
+def tries_again_at_a_rerun(world: World) -> None:
+    """The App hears of a click on Re-run at its check, asks who may, and tries the very commit again."""
+    world.author.git("checkout", "-q", "-B", "broken", "main")
+    sha = world.release("500", "Broken")
+    world.author.push("broken")
+    number = world.author.open_pull("broken", "Broken")
+    world.author.await_status(sha, "failure", slot="preview-1")
+
+    def checks() -> list[int]:
+        found = world.author.forge.get(f"/commits/{sha}/check-runs?filter=all").json()["check_runs"]
+        return sorted(int(one["id"]) for one in found if one["conclusion"] == "failure")
+
+    world.author.wait(lambda: len(checks()) == 1, lambda: f"one check is to have failed: {checks()}")
+    (first,) = checks()
+    knob(world, "rerun", check=first, user="stranger")
+    refused = "SELECT 1 FROM audit WHERE action = 'check.rerun' AND actor = 'stranger' AND detail->>'state' = 'refused'"
+    world.author.wait(lambda: world.rows(refused) != [], lambda: "a stranger's click is to be refused")
+    assert len(world.rows("SELECT 1 FROM runs WHERE sha = %s", sha)) == 1
+    knob(world, "rerun", check=first, user="developer")
+    world.author.wait(lambda: len(checks()) == 2, lambda: f"it is to be tried again: {checks()}")
+    assert len(world.rows("SELECT 1 FROM runs WHERE sha = %s", sha)) == 2
+    world.author.close_pull(number)
+    world.author.git("checkout", "-q", "main")
+
+
 def set_up(world: World, *, api_port: int) -> dict[str, str]:
     """Create the App at the stack's forge, in a shell and a browser; return the values for api and worker."""
     hook = f"http://127.0.0.1:{api_port}/webhooks/github"
@@ -102,6 +127,7 @@ def test_a_stack_works_as_a_github_app(free_port_offset: int) -> None:
             lambda: "a status at the forge",
         )
         answers_commands(world)
+        tries_again_at_a_rerun(world)
         checked = world.command("github", "check", "--json")
         assert checked.returncode == 0, checked.stdout
 

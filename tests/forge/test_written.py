@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from controller.decisions.github.wire import ask
+from hooks.payload import Ours as Repository
+from hooks.payload import read_hint
 from tests.forge.our_app import Ours
 from tests.forge_fixture import ForgeUnderTest
+from tests.published import problems
 
 CHECK = {"name": "oroboros/production", "status": "in_progress"}
 OUTPUT = {"title": "T", "summary": "S"}
@@ -95,6 +100,20 @@ def test_a_completed_check_run_stays_completed_and_may_get_another_conclusion(ou
         assert (again["status"], again["conclusion"]) == ("completed", "neutral")
         ended = client.patch(f"/check-runs/{made['id']}", json={"conclusion": "success"}).json()
         assert (ended["status"], ended["conclusion"]) == ("completed", "success")
+
+
+def test_a_click_on_rerun_is_told_to_the_app_as_published(ours: Ours, sha: str) -> None:
+    ended = {"status": "completed", "conclusion": "failure", "output": OUTPUT, "details_url": "http://app.localhost"}
+    with as_app(ours) as client:
+        made = client.post("/check-runs", json={**CHECK, "head_sha": sha, **ended}).json()
+        ours.forge.knob("rerun", check=made["id"], user="developer")
+    listed = json.loads(ours.identity().ask(ask("/app/hook/deliveries")).body)
+    (one,) = [one for one in listed if one["event"] == "check_run"]
+    payload = json.loads(ours.identity().ask(ask(f"/app/hook/deliveries/{one['id']}")).body)["request"]["payload"]
+    assert problems({"$ref": "#/definitions/check_run$rerequested"}, payload) == []
+    body = json.dumps(payload).encode()
+    hint = read_hint(body, "check_run", ours=Repository(name=ours.forge.repository))
+    assert (hint.target, hint.sha) == ("rerun:oroboros/production:developer", sha)
 
 
 def test_what_the_app_was_not_granted_is_403_and_named(ours: Ours, sha: str) -> None:

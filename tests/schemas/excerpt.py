@@ -72,6 +72,7 @@ EVENTS = (
     "pull_request$reopened",
     "pull_request$synchronize",
     "issue_comment$created",
+    "check_run$rerequested",
     "merge_group$checks_requested",
     "merge_group$destroyed",
 )
