@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 if __name__ == "__main__":
     # Isolated (-I), so that nobody else's modules are found; ours lie above this file.
@@ -30,12 +31,15 @@ if __name__ == "__main__":
 from controller.disk import remove_tree
 from controller.effects.checkout import fill_for_build
 from controller.log_pipe import put_between
+from controller.loopback_door import open_door
 from controller.model.command import app_values, expand, process_environment
 from controller.model.errors import OroborosError
 from controller.model.names import (
     HOST_ROOT,
     JOB_NOT_PREPARED,
     LAUNCHER_TIMED_OUT,
+    OWN_NETWORK,
+    POSTGRES_SOCKETS,
     Layout,
     SlotName,
     slot_of_unit,
@@ -93,6 +97,8 @@ def main(words: list[str]) -> NoReturn:
     kind = unit.partition("-")[0]
     if kind == "wipe":
         wipe(order)
+    if kind != "build" and os.environ.get(OWN_NETWORK):
+        lead_to_database(order)
     put_between(SecretValues.of({**own, **order.environment}))
     if kind in ("build", "migrate", "seed"):
         run_job(order, own)
@@ -125,6 +131,16 @@ def write_to_journal(identifier: str) -> None:
         journal.close()
     except OSError as error:
         print(f"oroboros: the journal does not listen: {error}", file=sys.stderr)
+
+
+def lead_to_database(order: Order) -> None:
+    """Have the address in DATABASE_URL answer in this network, too: the server is reached by its socket only."""
+    address = urlsplit(order.environment.get("DATABASE_URL", ""))
+    try:
+        if address.hostname == "127.0.0.1" and address.port is not None:
+            open_door(address.port, f"{POSTGRES_SOCKETS}/.s.PGSQL.{address.port}")
+    except (OSError, ValueError) as error:
+        print(f"oroboros: the database cannot be led to 127.0.0.1: {error}", file=sys.stderr, flush=True)
 
 
 def become(order: Order, own: Mapping[str, str]) -> NoReturn:

@@ -121,13 +121,22 @@ def short_dir() -> Iterator[Path]:
     remove_tree(folder)
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
     """The Postgres of this pytest process, shared by its tests: never stop it. A test that must starts its own."""
     folder = _new_folder()
     binaries = os.environ.get(_POSTGRES)
     postgres = prepare_postgres(
-        data=folder / "pg", run=folder / "run", binaries=None if binaries is None else Path(binaries)
+        data=folder / "pg",
+        run=folder / "run",
+        port=_free_port(),
+        binaries=None if binaries is None else Path(binaries),
     )
     with Part(postgres.spec):
         yield postgres

@@ -22,11 +22,11 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 MODEL, DECISIONS, EFFECTS, LOOP = "controller.model", "controller.decisions", "controller.effects", "controller.loop"
 DOORS, DEVELOPMENT = "controller.doors", "controller.development"
 #: Leaves without a floor of their own: waits that do not count while the machine stands still, system calls for whole
-#: folders, named places where a test stops a process, a word to the service manager, a pipe before a log, and
-#: the threads of the worker.
+#: folders, named places where a test stops a process, a word to the service manager, a pipe before a log, a port of
+#: TCP that leads to a Unix socket, and the threads of the worker.
 LEAVES = (
     *("controller.awake_clock", "controller.disk", "controller.failpoints", "controller.log_pipe"),
-    *("controller.service_manager", "controller.threads"),
+    *("controller.loopback_door", "controller.service_manager", "controller.threads"),
 )
 #: Who may import what of ours, the first that fits; beside itself. Effects are told apart below.
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -11,12 +11,19 @@ from dataclasses import dataclass
 
 from controller.model.command import parse_environment
 from controller.model.host_files import HostFile
-from controller.model.names import HOST_CONFIG, HOST_ROOT, HOST_RUN, POSTGRES_PORT, REDIS_PORT, Topology
+from controller.model.names import (
+    HOST_CONFIG,
+    HOST_ROOT,
+    HOST_RUN,
+    POSTGRES_PORT,
+    POSTGRES_SOCKETS,
+    REDIS_PORT,
+    Topology,
+)
 
 CONTROL_DATABASE = "builder_control"
 API_ROLE, WORKER_ROLE = "oroboros_api", "oroboros_worker"
 REDIS_USER = "oroboros"
-POSTGRES_SOCKETS = "/run/postgresql"
 #: The control plane's database, as the worker's role: root and the worker are let in by who they are.
 CONTROL_SOCKET_URL = f"postgresql://{WORKER_ROLE}@/{CONTROL_DATABASE}?host={POSTGRES_SOCKETS}"
 POLL_INTERVAL_S = 5

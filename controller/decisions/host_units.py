@@ -24,6 +24,7 @@ from controller.model.names import (
     HOST_ROOT,
     HOST_RUN,
     MAIN,
+    OWN_NETWORK,
     POSTGRES_PORT,
     REDIS_PORT,
     SERVING_USER,
@@ -108,6 +109,8 @@ InaccessiblePaths=-/var/log
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 LimitCORE=0
 """
+#: Nothing is in it but the unit; the launcher leads the port of Postgres to its socket.
+_OWN_NETWORK = f"PrivateNetwork=yes\nEnvironment={OWN_NETWORK}=yes\n"
 #: RFC 1918 and RFC 4193.
 PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 #: A build reaches the internet, but nobody at home: loopback, the cloud's own addresses, private networks.
@@ -693,7 +696,7 @@ def _instance_drop_in(topology: Topology, slot: SlotName, colour: Colour) -> Hos
         # It comes back by itself, also while the worker is away.
         text += "Restart=on-failure\nRestartSec=500ms\n"
     elif is_isolated:
-        text += "PrivateNetwork=yes\n"
+        text += _OWN_NETWORK
     return _drop_in(unit, text)
 
 
@@ -704,7 +707,7 @@ def _job_drop_in(topology: Topology, slot: SlotName, kind: JobKind) -> HostFile:
         text += f"LoadCredential=app.env:{HOST_CONFIG}/app-{slot}.env\n"
     text += f"InaccessiblePaths=-{_data(slot)}\n" if kind == "build" else f"ReadWritePaths={_data(slot)}\n"
     if kind == "migrate" and slot != MAIN and topology.isolated_previews:
-        text += "PrivateNetwork=yes\n"
+        text += _OWN_NETWORK
     return _drop_in(unit, text)
 
 

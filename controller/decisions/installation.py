@@ -503,15 +503,19 @@ def _written(changes: Iterable[Change]) -> list[HostFile]:
 
 
 def hba_lines(topology: Topology) -> tuple[str, ...]:
-    """Return the lines of pg_hba.conf: our users over the socket, by who they are; the control plane by password."""
-    slots = [f"local {database_name(slot)} {database_name(slot)} peer map=oroboros" for slot in topology.slots]
+    """Return the lines of pg_hba.conf: our users over the socket, by who they are; over TCP by
+    password, each into its own database."""
+    names = [database_name(slot) for slot in topology.slots]
+    slots = [f"local {name} {name} peer map=oroboros" for name in names]
+    # Many drivers know TCP only. The worker draws each password with the slot's database.
+    slots += [f"host {name} {name} 127.0.0.1/32 scram-sha-256" for name in names]
     return (
         f"local postgres,{CONTROL_DATABASE} {WORKER_ROLE} peer map=oroboros",
         *slots,
         f"host {CONTROL_DATABASE} {API_ROLE},{WORKER_ROLE} 127.0.0.1/32 scram-sha-256",
         # What a slot's role could try elsewhere.
-        f"local all {','.join(database_name(slot) for slot in topology.slots)} reject",
-        f"host all {','.join(database_name(slot) for slot in topology.slots)} all reject",
+        f"local all {','.join(names)} reject",
+        f"host all {','.join(names)} all reject",
     )
 
 

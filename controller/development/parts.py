@@ -10,7 +10,8 @@ to see that it answers. `Part` runs one spec: it starts it, waits for it, stops 
 - As root, Postgres runs in a user namespace in which we are user 1000: it refuses to run as root, and an ordinary other
   user could not enter a folder that only root may read.
 - Postgres and Redis listen on Unix sockets in a folder that only we can enter. Postgres asks for a password as well:
-  across the user namespace it cannot see who is on the other end of a socket.
+  across the user namespace it cannot see who is on the other end of a socket. For apps, many of whose drivers know TCP
+  only, it listens on loopback too.
 """
 
 from __future__ import annotations
@@ -132,6 +133,8 @@ def prepare_postgres(
     log_file = data.with_name(f"{data.name}.log")
     if not (data / "PG_VERSION").exists():
         _make_cluster(data, password_file=password_file, log_file=log_file, binaries=binaries)
+    if port is not None:
+        _write_hba(data)
     postgres = Postgres(
         spec=PartSpec(
             name="postgres",
@@ -154,6 +157,20 @@ def prepare_postgres(
         password=password_file.read_text().strip(),
     )
     return postgres
+
+
+def _write_hba(data: Path) -> None:
+    """Say who may enter over TCP: each role its own database, which is called like it, and never the superuser."""
+    rules = (
+        "local all all scram-sha-256",
+        "host all postgres all reject",
+        "host sameuser all 127.0.0.1/32 scram-sha-256",
+        "host all all all reject",
+    )
+    pending = data / "pg_hba.conf.new"
+    pending.write_text("# Written by `oroboros up` at each start.\n" + "".join(f"{rule}\n" for rule in rules))
+    pending.chmod(0o600)
+    pending.replace(data / "pg_hba.conf")
 
 
 def prepare_redis(*, run: Path, log_file: Path) -> Redis:

@@ -199,7 +199,7 @@ def _bring_up(
         parts[spec.name].launch()
 
     say("starting Postgres, Redis, forge, supervisor and Caddy")
-    postgres = prepare_postgres(data=root / "postgres", run=_folder(run / "pg"))
+    postgres = prepare_postgres(data=root / "postgres", run=_folder(run / "pg"), port=ports.database)
     launch(postgres.spec)
     redis = prepare_redis(run=_folder(run / "redis"), log_file=logs / "redis.log")
     launch(redis.spec)

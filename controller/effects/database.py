@@ -1,14 +1,16 @@
 """Which slot has a Postgres database and role of its own, and how are they made and removed?
 
-One database and one role per slot, named alike by `names.database_name`. Where the roles are ours to make, each gets a
-password, drawn anew for each lease; on a host install has made them, their users are let in by peer authentication
-over the Unix socket, and we may make no role at all. A 0600 file holds the fence of the lease that the database is for.
+One database and one role per slot, named alike by `names.database_name`. Each role gets a password, drawn anew for
+each lease; on a host install has made the roles, we may make none, and a role's password is its own to set. Apps reach
+the server over TCP on loopback: most drivers take no other address (a URL without a host is none for WHATWG's `URL`).
+A 0600 file holds the fence of the lease that the database is for, and the address.
 Every fresh Postgres database lets PUBLIC connect: here nobody but its own role may
 (https://www.postgresql.org/docs/current/ddl-priv.html). Truth is `pg_database`, not the file alone.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -28,6 +30,10 @@ STATEMENT_TIMEOUT_MS = 30_000
 #: Of one slot's role, so that a preview cannot use up the server.
 CONNECTIONS_MAX = 20
 ROLE_STATEMENT_TIMEOUT = "60s"
+PASSWORD_BYTES = 24
+#: An installation that is older than this form of the address lets nobody of a slot in over TCP: the server says so
+#: before it asks for a password.
+_NOT_OVER_TCP = re.compile(r"pg_hba\.conf|Connection refused|no pg_hba")
 
 
 class AppDatabases:
@@ -47,6 +53,8 @@ class AppDatabases:
         # Kept open: every tick looks, and a password handshake costs more than the look.
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
+        #: Whether slots' roles are let in over TCP; None: not asked yet.
+        self._lets_in_over_tcp: bool | None = True if roles == "ours" else None
         self._file = file_of
         self._names = {
             database_name(slot): slot for slot in (MAIN, *(preview_slot(k) for k in range(1, PREVIEWS_MAX + 1)))
@@ -92,13 +100,14 @@ class AppDatabases:
         except (FileNotFoundError, ValueError):
             return None
 
+    def is_ready(self, slot: SlotName, *, fence: int) -> bool:
+        """Say whether the slot's database is that of this lease, and its address as it is today."""
+        has_address = self._password(slot) is not None or not self._is_open_over_tcp(slot)
+        return self.made_for(slot) == fence and has_address
+
     def url(self, slot: SlotName) -> str | None:
         """Return the slot's DATABASE_URL, or None when it has no database."""
-        try:
-            _, _, url = self._file(slot).read_text().strip().partition(" ")
-        except FileNotFoundError:
-            return None
-        return url or None
+        return None if self._kept_url(slot) is None else self._url(slot, self._password(slot))
 
     def ensure(self, slot: SlotName, *, fence: int) -> None:
         """Make the slot's database and role for a lease. Safe to repeat; another lease's database is dropped first."""
@@ -106,15 +115,16 @@ class AppDatabases:
         if made_for is not None and made_for != fence and slot != MAIN:
             self.drop(slot)
         name = sql.Identifier(database_name(slot))
+        is_open = self._is_open_over_tcp(slot)
+        password = self._password(slot) or secrets.token_hex(PASSWORD_BYTES)
         if self._roles == "installed":
-            self._write_private(self._file(slot), f"{fence} {self._url(slot, None)}\n")
+            self._write_private(self._file(slot), f"{fence} {self._url(slot, password if is_open else None)}\n")
             with self._admin() as connection:
                 _require_role(connection, slot)
+                if is_open:
+                    _set_own_password(connection, slot, password)
                 _make_database(connection, slot)
             return
-        url = self.url(slot)
-        password = conninfo.conninfo_to_dict(url).get("password") if url is not None else None
-        password = str(password) if password else secrets.token_urlsafe(24)
         # Written first: a crash leaves a password without a role, which the repetition gives it.
         self._write_private(self._file(slot), f"{fence} {self._url(slot, password)}\n")
         with self._admin() as connection:
@@ -153,16 +163,51 @@ class AppDatabases:
                 connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
         self._file(slot).unlink(missing_ok=True)
 
+    def _kept_url(self, slot: SlotName) -> str | None:
+        try:
+            _, _, url = self._file(slot).read_text().strip().partition(" ")
+        except FileNotFoundError:
+            return None
+        return url or None
+
+    def _password(self, slot: SlotName) -> str | None:
+        url = self._kept_url(slot)
+        password = conninfo.conninfo_to_dict(url).get("password") if url is not None else None
+        return str(password) if password else None
+
     def _url(self, slot: SlotName, password: str | None) -> str:
-        parts = conninfo.conninfo_to_dict(self._admin_url)
-        name = database_name(slot)
-        host, port = str(parts.get("host") or ""), str(parts.get("port") or "5432")
-        who = name if password is None else f"{name}:{password}"
-        if host.startswith("/"):
+        """Return the address as a slot gets it; without a password that of the socket, where peers are known."""
+        name, (host, port) = database_name(slot), self._address()
+        if password is None and host.startswith("/"):
             # Without an "&" where it can be: the address may meet a shell that its recipe did not quote it for.
-            beside = "" if port == "5432" else f"&port={port}"
-            return f"postgresql://{who}@/{name}?host={host}{beside}"
-        return f"postgresql://{who}@{host or '127.0.0.1'}:{port}/{name}"
+            beside = "" if port == 5432 else f"&port={port}"
+            return f"postgresql://{name}@/{name}?host={host}{beside}"
+        who = name if password is None else f"{name}:{password}"
+        return f"postgresql://{who}@{_tcp_host(host)}:{port}/{name}"
+
+    def _address(self) -> tuple[str, int]:
+        parts = conninfo.conninfo_to_dict(self._admin_url)
+        return str(parts.get("host") or ""), int(parts.get("port") or 5432)
+
+    def _is_open_over_tcp(self, slot: SlotName) -> bool:
+        """Say whether the server asks the slot's role for a password over TCP; asked once in the life of a process."""
+        if self._lets_in_over_tcp is None:
+            host, port = self._address()
+            try:
+                psycopg.connect(
+                    host=_tcp_host(host),
+                    port=port,
+                    user=database_name(slot),
+                    dbname=database_name(slot),
+                    password="none",  # noqa: S106 - right for nobody
+                    connect_timeout=CONNECT_TIMEOUT_S,
+                ).close()
+            except psycopg.OperationalError as error:
+                if "password authentication failed" not in str(error):
+                    self._lets_in_over_tcp = False if _NOT_OVER_TCP.search(str(error)) else None
+                    return False
+            self._lets_in_over_tcp = True
+        return self._lets_in_over_tcp
 
     @contextmanager
     def _admin(self) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
@@ -192,6 +237,19 @@ class AppDatabases:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+
+def _tcp_host(host: str) -> str:
+    return "127.0.0.1" if not host or host.startswith("/") else host
+
+
+def _set_own_password(connection: psycopg.Connection[tuple[object, ...]], slot: SlotName, password: str) -> None:
+    """Set the password of a role that install has made, as that role: its member may make no role and alter none."""
+    name = sql.Identifier(database_name(slot))
+    verifier = sql.Literal(_verifier(connection, slot, password))
+    with connection.transaction():
+        connection.execute(sql.SQL("SET LOCAL ROLE {}").format(name))
+        connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, verifier))
 
 
 def _require_role(connection: psycopg.Connection[tuple[object, ...]], slot: SlotName) -> None:

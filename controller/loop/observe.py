@@ -475,7 +475,7 @@ def _build_sealed(layout: Layout, run: Run, recipe: Recipe | None) -> bool:
 
 
 def _database_is_of_lease(sight: Sight, slot: SlotName, fence: int) -> bool:
-    return sight.databases is not None and sight.databases.made_for(slot) == fence
+    return sight.databases is not None and sight.databases.is_ready(slot, fence=fence)
 
 
 def _database_migration_head(row: SlotRow, fence: int) -> str | None:

@@ -44,6 +44,9 @@ HOST_ROOT = Path("/srv/oroboros")
 HOST_RUN = Path("/run/oroboros")
 #: The distribution's Postgres and Redis, on a host.
 POSTGRES_PORT, REDIS_PORT = 5432, 6379
+POSTGRES_SOCKETS = "/run/postgresql"
+#: In the environment of a unit whose network is its own.
+OWN_NETWORK = "OROBOROS_OWN_NETWORK"
 #: By so much at most the ports of a stack are shifted, all of them, and so many previews it has at most.
 PORT_OFFSET_MAX, PREVIEWS_MAX = 57_000, 99
 BUILD_SEALED = ".sealed"
@@ -235,6 +238,11 @@ class Ports:
         """The development forge; not part of the host contract."""
         return 8070 + self.offset
 
+    @property
+    def database(self) -> int:
+        """The apps' Postgres of a stack; a host's own listens where its administrator has it."""
+        return 8060 + self.offset
+
     def web(self, slot: SlotName) -> int:
         return 3100 + slot_index(slot) + self.offset
 
@@ -252,6 +260,7 @@ class Ports:
             ("api", self.api),
             ("worker health", self.worker_health),
             ("forge", self.forge),
+            ("database", self.database),
         ]
         for slot in slots:
             fixed.append((f"{slot} web", self.web(slot)))

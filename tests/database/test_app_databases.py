@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -70,8 +72,38 @@ def test_a_slot_enters_no_other_database(databases: AppDatabases, postgres_url: 
     control = str(psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"])
 
     for other in (control, "preview_2", "postgres", "template1"):
-        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        with pytest.raises(psycopg.OperationalError, match=r"pg_hba\.conf rejects connection"):
             psycopg.connect(url_of(databases, ONE), dbname=other)
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(url_of(databases, ONE), dbname=other, host=str(postgres_server.socket_folder))
+    superuser = conninfo.conninfo_to_dict(postgres_server.url())
+    with pytest.raises(psycopg.OperationalError, match=r"pg_hba\.conf rejects connection"):
+        psycopg.connect(postgres_server.url(), host="127.0.0.1", password=str(superuser["password"]))
+
+
+def test_the_address_has_the_one_form_that_every_driver_reads(databases: AppDatabases) -> None:
+    databases.ensure(ONE, fence=1)
+    url = url_of(databases, ONE)
+    parts = urlsplit(url)
+
+    assert re.fullmatch(r"postgresql://preview_1:[0-9a-f]{48}@127\.0\.0\.1:\d+/preview_1", url)
+    assert (parts.hostname, parts.username, parts.path, parts.query) == ("127.0.0.1", "preview_1", "/preview_1", "")
+    assert parts.port != 5432
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT inet_server_addr()::text").fetchone() == ("127.0.0.1/32",)
+
+
+def test_an_address_that_an_earlier_version_kept_is_given_in_todays_form(
+    databases: AppDatabases, postgres_server: Postgres, tmp_path: Path
+) -> None:
+    databases.ensure(ONE, fence=7)
+    today = url_of(databases, ONE)
+    password = conninfo.conninfo_to_dict(today)["password"]
+    socket_url = f"postgresql://preview_1:{password}@/preview_1?host={postgres_server.socket_folder}&port=5432"
+    write_private(tmp_path / ONE, f"7 {socket_url}\n")
+
+    assert url_of(databases, ONE) == today
+    assert databases.is_ready(ONE, fence=7)
 
 
 def test_a_slot_has_no_powers_and_its_share_only(databases: AppDatabases) -> None:
@@ -189,28 +221,48 @@ def installed(postgres_server: Postgres, tmp_path: Path) -> Iterator[AppDatabase
         connection.execute("DROP ROLE preview_1, maker")
 
 
-def test_where_roles_are_installed_none_is_made_and_no_password_is(installed: AppDatabases) -> None:
+def test_where_roles_are_installed_none_is_made_and_each_sets_its_own_password(
+    installed: AppDatabases, tmp_path: Path
+) -> None:
     installed.ensure(ONE, fence=7)
+    first = url_of(installed, ONE)
     installed.ensure(ONE, fence=7)
 
     assert installed.observe() == {ONE}
-    assert installed.made_for(ONE) == 7
-    parts = conninfo.conninfo_to_dict(url_of(installed, ONE))
-    assert (parts["user"], parts["dbname"], parts.get("password")) == ("preview_1", "preview_1", None)
+    assert installed.is_ready(ONE, fence=7)
+    assert url_of(installed, ONE) == first
+    with psycopg.connect(first) as connection:
+        assert connection.execute("SELECT current_user::text").fetchone() == ("preview_1",)
+    installed.drop(ONE)
+    installed.ensure(ONE, fence=8)
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(first)
+    # What an earlier version kept: the address of the socket, where the server knows who comes.
+    write_private(tmp_path / ONE, "8 postgresql://preview_1@/preview_1?host=/run/postgresql\n")
+    assert not installed.is_ready(ONE, fence=8)
+    installed.ensure(ONE, fence=8)
+    psycopg.connect(url_of(installed, ONE)).close()
 
 
-def test_an_installed_role_outlives_the_database_of_its_lease(
-    installed: AppDatabases, postgres_server: Postgres
-) -> None:
+def test_a_server_that_lets_no_slot_in_over_tcp_is_reached_by_its_socket(tmp_path: Path) -> None:
+    """As an installation that is older: only the socket is open to slots."""
+    url = f"postgresql://maker@/postgres?host={tmp_path}&port=1"
+    older = AppDatabases(url, file_of=lambda slot: tmp_path / slot, write_private=write_private, roles="installed")
+    write_private(tmp_path / ONE, "8 postgresql://preview_1@/preview_1?host=/run/postgresql\n")
+
+    assert older.is_ready(ONE, fence=8)
+    assert url_of(older, ONE) == f"postgresql://preview_1@/preview_1?host={tmp_path}&port=1"
+
+
+def test_an_installed_role_outlives_the_database_of_its_lease(installed: AppDatabases) -> None:
     installed.ensure(ONE, fence=7)
-    password = conninfo.conninfo_to_dict(postgres_server.url())["password"]
-    with psycopg.connect(url_of(installed, ONE), password=password) as connection:
+    with psycopg.connect(url_of(installed, ONE)) as connection:
         connection.execute("CREATE TABLE secret AS SELECT 1")
     installed.drop(ONE)
     assert installed.observe() == frozenset()
     installed.ensure(ONE, fence=8)
 
-    with psycopg.connect(url_of(installed, ONE), password=password) as connection:
+    with psycopg.connect(url_of(installed, ONE)) as connection:
         assert connection.execute("SELECT to_regclass('secret')").fetchone() == (None,)
 
 
