@@ -183,7 +183,7 @@ class _OperatorOnly:
             return
         refused = Refused(
             "TokenRequired",
-            "the operator alone may see this: send Authorization: Bearer TOKEN; `oroboros doctor` says where it lies",
+            "for the operator alone: send their token as a Bearer credential; `oroboros doctor` says where it lies",
             status_hint=401,
         )
         answer = JSONResponse(

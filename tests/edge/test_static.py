@@ -229,6 +229,7 @@ NAMES = ["a#b", "100%", "what?", "a b", "ü", "a%23b", "[1]", "a;b", "{x}", "a&b
 def test_each_page_has_one_address_whatever_its_name_holds(main: Host) -> None:
     root = put(main.folder / "all", {f"{name}/index.html": f"in {name}" for name in NAMES})
     put(root, {"page.html": "page", "docs/sub/index.html": "sub", "about.html": "about"})
+    put(root, {f"pages/{name}.html": f"page {name}" for name in NAMES})
     main.serve(MAIN, static_root=root)
 
     for name in NAMES:
@@ -238,6 +239,7 @@ def test_each_page_has_one_address_whatever_its_name_holds(main: Host) -> None:
         assert (leads.status, leads.headers["cache-control"]) == (308, "no-cache")
         assert location.endswith("/?q=a%2Fb?"), name
         assert seen(said(main, location)) == (200, f"in {name}"), name
+        assert seen(said(main, f"/pages{asked}?q=1")) == (200, f"page {name}"), name
         assert said(main, f"{asked}/index.html").headers["location"] == location.removesuffix("?q=a%2Fb?"), name
     leads_on = {
         path: said(main, path) for path in ("//docs/sub", "///docs/sub/index.html?x", "/page.html/", "/docs/sub//")
@@ -252,6 +254,36 @@ def test_each_page_has_one_address_whatever_its_name_holds(main: Host) -> None:
         (200, "about"),
         *([NOT_FOUND] * 3),
     ]
+
+
+ODD = [
+    *(
+        "/%ff%fe",
+        "/api%ff/x",
+        "/" + "a" * 9_000,
+        "/" + "a/" * 4_000,
+        "/index.html/x",
+        "/x%0a",
+        "/%0a.env",
+        "/{env.HOME}",
+    ),
+    *("/{http.regexp.live.static_root}", "/*", "/?", "/[", "/=404", "/%7b%7d", "/..;/x", "/%e2%80%ae"),
+]
+
+
+def test_no_path_is_an_error_of_the_surface(main: Host) -> None:
+    _, address = main.instance(MAIN, "a", name="app")
+    root = put(main.folder / "all", {"index.html": "home"})
+
+    for pattern in ("", hashed_by(["x/**"])):
+        assets = Assets(until=IN_TIME.until, pattern=pattern)
+        for path in ODD:
+            main.serve(MAIN, static_root=root, previous=root, assets=assets)
+            assert said(main, path).status in ((200,) if path == "/?" else (400, 404)), path
+            main.serve(MAIN, static_root=root, fallback="index.html")
+            assert said(main, path).status in (200, 400, 404), path
+            main.serve(MAIN, address=address, static_root=root, previous=root, assets=assets, api_prefix="/api/")
+            assert said(main, path).status in (200, 400), path
 
 
 def test_browsers_ask_again_for_pages_and_never_for_hashed_assets(main: Host) -> None:

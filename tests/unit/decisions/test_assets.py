@@ -6,13 +6,17 @@ import random
 import re
 import string
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from controller.decisions.admission import is_match
 from controller.decisions.assets import ASSET, DOTTED, HASHED_ASSET, HIDDEN, hashed_by, leaves_assets
+from controller.decisions.surroundings import live_for
+from controller.model.config import Recipe, Web
+from controller.model.names import Layout, Topology
 from controller.model.states import Cause
-from tests.builders import run
+from tests.builders import live, run
 
 HASHED = [
     "/main.3f2a9c1d.js",
@@ -201,3 +205,23 @@ def test_only_a_push_forward_leaves_the_assets_before_it(cause: Cause, title: st
     made = run(1, 1, cause=cause)
 
     assert leaves_assets(replace(made, head=replace(made.head, title=title))) is leaves
+
+
+def test_a_switch_names_the_folder_of_the_release_before_only_if_its_assets_may_go_on() -> None:
+    recipe = Recipe(web=Web(static="public"))
+    before = replace(live(run(1, 1)), static_root="/before/public", address=None)
+
+    def previous_of(cause: Cause, *, fence: int = 0) -> str | None:
+        return live_for(
+            run(2, 2, cause=cause, fence=fence),
+            recipe,
+            topology=Topology(),
+            layout=Layout(Path("/srv/oroboros")),
+            base=Path("/after"),
+            previous=before,
+        ).previous_static_root
+
+    assert [previous_of(cause) for cause in (Cause.PUSH, Cause.RESYNC)] == ["/before/public"] * 2
+    assert [previous_of(cause) for cause in Cause if cause not in (Cause.PUSH, Cause.RESYNC)] == [None] * 4
+    # Another tenant's never.
+    assert previous_of(Cause.PUSH, fence=9) is None
