@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from controller.decisions.assets import leaves_assets
@@ -59,9 +59,18 @@ def environment(
     data_folder: Path,
     app_values: Mapping[str, str],
     configured: str,
+    branch: str | None,
+    ceilings: Sequence[str],
 ) -> dict[str, str]:
-    """Return the environment of an instance or a job: the app's own values, then ours over them."""
+    """Return the environment of an instance or a job: the app's own values, then ours over them.
+
+    `branch` is the one that the release came by, if it is known. `ceilings` are resolved folders in and above which git
+    looks for no repository (git(1), GIT_CEILING_DIRECTORIES)."""
     values = dict(app_values)
+    # The list has no way to write a colon in a path.
+    values["GIT_CEILING_DIRECTORIES"] = ":".join(ceiling for ceiling in ceilings if ":" not in ceiling)
+    if branch is not None:
+        values["OROBOROS_BRANCH"] = branch
     values["OROBOROS_SLOT"] = slot
     values["OROBOROS_RELEASE"] = run.release
     values["OROBOROS_URL"] = url

@@ -8,6 +8,7 @@ the run re-read inside it.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,7 +63,17 @@ from controller.model.command import app_values
 from controller.model.config import Recipe, Settings, TreeLimits
 from controller.model.deploy_toml import recipe_hash
 from controller.model.errors import Failed, OroborosError, Stalled, Unavailable, Waiting
-from controller.model.names import MAIN, JobKind, Layout, Sha, SlotName, Topology, instance_unit, job_unit
+from controller.model.names import (
+    MAIN,
+    JobKind,
+    Layout,
+    Sha,
+    SlotName,
+    Topology,
+    instance_unit,
+    job_unit,
+    number_of,
+)
 from controller.model.nouns import Drift, OpenDrift, ProcessFact, Run, Verdict
 from controller.model.states import Outcome, RunState
 from controller.model.world import Observed, SlotObserved
@@ -512,7 +523,7 @@ class Hands:
             command, limit_s = recipe.database.migrate, recipe.database.timeout_s
         # A build knows no database and no nonce: nothing of the slot's is in it.
         with_database = step.kind != "build"
-        values = self._environment(run, recipe, nonce="", listens_at=None, with_database=with_database)
+        values = self._environment(run, recipe, observed, nonce="", listens_at=None, with_database=with_database)
         spec = self._spec(unit, run, command, base, values, time_limit_s=limit_s)
 
         limits = observed.policy.limits
@@ -552,8 +563,29 @@ class Hands:
             time_limit_s=time_limit_s,
         )
 
+    def _branch(self, run: Run, observed: Observed) -> str | None:
+        """Return the branch that a run's commit came by; None when it is not known."""
+        number = number_of(run.domain)
+        if number is None:
+            return self.store.load_repository().production_branch
+        return next((pull.head_branch for pull in observed.pulls if pull.number == number), None)
+
+    def _ceilings(self, base: Path) -> tuple[str, ...]:
+        """Return above which folders git looks for no repository: what lies in ours belongs to none around it.
+
+        git goes by the real path of where it is. A ceiling does not exclude the folder itself: hence the parents."""
+        root = os.path.realpath(self.layout.root)
+        return (os.path.dirname(os.path.realpath(base)), root, os.path.dirname(root))
+
     def _environment(
-        self, run: Run, recipe: Recipe, *, nonce: str, listens_at: str | None, with_database: bool
+        self,
+        run: Run,
+        recipe: Recipe,
+        observed: Observed,
+        *,
+        nonce: str,
+        listens_at: str | None,
+        with_database: bool,
     ) -> dict[str, str]:
         app_file = app_environment_file(self.settings.config_dir, run.slot)
         # On a host only root reads that file: systemd hands it to the launcher, past us.
@@ -571,6 +603,8 @@ class Hands:
             data_folder=self.layout.slot_data(run.slot),
             configured=version_of(app_file),
             app_values=app_values(app_file.read_text(errors="surrogateescape")) if ours_to_read else {},
+            branch=self._branch(run, observed),
+            ceilings=self._ceilings(self._base(run, recipe)),
         )
 
     def _seal(self, step: s.SealBuild, slot: SlotObserved) -> None:
@@ -772,7 +806,7 @@ class Hands:
             recipe, layout=self.layout, topology=self.topology, slot=step.slot, colour=step.colour
         )
         nonce = secrets.token_hex(NONCE_BYTES)
-        values = self._environment(run, recipe, nonce=nonce, listens_at=listens_at, with_database=True)
+        values = self._environment(run, recipe, observed, nonce=nonce, listens_at=listens_at, with_database=True)
         base = self._base(run, recipe)
         self.runtime.start(self._spec(unit, run, recipe.api.command, base, values, time_limit_s=None))
         if is_again:

@@ -9,7 +9,25 @@ import re
 from collections.abc import Mapping
 
 #: Set by us, so that an app's own file cannot change what the gate relies on.
-RESERVED = frozenset({"PORT", "HOST", "OROBOROS_SOCKET", "OROBOROS_RELEASE", "OROBOROS_NONCE", "OROBOROS_SLOT"})
+RESERVED = frozenset(
+    {
+        "PORT",
+        "HOST",
+        "OROBOROS_SOCKET",
+        "OROBOROS_RELEASE",
+        "OROBOROS_BRANCH",
+        "OROBOROS_NONCE",
+        "OROBOROS_SLOT",
+        "GIT_CEILING_DIRECTORIES",
+    }
+)
+#: The names under which build tools and error trackers look for the commit, since a release holds no repository:
+#: Jenkins', Heroku's, Docker Hub's, Netlify's, Dokku's and Cloud Build's names, and two more that are in wide use.
+#: None of them tells a program that it runs on a certain host, as `VERCEL` or `CI` would.
+COMMIT_NAMES = (
+    "GIT_COMMIT", "SOURCE_VERSION", "SOURCE_COMMIT", "COMMIT_REF", "GIT_REV", "COMMIT_SHA", "GIT_SHA", "GIT_COMMIT_SHA",
+)  # fmt: skip
+BRANCH_NAME = "GIT_BRANCH"
 SANE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: What frameworks ask for to know that they are not on a developer's machine: Node's, Ruby's, Elixir's. PHP's APP_ENV
@@ -52,8 +70,13 @@ def process_environment(
     Home is not the release's folder if there is another: what apps cache there would be files that git does not have.
     """
     modes = {name: mode for name, mode in MODES.items() if not (is_build and name in NOT_OF_BUILDS)}
+    commit = values.get("OROBOROS_RELEASE")
+    known = {} if commit is None else dict.fromkeys(COMMIT_NAMES, commit)
+    if "OROBOROS_BRANCH" in values:
+        known[BRANCH_NAME] = values["OROBOROS_BRANCH"]
     return {
         **modes,
+        **known,
         "PATH": SANE_PATH,
         "HOME": data_folder or working_directory,
         "LANG": "C.UTF-8",

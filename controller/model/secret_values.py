@@ -83,11 +83,11 @@ class SecretValues:
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
         """Return the secrets among an environment's values."""
-        release = environment.get("OROBOROS_RELEASE", "")
+        shown = {environment.get("OROBOROS_RELEASE", ""), environment.get("OROBOROS_BRANCH", "")}
         found: dict[str, None] = {}
         for name, value in environment.items():
             is_ours = name.startswith("OROBOROS_") or name in RESERVED
-            if (is_ours and name not in _OURS) or value == release:
+            if (is_ours and name not in _OURS) or value in shown:
                 continue
             found.update(dict.fromkeys(secrets_in(name, value)))
         return cls._of_secrets(found)

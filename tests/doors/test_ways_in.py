@@ -147,6 +147,8 @@ def preview_environment(small: Small) -> dict[str, str]:
         data_folder=small.layout.slot_data(slot),
         app_values={},
         configured="",
+        branch="topic",
+        ceilings=(),
     )
 
 

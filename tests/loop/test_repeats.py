@@ -110,9 +110,17 @@ path = "/page"
 window_s = 1
 start_timeout_s = 60
 """
-BUILD = "echo building; sleep 0.2; cp page made\n"
+BUILD = """
+echo building; sleep 0.2; cp page made; mkdir -p deep
+git rev-parse HEAD; git config oroboros.case set
+cd deep && git rev-parse HEAD
+echo "is $GIT_COMMIT, $SOURCE_VERSION of $GIT_BRANCH"
+"""
 APP = """
-import http.server, os, sys
+import http.server, os, subprocess, sys
+for folder in (".", os.environ["OROBOROS_DATA"], os.environ["OROBOROS_DATA"] + "/../../.."):
+    subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder)
+print("is", os.environ["GIT_COMMIT"], "of", os.environ["GIT_BRANCH"], flush=True)
 page = open("made").read()
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -293,12 +301,17 @@ class Story:
 @pytest.fixture
 def story(host: Host, postgres_url: str, postgres_server: Postgres) -> Iterator[Story]:
     folder, layout = host.folder, host.layout
+    (folder / "real").mkdir()
+    layout.root.symlink_to("real")
     for slot in host.topology.slots:
         layout.slot(slot).mkdir(parents=True)
         with SlotLock(layout, slot) as held:
             write_live(layout, free(slot), held=held)
         host.surface(slot)
     host.edge()
+    # The root lies in somebody's repository, as that of `oroboros up` in a project's folder does.
+    git("init", "-q", cwd=folder)
+    git("commit", "-q", "--allow-empty", "-m", "outer", cwd=folder)
     clone = folder / "clone"
     clone.mkdir()
     git("init", "-q", "-b", "main", cwd=clone)
@@ -371,6 +384,18 @@ def assert_begun_once(story: Story, run: Run) -> None:
     assert all(wanted in environment for environment in environments)
 
 
+def assert_alone_with_its_commit(story: Story, run: Run) -> None:
+    """git finds no repository around the stack's root, wherever it is asked; the commit is in the environment."""
+    assert run.colour is not None
+    build, app = story.log(job_unit("build", MAIN), run), story.log(instance_unit(MAIN, run.colour), run)
+    outer = git("rev-parse", "HEAD", cwd=story.host.folder)
+    assert (outer in build, outer in app) == (False, False)
+    assert (build.count("not a git repository"), app.count("not a git repository")) == (2, 3)
+    assert "oroboros" not in (story.host.folder / ".git" / "config").read_text()
+    assert f"is {run.release}, {run.release} of main" in build
+    assert f"is {run.release} of main" in app
+
+
 def change_when(story: Story, failpoint: str, release: Sha) -> None:
     """Have somebody change a file of a release on the disk right before a step."""
 
@@ -403,7 +428,9 @@ def test_a_step_that_is_repeated_before_its_effect_is_seen_does_nothing_twice(st
     )
     story.hands.background.wait(timeout_s=60)
     story.start_worker()
-    assert_begun_once(story, story.await_run(first, RunState.LIVE))
+    run = story.await_run(first, RunState.LIVE)
+    assert_begun_once(story, run)
+    assert_alone_with_its_commit(story, run)
     assert story.serves(MAIN) == "first"
 
     # One that turns bad while it is watched: back to the one before.
@@ -475,9 +502,8 @@ def test_a_release_that_was_changed_on_the_disk_is_mended_before_it_is_built_fro
     built = story.commit("built")
     story.look()
     change_when(story, "step.before.StartJob", built)
-    run = story.await_run(built, RunState.LIVE)
+    story.await_run(built, RunState.LIVE)
     assert story.serves(MAIN) == "built"
-    assert "changed on the disk" not in story.log(job_unit("build", MAIN), run)
 
     static = recipe.replace(recipe[recipe.index("[build]") : recipe.index("[gate]")], '[web]\nstatic = "."\n')
     (story.clone / "deploy.toml").write_text(static)
