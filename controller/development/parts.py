@@ -40,6 +40,9 @@ from controller.model.errors import Unavailable
 
 #: The longest path of a Unix socket that every kernel call takes (`sun_path` holds 108 bytes with its NUL).
 SOCKET_PATH_BYTES_MAX = 107
+#: What the wheel's Postgres lacks, since it is built without OpenSSL: pgcrypto and uuid-ossp, as far as SQL goes. It
+#: finds them behind its own (postgresql.org/docs/18/runtime-config-client.html#GUC-EXTENSION-CONTROL-PATH).
+EXTENSIONS = Path(__file__).resolve().parents[2] / "infra" / "postgres"
 _LOG_BYTES_KEPT_MAX = 8 << 20
 _POLL_S = 0.01
 
@@ -145,6 +148,7 @@ def prepare_postgres(
                 *("-D", str(data), "-k", str(run)),
                 *("-c", f"listen_addresses={'127.0.0.1' if port else ''}", "-p", str(port or 5432)),
                 *("-c", f"max_connections={connections_max}", "-c", "unix_socket_permissions=0700"),
+                *(("-c", f"extension_control_path=$system:{EXTENSIONS}") if binaries is None else ()),
                 *("-c", "fsync=on", "-c", "synchronous_commit=on", "-c", "full_page_writes=on"),
             ),
             log_file=log_file,

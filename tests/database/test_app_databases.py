@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import hmac
 import re
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -91,6 +95,45 @@ def test_the_address_has_the_one_form_that_every_driver_reads(databases: AppData
     assert parts.port != 5432
     with psycopg.connect(url) as connection:
         assert connection.execute("SELECT inet_server_addr()::text").fetchone() == ("127.0.0.1/32",)
+
+
+def test_the_extensions_that_apps_ask_for_can_be_made_by_their_own_role(databases: AppDatabases) -> None:
+    databases.ensure(ONE, fence=1)
+    named, key, long = "www.example.org \u00fc", "key", "x" * 300
+    with psycopg.connect(url_of(databases, ONE), autocommit=True) as connection:
+
+        def ask(expression: str, *values: object) -> object:
+            row = connection.execute(f"SELECT {expression}", values).fetchone()  # type: ignore[call-overload]
+            assert row is not None
+            return row[0]
+
+        for name in ("uuid-ossp", "pgcrypto", "citext", "pg_trgm", "hstore", "unaccent"):
+            connection.execute(sql.SQL("CREATE EXTENSION {}").format(sql.Identifier(name)))
+        assert ask("'A'::citext = 'a'::citext") is True
+        assert ask("uuid_generate_v5(uuid_ns_dns(), %s)", named) == uuid.uuid5(uuid.NAMESPACE_DNS, named)
+        assert ask("uuid_generate_v3(uuid_ns_url(), %s)", named) == uuid.uuid3(uuid.NAMESPACE_URL, named)
+        for version, function in ((1, "uuid_generate_v1()"), (1, "uuid_generate_v1mc()"), (4, "uuid_generate_v4()")):
+            drawn = ask(function)
+            assert isinstance(drawn, uuid.UUID)
+            assert (drawn.version, drawn.variant) == (version, uuid.RFC_4122)
+        assert ask("abs(extract(epoch FROM now()) - (%s - 122192928000000000) / 1e7) < 60", ask_time(ask)) is True
+        for kind in ("md5", "sha1", "sha224", "sha256", "sha384", "sha512"):
+            for text in ("", named, long):
+                assert ask("digest(%s::text, %s)", text, kind) == hashlib.new(kind, text.encode()).digest()
+                for secret in (key, long):
+                    told = hmac.new(secret.encode(), text.encode(), kind).digest()
+                    assert ask("hmac(%s::text, %s::text, %s)", text, secret, kind) == told
+        assert len({bytes(ask("gen_random_bytes(33)")) for _ in range(9)}) == 9  # type: ignore[call-overload]
+        assert ask("octet_length(gen_random_bytes(33))") == 33
+        assert ask("gen_random_uuid() <> gen_random_uuid()") is True
+        with contextlib.suppress(psycopg.errors.FeatureNotSupported):  # a server with OpenSSL has it
+            assert str(ask("crypt('a', gen_salt('bf'))")).startswith("$2a$")
+
+
+def ask_time(ask: Callable[[str], object]) -> int:
+    drawn = ask("uuid_generate_v1()")
+    assert isinstance(drawn, uuid.UUID)
+    return drawn.time
 
 
 def test_an_address_that_an_earlier_version_kept_is_given_in_todays_form(
