@@ -8,6 +8,7 @@ of Oroboros takes for a failure too. Degraded means that it does, more slowly. R
 3. The queue is worked off: a delivery that waits for longer than any look takes is stuck, unless looks at the forge
    fail. Those are the forge's failures: deliveries are kept, and the polls go on.
 4. Without the bell, Redis, the worker learns of a delivery by its next poll: degraded.
+5. A failure that lasts, whatever fails, is degraded at least.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
+
+from controller.model.nouns import Trouble
 
 #: A tick older than this many poll intervals (and at least this many seconds) is too old.
 FIT_TICKS = 5
@@ -46,6 +49,8 @@ class WorkerFacts:
     looks_fail: bool = False
     #: The worker hears when it is rung for.
     hears_bell: bool = True
+    #: What fails for so long that a person must be told.
+    troubles: tuple[Trouble, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,7 @@ def judge_fitness(facts: WorkerFacts, *, now: datetime, poll_interval_s: float) 
     database = not (is_away and facts.trouble in DATABASE_TROUBLES)
     runtime = not (is_away and facts.trouble in RUNTIME_TROUBLES)
     queue = _queue(facts, now=now)
-    status: Status = "ok" if queue == "ok" else "degraded"
+    status: Status = "ok" if queue == "ok" and not facts.troubles else "degraded"
     if not (tick and database and runtime) or queue == "stuck":
         status = "unfit"
     return Fitness(status=status, tick=tick, database=database, runtime=runtime, queue=queue)

@@ -138,7 +138,7 @@ def _problem(endpoint: Endpoint, answered: Answered) -> str:
     if answered.status != 200:
         return f"answers {answered.status}: {_in_short(answered)}".rstrip(": ")
     if endpoint.slot is None:
-        return ""
+        return "; ".join(_troubles_in(answered.said))
     who = surface_says(answered.said).get("slot")
     return "" if who == endpoint.slot else f"another program answers: it does not say that it is {endpoint.slot}"
 
@@ -155,7 +155,7 @@ def surface_says(body: str) -> dict[str, object]:
 def _in_short(answered: Answered) -> str:
     surface = surface_says(answered.said)
     if not surface and answered.status == 200:
-        return _status_in(answered.said) or _one_line(answered.said)
+        return "; ".join([_status_in(answered.said), *_troubles_in(answered.said)]) or _one_line(answered.said)
     if surface:
         release = surface.get("release")
         words = [str(surface.get("state")), str(release)[:7] if isinstance(release, str) else ""]
@@ -171,6 +171,16 @@ def _status_in(body: str) -> str:
         return ""
     status = value.get("status") if isinstance(value, dict) else None
     return status if isinstance(status, str) else ""
+
+
+def _troubles_in(body: str) -> list[str]:
+    """Return what the worker tells its operator that fails for long."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return []
+    troubles = value.get("troubles") if isinstance(value, dict) else None
+    return [str(one) for one in troubles] if isinstance(troubles, list) else []
 
 
 def _one_line(text: str) -> str:

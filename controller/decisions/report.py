@@ -125,6 +125,7 @@ def say(observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology, *
 def _candidates(
     observed: Observed, queue: tuple[QueuePlace, ...], topology: Topology, *, now: datetime
 ) -> Iterator[Said]:
+    yield from _kept_back(observed)
     yield from _refused_head(observed)
     yield from _policy_problems(observed)
     yield from _without_slot(observed, queue)
@@ -305,6 +306,16 @@ def _why_ended(pull: PullRequest, observed: Observed) -> str:
     """Say why the lease of an open pull request ended."""
     found = admission(pull, observed)
     return "its time was up and others wait" if found.admits or found.is_open else found.why
+
+
+def _kept_back(observed: Observed) -> Iterator[Said]:
+    """Say at the head of production, which the forge has and cannot be fetched, why it cannot."""
+    for trouble in observed.troubles:
+        if trouble.sha is not None:
+            start = f"{trouble.reason}: {trouble.subject} fails since {trouble.since:%Y-%m-%d %H:%M} UTC"
+            generation = _newest_generation(observed, trouble.sha, MAIN)
+            text = describe(start, f": {trouble.message}")
+            yield _said(trouble.sha, MAIN, StatusState.ERROR, text, generation=generation)
 
 
 def _refused_head(observed: Observed) -> Iterator[Said]:

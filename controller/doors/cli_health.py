@@ -16,6 +16,7 @@ from rich.text import Text
 
 from controller.decisions.health import HEALTH_PATH, Answered, Endpoint, ServiceHealth, endpoints, judge
 from controller.doors import tables
+from controller.doors.operator_token import operator_token
 from controller.doors.stacks import Stack
 from controller.effects.ping import ping_postgres, ping_redis, postgres_address, redis_address
 from controller.effects.probe import ask
@@ -59,8 +60,11 @@ def _ask_all(stack: Stack) -> tuple[ServiceHealth, ...]:
     redis_url = stack.environ.get("REDIS_URL", "").strip() or REDIS_URL_DEFAULT
     every = endpoints(topology, postgres=postgres_address(database_url), redis=redis_address(redis_url))
     asked = [endpoint for endpoint in every if endpoint.kind != "postgres"]
+    # Whoever may not read it on a host learns whether the worker is well, and not why.
+    file = stack.environ.get("OROBOROS_OPERATOR_TOKEN_FILE", "").strip()
+    token, _ = operator_token(Path(file) if file else None)
     with ThreadPoolExecutor(max_workers=max(1, len(asked))) as pool:
-        futures = [(endpoint, pool.submit(_ask, endpoint, redis_url)) for endpoint in asked]
+        futures = [(endpoint, pool.submit(_ask, endpoint, redis_url, token)) for endpoint in asked]
         found = {endpoint.service: future.result() for endpoint, future in futures}
     # Last and by itself: libpq stops every thread of ours while it waits.
     for endpoint in every:
@@ -69,10 +73,11 @@ def _ask_all(stack: Stack) -> tuple[ServiceHealth, ...]:
     return tuple(found[endpoint.service] for endpoint in every)
 
 
-def _ask(endpoint: Endpoint, redis_url: str) -> ServiceHealth:
+def _ask(endpoint: Endpoint, redis_url: str, token: bytes | None) -> ServiceHealth:
     if endpoint.kind == "redis":
         return _timed(endpoint, lambda: _redis(redis_url))
-    return _timed(endpoint, lambda: ask_http(endpoint.address, host=endpoint.host, path=endpoint.path))
+    mine = token if endpoint.service == "worker" else None
+    return _timed(endpoint, lambda: ask_http(endpoint.address, host=endpoint.host, path=endpoint.path, token=mine))
 
 
 def _timed(endpoint: Endpoint, question: Callable[[], Answered]) -> ServiceHealth:
@@ -81,9 +86,10 @@ def _timed(endpoint: Endpoint, question: Callable[[], Answered]) -> ServiceHealt
     return judge(endpoint, answered, took_ms=round((time.monotonic() - began) * 1000))
 
 
-def ask_http(address: str, *, host: str, path: str = HEALTH_PATH) -> Answered:
-    """GET a path at an address of loopback, under a host name."""
-    answer = ask(address, path, headers={"Host": host}, timeout_s=ASK_TIMEOUT_S)
+def ask_http(address: str, *, host: str, path: str = HEALTH_PATH, token: bytes | None = None) -> Answered:
+    """GET a path at an address of loopback, under a host name, with the operator's token where one is given."""
+    authorization = {} if token is None else {"Authorization": f"Bearer {token.decode('ascii')}"}
+    answer = ask(address, path, headers={"Host": host, **authorization}, timeout_s=ASK_TIMEOUT_S)
     return Answered(status=answer.status, said=answer.body.decode("utf-8", "replace"), problem=answer.problem)
 
 

@@ -329,6 +329,17 @@ def check_reports(late: int, refused: int, *, error: str) -> Finding:
     return ok("reports", "the forge shows what is so")
 
 
+def check_troubles(said: Sequence[str]) -> Finding:
+    """Judge whether the worker tries anything in vain; `said` is a line for each such thing."""
+    if said:
+        return failed(
+            "troubles",
+            "; ".join(said),
+            "docs/reasons.md says what each reason means; it is tried again by itself, and this ends when it works",
+        )
+    return ok("troubles", "nothing fails for long")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseFacts:
     """What the control plane's database said. `problem` is "" when it answered."""

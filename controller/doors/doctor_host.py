@@ -315,9 +315,13 @@ def _examine_reports(settings: Settings) -> tuple[Finding, ...]:
                 " AND surface <> 'notification' AND (stalled OR updated_at < %s)",
                 [store.repository_id, utc_now() - timedelta(seconds=doctor.REPORT_LATE_S)],
             )
+            troubles = views.read_troubles(store, now=utc_now())
         except (OroborosError, psycopg.Error):
             return ()  # another check says what is wrong
-    return (doctor.check_reports(int(row["late"]), int(row["refused"]), error=str(row["error"])),)
+    return (
+        doctor.check_reports(int(row["late"]), int(row["refused"]), error=str(row["error"])),
+        doctor.check_troubles([trouble.said for trouble in troubles]),
+    )
 
 
 def _examine_forge(settings: Settings) -> Finding:

@@ -186,6 +186,8 @@ def slots_table(slots: Sequence[SlotView], *, now: datetime) -> Table:
 
 def print_status(console: Console, status: StatusView, *, now: datetime) -> None:
     """Print the whole state: what serves, then only what is not as it should be or is under way."""
+    for trouble in status.troubles:
+        console.print(Text(plain(trouble.said), style="bold red"))
     branch = status.production_branch or "not known yet"
     console.print(Text(plain(f"{status.repository} on {status.host}, production branch {branch}"), style="bold"))
     console.print(

@@ -18,11 +18,12 @@ from controller.decisions.explain import end_of_run
 from controller.decisions.github.sweep import ASKS_MAX
 from controller.decisions.holds import HELD_BY_HAND, describe_held, judge_held
 from controller.decisions.plan import stopped_by
+from controller.decisions.troubles import describe, lasting
 from controller.effects.live import read_current, read_live
 from controller.model.config import Freeze
 from controller.model.errors import Stalled
 from controller.model.names import MAIN, Domain, Layout, Sha, SlotName, Topology
-from controller.model.nouns import Live
+from controller.model.nouns import Live, Trouble
 from controller.model.world import Held
 
 LIMIT_DEFAULT = 20
@@ -40,6 +41,9 @@ class Rows(Protocol):
 
     def load_rows(self, statement: LiteralString, parameters: Sequence[object] = ()) -> list[dict[str, object]]:
         """Return the rows of a reading query."""
+
+    def load_troubles(self) -> tuple[Trouble, ...]:
+        """Return what the host's worker tries in vain."""
 
     @property
     def repository_id(self) -> int:
@@ -272,6 +276,19 @@ class DriftView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TroubleView:
+    """Something that the worker tries again and again in vain."""
+
+    subject: str
+    reason: str
+    message: str
+    since: datetime
+    tries: int
+    #: All of it in a line.
+    said: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
     """Everything that somebody who asks "how is it?" wants to know."""
 
@@ -311,6 +328,8 @@ class StatusView:
     undelivered_given_up: int
     #: Those that are, and those of the last day.
     drifts: tuple[DriftView, ...]
+    #: What fails for so long that a person must be told, the oldest first.
+    troubles: tuple[TroubleView, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -370,6 +389,21 @@ def bounded_limit(limit: int) -> int:
     return max(1, min(LIMIT_MAX, limit))
 
 
+def read_troubles(rows: Rows, *, now: datetime) -> tuple[TroubleView, ...]:
+    """Return what fails for so long that a person must be told, the oldest first."""
+    return tuple(
+        TroubleView(
+            subject=trouble.subject,
+            reason=trouble.reason,
+            message=trouble.message,
+            since=trouble.since,
+            tries=trouble.tries,
+            said=describe(trouble),
+        )
+        for trouble in lasting(rows.load_troubles(), now=now)
+    )
+
+
 def read_status(
     rows: Rows, layout: Layout, topology: Topology, *, freezes: Sequence[Freeze], now: datetime
 ) -> StatusView:
@@ -424,6 +458,7 @@ def read_status(
         )
     )
     return StatusView(
+        troubles=read_troubles(rows, now=now),
         repository=_text(repository.get("full_name")),
         host=rows.host,
         production_branch=_text_or_none(repository.get("production_branch")),

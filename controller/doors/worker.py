@@ -26,6 +26,7 @@ from typing import Any
 from controller.decisions.access import WORKER_ACCESS
 from controller.decisions.fitness import judge_fitness
 from controller.decisions.report_checks import STEP_OF_VERDICT
+from controller.decisions.troubles import describe
 from controller.doors.forges import open_forges
 from controller.doors.operator_token import is_operator, operator_token
 from controller.doors.stacks import open_databases
@@ -36,7 +37,7 @@ from controller.effects.stack_files import read_topology, write_private
 from controller.effects.store import LostEpoch, Store, migrate
 from controller.effects.wake import Bell
 from controller.loop.answering import Answering
-from controller.loop.background import Background
+from controller.loop.background import Background, Key
 from controller.loop.execute import Hands
 from controller.loop.forge_senders import Archive, forge_senders
 from controller.loop.gate_threads import GateThreads
@@ -46,8 +47,9 @@ from controller.loop.observe import Sight, observe_policy
 from controller.loop.reconcile import Health, Reconciler
 from controller.loop.reporter import Reporter
 from controller.loop.sweeper import Sweeper
+from controller.loop.troubles import Troubles
 from controller.model.config import Settings
-from controller.model.errors import ConfigInvalid, Unavailable
+from controller.model.errors import ConfigInvalid, OroborosError, Stalled, Unavailable
 from controller.model.nouns import Verdict
 from controller.model.reports import Surface
 from controller.service_manager import notify
@@ -106,9 +108,20 @@ class Worker:
             senders = forge_senders(forges.forge, archive, app_id=app_id)
             # An App that became a person writes no check runs any more: none is left unsent for ever.
             store.forget_surfaces(but=tuple(senders))
-            background = Background(bell.set)
+            troubles = Troubles(store.load_troubles(), clock=self.clock)
+            health.troubles = troubles.lasting
+
+            def ended(key: Key, error: OroborosError | None) -> None:
+                activity, slot = key
+                subject = activity if slot is None else f"{activity} of {slot}"
+                if isinstance(error, Unavailable | Stalled):  # what is a release's own fault is said at its commit
+                    troubles.failed(subject, error)
+                elif error is None:
+                    troubles.worked(subject)
+
+            background = Background(bell.set, ended=ended)
             threading.excepthook = background.keep_bug
-            reports = Reporter(outbox, senders, clock=self.clock)
+            reports = Reporter(outbox, senders, clock=self.clock, troubles=troubles)
             notifications = self._notifications(store)
 
             def wake() -> None:
@@ -161,6 +174,7 @@ class Worker:
                 open_mirror=forges.open_mirror,
                 record_verdict=record,
             )
+            redis_bell = Bell(settings.redis_url)
             reconciler = Reconciler(
                 hands=hands,
                 forge=forges.forge,
@@ -186,9 +200,10 @@ class Worker:
                 tell_alive=lambda: notify("WATCHDOG=1"),
                 clock=self.clock,
                 health=health,
+                troubles=troubles,
+                hears_bell=lambda: redis_bell.is_heard,
                 bell=bell,
             )
-            redis_bell = Bell(settings.redis_url)
             token, problem = operator_token(settings.operator_token_file)
             if token is None:
                 log.warning("worker: says why to nobody: %s", problem, extra={"action": "worker.closed"})
@@ -381,6 +396,7 @@ def serve_health(
                     "last_error_at": None if health.last_error_at is None else health.last_error_at.isoformat(),
                     "database": fitness.database,
                     "runtime": fitness.runtime,
+                    "troubles": [describe(trouble) for trouble in facts.troubles],
                     "ticks": health.ticks,
                     "release": release,
                     "started_at": health.started_at.isoformat(),

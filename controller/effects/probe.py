@@ -133,7 +133,8 @@ def ask_forwarded(address: str, path: str, *, headers: Mapping[str, str], timeou
 
 
 def _are_plain(headers: Mapping[str, str]) -> bool:
-    return all("!" <= c <= "~" for name, value in headers.items() for c in name + value)
+    names, values = "".join(headers), "".join(headers.values())
+    return all("!" <= c <= "~" for c in names) and all(" " <= c <= "~" for c in values)
 
 
 def _connect(address: str, deadline: float) -> socket.socket:

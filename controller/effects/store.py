@@ -13,7 +13,7 @@ import json
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, LiteralString
@@ -52,6 +52,7 @@ from controller.model.nouns import (
     Run,
     Signature,
     Stop,
+    Trouble,
     Verdict,
 )
 from controller.model.reports import FORGE_SURFACES, Surface, WantedReport, report_from_json, report_to_json
@@ -823,6 +824,35 @@ class Store:
                     "  OR EXISTS (SELECT 1 FROM deliveries WHERE sha = %(sha)s))"
                     " ON CONFLICT DO NOTHING",
                     {"r": repository_id, "ref": ref, "sha": production.sha},
+                )
+
+    def load_troubles(self) -> tuple[Trouble, ...]:
+        """Return what this host's worker tried in vain when it last wrote."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT subject, reason, message, since, last_at, tries, passes, again_by, sha FROM troubles"
+                " WHERE repository_id = %s AND host = %s ORDER BY subject",
+                [self._id(), self.host],
+            ).fetchall()
+        return tuple(Trouble(**row) for row in rows)
+
+    def record_troubles(self, troubles: Sequence[Trouble]) -> None:
+        """Write what this worker tries in vain, in place of what was written before."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "DELETE FROM troubles WHERE repository_id = %s AND host = %s AND subject <> ALL(%s)",
+                [self._id(), self.host, [trouble.subject for trouble in troubles]],
+            )
+            for trouble in troubles:
+                connection.execute(
+                    "INSERT INTO troubles (repository_id, host, subject, reason, message, since, last_at, tries,"
+                    " passes, again_by, sha) VALUES (%(repository)s, %(host)s, %(subject)s, %(reason)s, %(message)s,"
+                    " %(since)s, %(last_at)s, %(tries)s, %(passes)s, %(again_by)s, %(sha)s)"
+                    " ON CONFLICT (repository_id, host, subject) DO UPDATE SET reason = excluded.reason,"
+                    " message = excluded.message, since = excluded.since, last_at = excluded.last_at,"
+                    " tries = excluded.tries, passes = excluded.passes, again_by = excluded.again_by,"
+                    " sha = excluded.sha",
+                    {**asdict(trouble), "repository": self._id(), "host": self.host},
                 )
 
     def record_branch(self, branch: str) -> None:

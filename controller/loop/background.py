@@ -27,11 +27,19 @@ Key = tuple[Activity, SlotName | None]
 log = logging.getLogger(__name__)
 
 
+def _note_nothing(_key: Key, _error: OroborosError | None) -> None:
+    """Note nothing."""
+
+
 class Background:
     """The threads of one worker."""
 
-    def __init__(self, ring: Callable[[], None]) -> None:
+    def __init__(
+        self, ring: Callable[[], None], *, ended: Callable[[Key, OroborosError | None], None] = _note_nothing
+    ) -> None:
+        """`ended` is told how each thread ended: by an expected error, or well."""
         self._ring = ring
+        self._ended = ended
         self._lock = threading.Lock()
         self._running: dict[Key, threading.Thread] = {}
         self._bug: BaseException | None = None
@@ -79,6 +87,9 @@ class Background:
             log.warning("background: %s: %s", key, error, extra={"action": "background.failed"})
             if isinstance(error, LostEpoch):
                 self._bug = error
+            self._ended(key, error)
+        else:
+            self._ended(key, None)
         finally:
             with self._lock:
                 self._running.pop(key, None)

@@ -16,7 +16,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -24,7 +24,7 @@ from controller.decisions.admission import forks_to_fetch
 from controller.decisions.disk_floor import previews_to_stop
 from controller.decisions.drift import BY_HAND, RELEASE_EDITED, SEEN_BY_TICK, judge_drift
 from controller.decisions.explain import why
-from controller.decisions.fitness import WorkerFacts
+from controller.decisions.fitness import DATABASE_TROUBLES, RUNTIME_TROUBLES, WorkerFacts
 from controller.decisions.forget import select_spent_quarantines
 from controller.decisions.github.repository import Repository, require_ours
 from controller.decisions.holds import held_run, held_slot
@@ -39,13 +39,14 @@ from controller.effects.mirror import Mirror, PullNotFetched
 from controller.effects.store import History, LostEpoch
 from controller.failpoints import failpoint
 from controller.loop.answering import Answering
-from controller.loop.execute import Hands
+from controller.loop.execute import HEAD_ASKED_S, Hands
 from controller.loop.housekeeping import Housekeeping
 from controller.loop.observe import observe
+from controller.loop.troubles import Troubles
 from controller.model.config import Policy
 from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
 from controller.model.names import Sha, SlotName, pull_request_domain
-from controller.model.nouns import WORKER, Drift, PullRequest, Signature
+from controller.model.nouns import WORKER, Drift, PullRequest, Signature, Trouble
 from controller.model.reports import Surface
 from controller.model.steps import DropBuild, Prune, Step
 from controller.model.world import Held, Hold, Observed, Wanted
@@ -62,6 +63,12 @@ HOUSE_EVERY_S = 30.0
 LET_GO_MAX = 500
 #: A commit whose signature was refused is looked at again.
 VERIFY_AGAIN_S = 60.0
+
+#: Subjects of troubles: a look has two halves.
+FETCH, LIST = "fetch", "list"
+TICK_SUBJECTS = ("database", "runtime", "tick")
+#: With less, the next release hardly fits.
+DISK_FREE_BYTES_MIN = 64 << 20
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +129,8 @@ class Health:
     looks_fail: bool = False
     #: How many ticks were finished.
     ticks: int = 0
+    #: What fails for so long that a person must be told.
+    troubles: Callable[[], tuple[Trouble, ...]] = tuple
     #: Why the last tick was not finished, and since when none was; "" when it was.
     trouble: str = ""
     trouble_since: datetime | None = None
@@ -144,6 +153,7 @@ class Health:
             oldest_pending_at=self.oldest_pending_at,
             looks_fail=self.looks_fail,
             hears_bell=hears_bell,
+            troubles=self.troubles(),
         )
 
 
@@ -165,6 +175,9 @@ class Reconciler:
     tell_alive: Callable[[], None]
     clock: Callable[[], datetime]
     health: Health
+    troubles: Troubles
+    #: The worker hears when it is rung for.
+    hears_bell: Callable[[], bool]
     bell: threading.Event = field(default_factory=threading.Event)
     _reading_failures: int = 0
     _reading_failed_at: datetime | None = None
@@ -193,6 +206,7 @@ class Reconciler:
                 # The old releases go on serving; nothing switches while we cannot see or remember.
                 self._note_error(error)
                 self.health.note_trouble(error.reason, now=self.clock())
+                self.troubles.failed(_subject_of_tick(error.reason), error)
                 wait_s, pause_s = pause_s, min(PAUSE_MAX_S, pause_s * 2)
             wait_alive(self.bell, min(wait_s, self.resync_s), self.tell_alive)
 
@@ -201,6 +215,8 @@ class Reconciler:
         self.hands.background.raise_bugs()
         now = self.clock()
         observed, history = observe(self.hands.sight)
+        self._note_parts(observed)
+        observed = replace(observed, troubles=self.troubles.lasting())
         self._refresh(history, observed.policy, now=now)
         self._read_comments(history, observed, now=now)
         decision = decide(observed, now=now)
@@ -276,8 +292,10 @@ class Reconciler:
             self._reading_failed_at = began_at
             log.warning("comments: %s", error, extra={"action": "comments.failed"})
             self.health.note_error(str(error), now=self.clock())
+            self.troubles.failed("comments", error)
             return
         self._reading_failures, self._reading_failed_at = 0, None
+        self.troubles.worked("comments")
 
     def _not_before(self, history: History) -> datetime:
         """Looks that began before this instant missed something."""
@@ -303,6 +321,7 @@ class Reconciler:
         side = self.hands.side
         look_began_at = self.clock()
         not_listed: Unavailable | None = None
+        subject = FETCH
         try:
             if seqs:
                 side.record_looks(seqs)
@@ -311,22 +330,26 @@ class Reconciler:
             if branch is not None and fetch_first:
                 self._fetch(branch, known, policy)
             if listing or branch is None or replaced:
-                listed_at = self.clock()
+                listed_at, subject = self.clock(), LIST
                 try:
                     found = self._identify()
                     if branch is None:
                         branch = self.production_branch or found.default_branch
                         side.record_branch(branch)
                     pulls = self.forge.open_pulls()
+                    self.troubles.worked(LIST)
                 except Unavailable as error:
                     if branch is None or replaced:
                         raise
                     not_listed = error
                 else:
+                    subject = FETCH
                     self._fetch(branch, pulls, policy, listed_at=listed_at)
             if not_listed is not None:
+                subject = FETCH
                 if branch is not None and not fetch_first:
                     self._fetch(branch, known, policy)
+                subject = LIST
                 raise not_listed
         except LostEpoch:
             raise
@@ -337,6 +360,8 @@ class Reconciler:
             level = logging.ERROR if isinstance(error, Stalled) else logging.WARNING
             log.log(level, "look: %s", error, extra={"action": "look.failed"})
             self.health.note_error(str(error), now=self.clock())
+            kept_back = self._head_kept_back(branch) if subject == FETCH else None
+            self.troubles.failed(subject, error, sha=kept_back)
             return
         self._failures, self._failed_at = 0, None
 
@@ -357,6 +382,33 @@ class Reconciler:
             refused=[(pull.number, pull.reason, pull.message) for pull in refused],
             began_at=began_at,
         )
+        self.troubles.worked(FETCH)
+
+    def _head_kept_back(self, branch: str | None) -> Sha | None:
+        """Return the head of the production branch that a fetch did not bring, if the forge says it."""
+        if branch is None:
+            return None
+        try:
+            mirror = self.hands.open_mirror()
+            found, known = mirror.ask_head(branch, timeout_s=HEAD_ASKED_S), mirror.production_head()
+        except OroborosError:
+            return None  # the fetch failed by more than its objects
+        return None if found is None or (known is not None and known.sha == found) else found
+
+    def _note_parts(self, observed: Observed) -> None:
+        """Note what of database, runtime, Redis and disk works at this tick, and what does not."""
+        self.troubles.worked(*TICK_SUBJECTS)
+        if self.hears_bell():
+            self.troubles.worked("redis")
+        else:
+            said = "the worker does not hear Redis, and learns of a delivery by its next poll only"
+            self.troubles.failed("redis", Unavailable("RedisAway", said))
+        free = observed.disk_free_bytes
+        if free is not None and free < DISK_FREE_BYTES_MIN:
+            said = f"{free >> 20} MiB are free where releases lie: nothing new may fit"
+            self.troubles.failed("disk", Unavailable("DiskFull", said))
+        else:
+            self.troubles.worked("disk")
 
     def _note_head(self, observed: Observed, history: History, *, now: datetime) -> None:
         """Remember which head production may move to, and tell when its branch was moved by force, once."""
@@ -486,7 +538,10 @@ class Reconciler:
             raise
         except OroborosError as error:
             self._note_error(error, step=step)
+            if isinstance(error, Unavailable | Stalled):  # what is a release's own fault is said at its commit
+                self.troubles.failed(_subject_of_step(step), error)
             return False
+        self.troubles.worked(_subject_of_step(step))
         return True
 
     def _keep_house(self, observed: Observed, decision: Decision, *, is_due: bool, now: datetime) -> None:
@@ -544,6 +599,7 @@ class Reconciler:
         self.health.looks_fail = self._failures > 0
         self.health.ticks += 1
         self.health.trouble, self.health.trouble_since = "", None
+        self.troubles.write(self.hands.store)
 
     def _wait_s(self, observed: Observed, decision: Decision, steps: tuple[Step, ...]) -> float:
         """After steps look again at once; the same plan again and again grows its pause; an empty one waits."""
@@ -571,6 +627,17 @@ def wait_alive(
     while left_s > 0 and not bell.wait(min(left_s, every_s)):
         left_s -= every_s
         tell_alive()
+
+
+def _subject_of_step(step: Step) -> str:
+    slot = getattr(step, "slot", None)
+    return f"step {type(step).__name__}" if slot is None else f"step {type(step).__name__} of {slot}"
+
+
+def _subject_of_tick(reason: str) -> str:
+    if reason in DATABASE_TROUBLES:
+        return "database"
+    return "runtime" if reason in RUNTIME_TROUBLES else "tick"
 
 
 def _key(drift: Drift) -> tuple[str, str, str]:

@@ -22,6 +22,7 @@ from typing import Literal
 from controller.decisions.github.answers import AWAY, TOLD_TO_WAIT
 from controller.effects.store import Store, UnsentReport
 from controller.failpoints import failpoint
+from controller.loop.troubles import Troubles
 from controller.model.errors import OroborosError, Stalled, Unavailable
 from controller.model.reports import Surface, WantedReport
 from controller.threads import new_thread
@@ -67,8 +68,10 @@ class Reporter:
         clock: Callable[[], datetime],
         kind: Literal["reporter", "notifier"] = "reporter",
         attempts_max: int | None = None,
+        troubles: Troubles | None = None,
     ) -> None:
         self._store = store
+        self._troubles = troubles if troubles is not None else Troubles((), clock=clock)
         self._senders = senders
         #: None: no report is given up that was not refused for good.
         self._attempts_max = attempts_max
@@ -132,6 +135,7 @@ class Reporter:
                 error,
                 extra={"action": "report.stalled"},
             )
+            self._troubles.failed(_subject(report), error)
             self._store.record_unsent(report, error=str(error), retry_at=None, stalled=True)
         except OroborosError as error:
             retry_at = self._retry_at(report, error)
@@ -144,6 +148,7 @@ class Reporter:
                 error,
                 extra={"action": "report.waits"},
             )
+            self._troubles.failed(_subject(report), error, again_at=retry_at)
             self._store.record_unsent(report, error=str(error), retry_at=retry_at, stalled=stalled)
         except Exception as error:
             # A bug: the worker ends by it, and its successor does not meet it at once.
@@ -152,6 +157,7 @@ class Reporter:
             raise
         else:
             self._aways.pop(report.wanted.surface, None)
+            self._troubles.worked(_subject(report))
             failpoint("report.before_ack")
             self._store.record_sent(report, now=self._clock())
 
@@ -169,6 +175,10 @@ class Reporter:
         if error.reason in AWAY | TOLD_TO_WAIT:
             self._waits_until[surface] = retry_at
         return retry_at
+
+
+def _subject(report: UnsentReport) -> str:
+    return f"report {report.wanted.surface}"
 
 
 def _pause_s(attempts: int) -> float:

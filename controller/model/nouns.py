@@ -133,6 +133,27 @@ def read_rerun(target: str) -> Rerun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Something that the worker tries again and again in vain."""
+
+    #: "fetch", "list", "comments", "database", "redis", "disk", "report status", "checkout main".
+    subject: str
+    #: Of the last try.
+    reason: str
+    message: str
+    #: When the first try in a row failed, and when the last one did.
+    since: datetime
+    last_at: datetime
+    tries: int
+    #: It may end by itself, as when a part is away.
+    passes: bool
+    #: Not tried again by then: nothing tries it any more.
+    again_by: datetime
+    #: The head of the production branch that it keeps from being fetched, if the forge says it.
+    sha: Sha | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """A person asked to try a commit anew: what failed before counts no more, whoever's fault it was."""
 

@@ -29,6 +29,7 @@ from controller.model.nouns import (
     Retry,
     Run,
     Stop,
+    Trouble,
     Verdict,
 )
 from controller.model.reports import WantedReport
@@ -216,6 +217,8 @@ class Observed:
     open_reports: tuple[WantedReport, ...] = ()
     policy: Policy = field(default_factory=Policy)
     policy_problems: tuple[str, ...] = ()
+    #: What fails for so long that a person must be told.
+    troubles: tuple[Trouble, ...] = ()
     #: (reason, subject) of the drifts that somebody ordered to heal.
     heal_ordered: frozenset[tuple[str, str]] = frozenset()
     #: The host's service manager keeps a unit that ended, and starts at boot what serves: one that is not there was

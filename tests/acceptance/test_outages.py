@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
+import pygit2
 import pytest
+from pygit2.enums import ObjectType
 
 from tests.acceptance.conftest import World
 
@@ -45,3 +49,38 @@ def test_t_g12_a_push_is_deployed_while_the_api_is_away_and_its_status_comes_aft
         lambda: world.rows("SELECT 1 FROM leases WHERE ended_at IS NULL") == [],
         lambda: "the closed pull request is to lose its slot",
     )
+
+
+def test_a_fetch_that_fails_for_long_is_told_first_everywhere_and_at_the_head_until_it_works(world: World) -> None:
+    before = world.release("ok", "Before a tree that leads out")
+    world.author.push()
+    world.author.await_status(before, "success", says="live since")
+    clone = pygit2.Repository(str(world.author.clone))
+    tree = clone.write(ObjectType.TREE, b"40000 ..\0" + clone[before].peel(pygit2.Tree).id.raw)
+    who = b"Kim <kim@example.org> 1700000000 +0000"
+    raw = b"tree %s\nparent %s\nauthor %s\ncommitter %s\n\nout\n" % (str(tree).encode(), before.encode(), who, who)
+    world.author.git("push", "-q", "origin", f"{clone.write(ObjectType.COMMIT, raw)}:refs/heads/main")
+
+    kept_back = world.author.git("ls-remote", "origin", "refs/heads/main").split()[0]
+    world.author.await_status(kept_back, "error", says="ObjectsRefused: fetch fails since")
+    (trouble,) = json.loads(world.command("status", "--json").stdout)["troubles"]
+    assert (trouble["subject"], trouble["reason"]) == ("fetch", "ObjectsRefused")
+    assert world.command("status").stdout.startswith("fetch fails since ")
+    assert "ObjectsRefused" in world.command("doctor").stdout
+    health = world.command("health", "--json")
+    (worker,) = [one for one in json.loads(health.stdout)["services"] if one["service"] == "worker"]
+    assert (health.returncode, worker["ok"], worker["said"][:18]) == (1, False, "fetch fails since ")
+    world.kill("worker")
+    world.author.wait(
+        lambda: json.loads(world.command("status", "--json").stdout)["troubles"][0]["tries"] > trouble["tries"],
+        lambda: "the next worker is to know since when",
+    )
+    (later,) = json.loads(world.command("status", "--json").stdout)["troubles"]
+    assert later["since"] == trouble["since"]
+
+    world.author.git("push", "-qf", "origin", f"{before}:refs/heads/main")
+    world.author.wait(
+        lambda: json.loads(world.command("status", "--json").stdout)["troubles"] == [], lambda: "the word is to end"
+    )
+    assert "fails since" not in world.command("status").stdout
+    assert world.serves() == before

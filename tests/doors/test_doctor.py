@@ -166,6 +166,13 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         "3 not sent for over 15 minutes",
         "deploys go on",
     ),
+    (
+        "a fetch in vain",
+        lambda: doctor.check_troubles(["fetch fails since 2026-03-01 12:00 UTC (9 tries): ObjectsRefused: no"]),
+        "troubles",
+        "fetch fails since 2026-03-01 12:00 UTC",
+        "docs/reasons.md",
+    ),
     ("redis away", lambda: doctor.check_redis(answers=False), "redis", "next poll", "REDIS_URL"),
     (
         "runtime away",
@@ -325,6 +332,7 @@ def test_every_check_is_broken_by_some_test() -> None:
         doctor.check_migrations(DATABASE),
         doctor.check_clock(dataclasses.replace(DATABASE, clock_ahead_s=0.4)),
         doctor.check_reports(0, 0, error=""),
+        doctor.check_troubles([]),
         doctor.check_surface(MAIN, SURFACE),
         doctor.check_edge(MAIN, "app.localhost", dataclasses.replace(SURFACE, status=503)),
         doctor.check_part("api", PART),

@@ -50,6 +50,7 @@ from controller.loop.housekeeping import Housekeeping
 from controller.loop.observe import Sight, observe
 from controller.loop.reconcile import Health, Reconciler, decide
 from controller.loop.reporter import Reporter
+from controller.loop.troubles import Troubles
 from controller.model.config import Api, Recipe, Settings, read_settings
 from controller.model.errors import Unavailable, Waiting
 from controller.model.names import MAIN, Sha, SlotName, TreeId
@@ -332,6 +333,8 @@ class RealWorld(FakeHost):
             tell_alive=lambda: None,
             clock=self.clock,
             health=Health(started_at=self.now),
+            troubles=Troubles(self.store.load_troubles(), clock=self.clock),
+            hears_bell=lambda: True,
         )
         return reconciler, Reporter(self.store, senders, clock=self.clock)
 
