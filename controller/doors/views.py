@@ -121,7 +121,8 @@ class SlotView:
     release: str | None
     title: str
     since: datetime | None
-    #: How what serves came here: a push, an order and whose, a pull request and its author.
+    #: How what serves came here: a push, an order and whose, a pull request and its author; or that an entry of the
+    #: merge queue is checked in it.
     by: str
     current: str | None
     #: `current` names what `live` serves.
@@ -501,7 +502,7 @@ def read_slots(rows: Rows, layout: Layout, topology: Topology) -> tuple[SlotView
     leases = {
         _text(row["slot"]): row
         for row in rows.load_rows(
-            "SELECT l.slot, l.pull_request, l.expires_at, p.author, p.title FROM leases l"
+            "SELECT l.slot, l.pull_request, l.in_queue, l.expires_at, p.author, p.title FROM leases l"
             " LEFT JOIN pull_requests p ON p.repository_id = l.repository_id AND p.number = l.pull_request"
             " WHERE l.repository_id = %s AND l.host = %s AND l.ended_at IS NULL",
             [rows.repository_id, rows.host],
@@ -571,7 +572,7 @@ def _slot_view(
             author=_text(lease.get("author")),
         )
         if serves
-        else "",
+        else (f"#{lease['pull_request']} in the merge queue" if lease.get("in_queue") else ""),
         current=current,
         agrees=not problem and current == (live.release if live is not None and serves else current),
         pull_request=_number_or_none(lease.get("pull_request")),
