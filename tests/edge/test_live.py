@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from controller import failpoints
+from controller.decisions.live_files import Assets
 from controller.effects.live import (
     LIVE_FILE,
     VERSIONS_KEPT,
@@ -80,6 +82,15 @@ def test_the_address_of_a_free_slot_names_the_responder(layout: Layout) -> None:
     write(layout, Live(slot=MAIN, state="free", generation=3))
 
     assert (layout.live(MAIN) / "address").read_text() == f"unix/{layout.run}/surfaces/main.sock\n"
+
+
+def test_surfaces_of_an_earlier_installation_find_their_line_and_nothing_of_the_release_before(layout: Layout) -> None:
+    with SlotLock(layout, MAIN) as held:
+        write_live(layout, LIVE, held=held, assets=Assets(until=datetime(2999, 1, 1, tzinfo=UTC)))
+
+    line = (layout.live(MAIN) / "route").read_text()
+    assert line == f"live\tyes\t{'a' * 40}\t7\t/api/\t/srv/a b/ü\t\t/index.html\t/healthz\n"
+    assert "\t/srv/before\t" in (layout.live(MAIN) / "routes").read_text()
 
 
 def test_live_survives_that_the_root_is_moved(layout: Layout, tmp_path: Path) -> None:
