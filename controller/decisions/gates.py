@@ -156,7 +156,8 @@ def window_pause_s(result: Result, *, confirmed: bool, over_by_s: float) -> floa
 
 
 def with_log_line(judgement: Judgement, line: str) -> Judgement:
-    """Add the app's last log line to a failure: it usually says why. The app wrote it, so it is made harmless."""
+    """Add the line of the app's log that names an error to a failure: it says why. The app wrote it, so it is made
+    harmless."""
     if judgement.outcome is not Outcome.FAIL or not line.strip():
         return judgement
     told = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line.strip())[:LOG_LINE_CHARS_MAX]

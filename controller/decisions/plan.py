@@ -739,8 +739,8 @@ def _how_it_ended(what: str, process: ProcessFact, slot: SlotObserved) -> str:
         end = f"was killed by signal {-process.exit_code}"
     else:
         end = f"exited with {process.exit_code}"
-    last = next((line for unit, line in slot.last_log_lines if unit == process.unit), "")
-    return f"{what} {end}" + (f": {last}" if last else "")
+    error = next((line for unit, line in slot.error_lines if unit == process.unit), "")
+    return f"{what} {end}" + (f": {error}" if error else "")
 
 
 def _instance_failed(slot: SlotObserved, run: Run) -> Verdict | None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from controller.decisions.drift import HostDrift
-from controller.decisions.log_lines import LOG_END_BYTES, LOG_TAIL_BYTES, last_lines, last_visible_line
+from controller.decisions.log_lines import ERROR_TAIL_BYTES, LOG_END_BYTES, error_line, last_lines
 from controller.disk import remove_folder
 from controller.effects.probe import strangers_at
 from controller.effects.runtime import ProcessSpec
@@ -104,13 +104,13 @@ class EmbeddedRuntime:
         """Return False: plain processes share the network."""
         return False
 
-    def last_log_line(self, unit: str, generation: int) -> str:
-        """Return the last line of the unit's log file."""
+    def error_line(self, unit: str, generation: int) -> str:
+        """Return the line of the unit's log file that names the error."""
         try:
             with self._layout.log_file(unit, generation).open("rb") as file:
                 file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
-                return last_visible_line(file.read(LOG_TAIL_BYTES))
+                file.seek(max(0, file.tell() - ERROR_TAIL_BYTES))
+                return error_line(file.read(ERROR_TAIL_BYTES))
         except OSError:
             return ""
 

@@ -65,8 +65,9 @@ class Runtime(Protocol):
     def has_own_network(self, unit: str) -> bool:
         """Say whether the unit has a network of its own, so that only it can answer at its address."""
 
-    def last_log_line(self, unit: str, generation: int) -> str:
-        """Return the last line that the unit wrote, visible and bounded; "" when there is none."""
+    def error_line(self, unit: str, generation: int) -> str:
+        """Return the line that names the error in the unit's log, or its last; visible, bounded, without secrets; ""
+        when there is none."""
 
     def last_log_lines(self, unit: str, generation: int, *, lines: int) -> tuple[str, ...]:
         """Return the last lines that the unit wrote, bounded; () when there are none. For threads."""

@@ -33,7 +33,14 @@ from pathlib import Path
 
 from controller.decisions.drift import FileFact, HostDrift, PortFact, UnitFact, compare_unit, is_stranger
 from controller.decisions.host_units import installed_units, port_holders, render_units
-from controller.decisions.log_lines import LOG_END_BYTES, last_lines, last_visible_line
+from controller.decisions.log_lines import (
+    ERROR_TAIL_BYTES,
+    LINES_WEIGHED_MAX,
+    LOG_END_BYTES,
+    error_line,
+    last_lines,
+    last_visible_line,
+)
 from controller.disk import (
     READ_AND_ENTER,
     READ_WRITE_AND_ENTER,
@@ -206,17 +213,17 @@ class SystemdRuntime:
         otherwise."""
         return self._topology.isolated_previews and _slot(unit) != MAIN
 
-    def last_log_line(self, unit: str, generation: int) -> str:
-        """Return the last line that the unit wrote to the journal, which may lie a moment behind."""
+    def error_line(self, unit: str, generation: int) -> str:
+        """Return the line that names the error in what the unit wrote. The journal may lie a moment behind."""
         argv = (
-            *("journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20"),
+            *("journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={LINES_WEIGHED_MAX}"),
             # Not by unit: the journal asks for that when a line arrives, and whoever wrote it may be gone by then.
             f"_UID={_uid(slot_user(_slot(unit)))}",
             f"SYSLOG_IDENTIFIER={unit}.{generation}",
         )
         for _ in range(JOURNAL_LOOKS):
             told = _run(argv, timeout_s=CALL_TIMEOUT_S, reason="SystemdAway")
-            line = last_visible_line(told.encode("utf-8", "surrogateescape"))
+            line = error_line(told.encode("utf-8", "surrogateescape")[-ERROR_TAIL_BYTES:])
             if line:
                 return line
             time.sleep(JOURNAL_PAUSE_S)

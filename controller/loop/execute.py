@@ -640,7 +640,7 @@ class Hands:
             strangers=lambda: runtime.strangers_at(unit, generation, address),
             forwarded=runtime.has_own_network(unit) and recipe.api.listen == "port",
             fact=fact,
-            last_log_line=lambda: runtime.last_log_line(unit, generation),
+            error_line=lambda: runtime.error_line(unit, generation),
             part_away=self._database_away if recipe.database is not None else lambda: "",
         )
 

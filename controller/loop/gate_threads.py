@@ -69,7 +69,7 @@ class Instance:
     strangers: Callable[[], str | None]
     #: The unit as the runtime shows it now; None when it is gone.
     fact: Callable[[], ProcessFact | None]
-    last_log_line: Callable[[], str]
+    error_line: Callable[[], str]
     #: Asked when it failed: which part that it needs is away ("its database does not answer: …"); "" for none.
     part_away: Callable[[], str] = _nothing_away
     #: The service manager holds the address and forwards into the instance's own network: nobody else can answer.
@@ -233,7 +233,7 @@ def _explained(judgement: Judgement, instance: Instance | None) -> Judgement:
         return judgement
     line = ""
     try:
-        line = instance.last_log_line()
+        line = instance.error_line()
         return excused(with_log_line(judgement, line), instance.part_away())
     except OroborosError as error:
         log.warning("gate: a failure is not explained: %s", error, extra={"action": "gate.unexplained"})

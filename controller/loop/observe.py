@@ -374,9 +374,7 @@ def observe_slot(
         live_run=live_run,
         fallback_run=fallback,
         fallback_live=_fallback_live(sight.layout, slot, fallback, on_disk),
-        last_log_lines=tuple(
-            (p.unit, sight.runtime.last_log_line(p.unit, p.generation)) for p in mine if _has_ended(p)
-        ),
+        error_lines=tuple((p.unit, sight.runtime.error_line(p.unit, p.generation)) for p in mine if _has_ended(p)),
         published=run is not None and run.release in on_disk,
         recipe=at.recipe,
         recipe_problem=at.problem,

@@ -72,8 +72,8 @@ class SlotObserved:
     fallback_run: Run | None = None
     #: What `live` said while the fallback served, still on the disk; None when it or its release is gone.
     fallback_live: Live | None = None
-    #: Unit and last line of its log, for units that ended; escaped and bounded.
-    last_log_lines: tuple[tuple[str, str], ...] = ()
+    #: Unit and the line of its log that names the error, for units that ended; escaped, bounded, without secrets.
+    error_lines: tuple[tuple[str, str], ...] = ()
     #: Of the running run's release:
     published: bool = False
     recipe: Recipe | None = None

@@ -45,7 +45,7 @@ def test_a_release_that_answers_500_never_serves_and_is_named_on_its_commit(worl
     assert world.serves() == good
 
 
-def test_a_release_that_exits_fails_with_its_last_log_line(world: World) -> None:
+def test_a_release_that_exits_fails_with_the_line_of_its_log_that_names_the_error(world: World) -> None:
     bad = world.release("exit", "Exits at once")
     world.author.push()
 

@@ -115,7 +115,7 @@ def instance_of(
         process_ids=process_ids,
         strangers=lambda: strangers_at(where, process_ids),
         fact=fact,
-        last_log_line=lambda: log,
+        error_line=lambda: log,
         part_away=lambda: away,
     )
 

@@ -62,7 +62,7 @@ def judge(runtime: EmbeddedRuntime, folder: Path, *argv: str, port: int) -> Verd
         process_ids=lambda: runtime.process_ids("main-a", 1),
         strangers=lambda: runtime.strangers_at("main-a", 1, f"127.0.0.1:{port}"),
         fact=lambda: next((f for f in runtime.observe() if f.unit == "main-a"), None),
-        last_log_line=lambda: (folder / "log").read_text(errors="replace").strip().rpartition("\n")[2],
+        error_line=lambda: (folder / "log").read_text(errors="replace").strip().rpartition("\n")[2],
     )
     gate = Gate(start_timeout_s=15.0)
     order = GateOrder(

@@ -94,6 +94,21 @@ def test_a_new_value_of_the_app_starts_it_anew(team: Team) -> None:
     team.settle()
 
 
+def test_a_value_that_a_program_prints_reaches_no_journal_and_no_status(team: Team) -> None:
+    team.settle()
+    canary = "canary/7Yq2mZ8w"
+    team.host.run(["oroboros", "env", "set", "main", "CANARY_KEY"], stdin=f"{canary}\n")
+    team.settle()
+    prints = "[build]\ncommand = \"sh -c 'echo bad key: $CANARY_KEY >&2; exit 3'\"\n"
+    bad = team.push(8, recipe=RECIPE + WITH_DATABASE.partition("[build]")[0] + prints)
+    assert "exited with 3: bad key: [secret]" in team.wait_status(bad, "failure")
+    team.host.run(["journalctl", "--sync"])
+    assert "bad key: [secret]" in team.host.text("oroboros", "logs", "main")
+    team.git("revert", "--no-edit", "HEAD")
+    team.git("push", "-q", "origin", "HEAD")
+    assert canary not in team.host.run(["journalctl", "--no-pager", "-o", "cat", "-b"]).stdout
+
+
 def pid(team: Team) -> str:
     unit = team.unit_of("main")
     return team.host.unit(unit, "MainPID").get("MainPID", "0") if unit else "0"

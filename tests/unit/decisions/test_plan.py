@@ -263,7 +263,7 @@ class TestARunGoesOn:
     ) -> None:
         done = process("build-main", 2, state=ProcessState.EXITED, exit_code=exit_code)
         lines = (("build-main", "make: no rule"),)
-        steps = self.at(RunState.BUILDING, recipe=BUILT_APP, processes=(instance(R1), done), last_log_lines=lines)
+        steps = self.at(RunState.BUILDING, recipe=BUILT_APP, processes=(instance(R1), done), error_lines=lines)
         end = one_end(steps)
         assert (end.state, end.reason) == (RunState.FAILED, "BuildFailed")
         assert end.message.endswith("make: no rule")
