@@ -247,7 +247,7 @@ class TestARunGoesOn:
     def test_a_build_that_the_host_could_not_prepare_blames_nobody(self) -> None:
         done = process("build-main", 2, state=ProcessState.EXITED, exit_code=JOB_NOT_PREPARED)
         lines = (("build-main", "oroboros: DiskFull: no space left"),)
-        steps = self.at(RunState.BUILDING, recipe=BUILT_APP, processes=(instance(R1), done), last_log_lines=lines)
+        steps = self.at(RunState.BUILDING, recipe=BUILT_APP, processes=(instance(R1), done), error_lines=lines)
         end = one_end(steps)
         assert (end.state, end.reason, "DiskFull" in end.message) == (RunState.FAILED, "BuildNotPrepared", True)
         assert not any(isinstance(step, Quarantine) for step in steps)
