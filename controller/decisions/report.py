@@ -173,6 +173,8 @@ def say_of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topol
         case RunState.WATCHING if run.confirmed_at is not None:
             until = f", watched until {run.watch_until:%H:%M} UTC" if run.watch_until is not None else ", watched"
             state, text = StatusState.SUCCESS, describe("live", f"{until}{_restored(run)}", tail)
+        case RunState.LIVE if over := _how_it_ended(slot, run):
+            state, text, url = StatusState.SUCCESS, describe(over, "", tail), None
         case RunState.LIVE:
             since = run.confirmed_at or run.switched_at or run.ended_at or run.begun_at
             proof = f" (proof: {run.proof})" if run.proof else ""
@@ -188,7 +190,7 @@ def say_of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topol
             state, text, url = StatusState.ERROR, describe(run.reason or "Stalled", f": {run.message}", tail), None
         case RunState.SUPERSEDED:
             state, check, text = _superseded(observed, slot, run, tail)
-            url = None
+            url = url if check is CheckState.SUCCESS and _serves_run(slot, run) else None
         case _ if run.state is not RunState.WATCHING and (held := held_run(observed, slot, run, now=now)) is not None:
             # A build may still go on; what people wait for is the end of the hold.
             start, detail = describe_end(held), f": {held.why} (by {held.by})"
@@ -267,9 +269,34 @@ def _rolled_back(slot: SlotObserved, run: Run, tail: str) -> str:
         return describe(f"rolled back to {back_to}", detail, tail)
     back = [r for r in runs_to_report(slot) if r.generation > run.generation and r.switched_at is not None]
     first = min(back, key=lambda r: r.generation, default=None)
-    if first is None or first.cause is Cause.ROLLBACK:
-        return describe(f"rolled back to {back_to if first is None else first.release[:7]}", detail, tail)
+    if first is None:
+        is_back = live is None or (live.release or "").startswith(back_to)
+        return describe(f"{'rolled' if is_back else 'rolling'} back to {back_to}", detail, tail)
+    if first.cause is Cause.ROLLBACK:
+        return describe(f"rolled back to {first.release[:7]}", detail, tail)
     return describe(f"failed; {first.head.sha[:7]} took over", detail, tail)
+
+
+def _serves_run(slot: SlotObserved, run: Run) -> bool:
+    """Say whether `live` names what this run brought."""
+    live = slot.live
+    return (
+        live is not None
+        and live.state == "live"
+        and live.fence == run.fence
+        and (live.generation == run.generation or live.release == run.release)
+    )
+
+
+def _how_it_ended(slot: SlotObserved, run: Run) -> str:
+    """Say how it ended that a run's release served; "" while it serves, or nothing is known of what does."""
+    if slot.live is None or _serves_run(slot, run):
+        return ""
+    later = [r for r in runs_to_report(slot) if r.generation > run.generation and r.domain == run.domain]
+    switched = [r for r in later if r.switched_at is not None and r.head.sha != run.head.sha]
+    if switched:
+        return f"was live; {min(switched, key=lambda r: r.generation).head.sha[:7]} took over"
+    return "was live" if slot.live.fence == run.fence else "was live; preview ended"
 
 
 def _superseded(observed: Observed, slot: SlotObserved, run: Run, tail: str) -> tuple[StatusState, CheckState, str]:
@@ -297,8 +324,9 @@ def _superseded(observed: Observed, slot: SlotObserved, run: Run, tail: str) -> 
             return StatusState.SUCCESS, CheckState.SUCCESS, describe("was live", f"; {run.message}", tail)
         return StatusState.ERROR, CheckState.CANCELLED, describe("not deployed", f": {run.message}", tail)
     if served_well:
-        by = run.successor[:7] or "a later commit"
-        return StatusState.SUCCESS, CheckState.SUCCESS, describe(f"was live; {by} took over", "", tail)
+        # What came after it may have failed before it served.
+        start = "live" if _serves_run(slot, run) else _how_it_ended(slot, run) or "was live"
+        return StatusState.SUCCESS, CheckState.SUCCESS, describe(start, "", tail)
     return StatusState.ERROR, CheckState.NEUTRAL, describe(superseded_by(run.successor), "", tail)
 
 

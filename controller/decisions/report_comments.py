@@ -18,16 +18,16 @@ from controller.decisions.report import Said
 from controller.model.names import PREVIEW_CONTEXT, Topology, pull_request_domain
 from controller.model.nouns import WRITERS, CommandAnswer, PullRequest, Run
 from controller.model.reports import WantedComment
-from controller.model.states import CheckState, RunState
+from controller.model.states import CheckState, RunState, StatusState
 from controller.model.world import COMMANDS_SHOWN_MAX, Observed, SlotObserved
 
 _FAILURES = (RunState.FAILED, RunState.ROLLED_BACK, RunState.STALLED)
 _HEADLINES = {
-    CheckState.QUEUED: "The preview is about to begin.",
+    CheckState.QUEUED: "The preview has not begun.",
     CheckState.IN_PROGRESS: "The preview is on its way.",
     CheckState.SUCCESS: "The preview is live.",
-    CheckState.FAILURE: "This commit is not previewed: it failed.",
-    CheckState.NEUTRAL: "The preview waits for a slot.",
+    CheckState.FAILURE: "The preview of this commit failed.",
+    CheckState.NEUTRAL: "There is no preview.",
     CheckState.CANCELLED: "There is no preview.",
     CheckState.ACTION_REQUIRED: "The preview waits for approval.",
 }
@@ -63,11 +63,11 @@ def _body(observed: Observed, pull: PullRequest, said: Sequence[Said], topology:
     elif now is None or now.check is None:
         headline = _HEADLINES[CheckState.QUEUED]
     else:
-        headline = _HEADLINES[now.check]
+        headline = _headline(now)
     rows = [("Commit", code(pull.head_sha[:7]))]
     if now is not None and (found.admits or found.why == NEEDS_APPROVAL):
         # What passes by in seconds is not worth an edit each.
-        if now.check not in (CheckState.IN_PROGRESS, CheckState.SUCCESS):
+        if now.check is not CheckState.IN_PROGRESS and headline != _HEADLINES[CheckState.SUCCESS]:
             rows.append(("State", cell(now.status.description)))
     elif found.why:
         rows.append(("State", cell(f"no preview: {found.why} ({found.rule})")))
@@ -86,6 +86,16 @@ def _body(observed: Observed, pull: PullRequest, said: Sequence[Said], topology:
         )
     parts += _commands(observed, pull.number)
     return "\n\n".join(parts) + "\n"
+
+
+def _headline(now: Said) -> str:
+    """Return the headline of a check: only what has an address is live, and only what is queued waits for a slot."""
+    assert now.check is not None
+    if now.check is CheckState.SUCCESS and now.status.target_url is None:
+        return "The preview has ended."
+    if now.check is CheckState.NEUTRAL and now.status.state is StatusState.PENDING:
+        return "The preview waits for a slot."
+    return _HEADLINES[now.check]
 
 
 def _rows_of_slot(pull: PullRequest, slot: SlotObserved, topology: Topology) -> Iterator[tuple[str, str]]:

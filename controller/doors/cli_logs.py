@@ -1,19 +1,23 @@
 """What did the jobs and instances of a run write? Their log files, the last lines first, then as they grow.
 
-Log files are what strangers' programs print: control characters are made visible. Following ends when the run that
-is followed has ended and does not serve, or at Ctrl-C; whoever names a slot follows one run after the other.
+Log files are what strangers' programs print: colours are taken out, other control characters made visible, secrets
+masked by their form (those of the app's environment were masked when they were written). Following ends when the run
+that is followed has ended and does not serve, or at Ctrl-C; whoever names a slot follows one run after the other.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import click
 
+from controller.decisions.log_lines import visible_text, without_colours
 from controller.doors import views
 from controller.doors.views import RunView
 from controller.effects.store import Store
@@ -21,7 +25,8 @@ from controller.effects.systemd import read_journal
 from controller.model.config import Settings
 from controller.model.errors import Refused
 from controller.model.names import MAIN, Layout, SlotName, Topology, parse_slot
-from controller.model.states import RUN_TERMINAL, RunState
+from controller.model.redaction import redact
+from controller.model.states import RUN_TERMINAL, Cause, RunState
 
 LOOK_EVERY_S = 0.2
 #: Read from the end of a file: lines that are further back are not shown.
@@ -59,16 +64,40 @@ def is_run(what: str | None, run_id: int | None, topology: Topology) -> bool:
 
 
 def _run_in(store: Store, layout: Layout, slot: SlotName) -> RunView:
-    """Return the run of a slot whose logs are of interest: the one under way, else what serves, else the newest."""
+    """Return the run of a slot whose logs are of interest: the one under way; else the newest, if it failed and nothing
+    was tried since but to bring back what served; else what serves; else the newest."""
     recent = views.read_runs(store, slot=slot, limit=views.LIMIT_MAX)
     if not recent:
         raise Refused("NoRuns", f"nothing ran in {slot} yet")
+    newest = recent[0]
+    if newest.ended_at is None:
+        return newest
+    tried = next((run for run in recent if not _brings_back(run)), newest)
+    if tried.state in _FAILED:
+        return tried
+    serving = _serving(layout, slot)
+    return next((run for run in recent if run.run == serving), newest)
+
+
+_FAILED = (RunState.FAILED, RunState.ROLLED_BACK, RunState.STALLED)
+
+
+def _brings_back(run: RunView) -> bool:
+    return run.cause in (Cause.REPAIR, Cause.ROLLBACK) and run.state not in _FAILED
+
+
+def _serving(layout: Layout, slot: SlotName) -> int | None:
     live, _, _ = views.read_host_slot(layout, slot)
-    serving = live.generation if live is not None and live.state == "live" else None
-    return next(
-        (run for run in recent if run.ended_at is None),
-        next((run for run in recent if run.run == serving), recent[0]),
-    )
+    return live.generation if live is not None and live.state == "live" else None
+
+
+def describe_choice(run: RunView, *, serving: int | None) -> str:
+    """Say which run is shown, and how to see the one that serves. Pure."""
+    state = f"{run.state} ({run.reason})" if run.reason else run.state
+    if run.run == serving:
+        return f"run {run.run} of {run.slot}, which serves {run.release[:7]}"
+    other = "" if serving is None else f"; run {serving} serves: `oroboros logs --run {serving}`"
+    return f"run {run.run} of {run.slot}, {run.sha[:7]}: {state}{other}"
 
 
 @dataclass(slots=True)
@@ -92,7 +121,7 @@ class LogTail:
             every = whole.split(b"\n") if whole else []
             if lines and rest:
                 every.append(rest)  # what was begun is shown; its end follows as a line of its own
-            found += [(path.name, visible_line(line)) for line in (every[-lines:] if lines else [])]
+            found += [(path.name, line) for line in shown_lines(every[-lines:] if lines else [])]
         return found
 
     def more(self) -> list[tuple[str, str]]:
@@ -110,7 +139,7 @@ class LogTail:
             whole, newline, rest = (self._rest.pop(name, b"") + body).rpartition(b"\n")
             self._rest[name] = rest[-TAIL_BYTES_MAX:]
             if newline:
-                found += [(name, visible_line(line)) for line in whole.split(b"\n")]
+                found += [(name, line) for line in shown_lines(whole.split(b"\n"))]
         return found
 
     def _files(self) -> list[Path]:
@@ -138,7 +167,12 @@ class JournalTail:
 
     def _read(self, lines: int) -> list[tuple[str, str]]:
         found, self._cursor = read_journal(self.slot, self.generation, lines=lines, after=self._cursor)
-        return [(unit, visible_line(line)) for unit, line in found]
+        # Units of one run write one after the other, but for moments; a secret of many lines is one unit's.
+        return [
+            (unit, line)
+            for unit, rows in groupby(found, itemgetter(0))
+            for line in shown_lines([row[1] for row in rows])
+        ]
 
 
 def open_tail(settings: Settings, run: RunView) -> LogTail | JournalTail:
@@ -148,10 +182,12 @@ def open_tail(settings: Settings, run: RunView) -> LogTail | JournalTail:
     return LogTail(settings.layout.run_artifacts(run.run))
 
 
-def visible_line(line: bytes) -> str:
-    """Return a line of a log as text that only shows: tabs stay, other control characters are spelled. Pure."""
-    text = line.rstrip(b"\r").decode("utf-8", "replace")[:LINE_CHARS_MAX]
-    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in text)
+def shown_lines(lines: Sequence[bytes]) -> list[str]:
+    """Return lines of a log as text that only shows, without secrets, each bounded. Pure."""
+    if not lines:
+        return []
+    text = b"\n".join(line.rstrip(b"\r") for line in lines).decode("utf-8", "replace")
+    return [visible_text(line)[:LINE_CHARS_MAX] for line in redact(without_colours(text)).split("\n")]
 
 
 def show_logs(
@@ -166,6 +202,10 @@ def show_logs(
 ) -> None:
     """Print what a run wrote; with `follow`, go on with what it writes until it is over, and then with the run that
     `next_run` names: whoever follows a slot follows what comes after, too."""
+    if next_run is not None and not as_json:
+        # A slot was named: which of its runs is meant is our choice.
+        slot = SlotName(run.slot)
+        click.echo(describe_choice(run, serving=_serving(settings.layout, slot)), err=True)
     tail = open_tail(settings, run)
     printer = _Printer(as_json=as_json, run=run.run)
     found = tail.last(lines)

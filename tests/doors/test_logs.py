@@ -11,11 +11,11 @@ from pathlib import Path
 import click
 import pytest
 
-from controller.doors.cli_logs import LogTail, choose_run, show_logs, visible_line
+from controller.doors.cli_logs import LogTail, choose_run, describe_choice, show_logs, shown_lines
 from controller.doors.views import RunView
 from controller.model.errors import Refused
 from controller.model.names import preview_slot
-from controller.model.states import RunState
+from controller.model.states import Cause, RunState
 from tests.doors.stack import Small, utc_now
 
 
@@ -25,16 +25,36 @@ def write_log(small: Small, generation: int, unit: str, body: bytes) -> None:
     path.write_bytes(body)
 
 
-def test_logs_are_by_default_those_of_what_production_serves_or_is_to_serve(small: Small) -> None:
+def test_logs_are_by_default_those_of_what_is_under_way_failed_or_serves(small: Small) -> None:
     first, second, third = small.commits
-    serving = small.serve(first)
-    failed = small.begin(second)
-    small.end(failed, RunState.FAILED)
-    assert choose_run(small.store, small.layout, small.topology, what=None, run_id=None).run == serving
 
-    running = small.begin(third)
-    assert choose_run(small.store, small.layout, small.topology, what="main", run_id=None).run == running
-    assert choose_run(small.store, small.layout, small.topology, what=None, run_id=failed).run == failed
+    def chosen() -> int:
+        return choose_run(small.store, small.layout, small.topology, what="main", run_id=None).run
+
+    serving = small.serve(first)
+    assert chosen() == serving
+    superseded = small.begin(second)
+    small.end(superseded, RunState.SUPERSEDED)
+    assert chosen() == serving
+    failed = small.begin(third)
+    assert chosen() == failed  # it is under way
+    small.end(failed, RunState.FAILED, reason="InstanceExited")
+    assert chosen() == failed
+
+    # What serves was brought back since: of interest is still why.
+    back = small.serve(first, cause=Cause.REPAIR)
+    assert chosen() == failed
+    asked = choose_run(small.store, small.layout, small.topology, what=None, run_id=failed)
+    told = describe_choice(asked, serving=back)
+    see = f"run {back} serves: `oroboros logs --run {back}`"
+    assert told == f"run {failed} of main, {third.sha[:7]}: failed (InstanceExited); {see}"
+    assert small.run("logs", "main").stderr.startswith(f"{told}\n")
+
+    good = small.serve(second)
+    assert chosen() == good
+    assert small.run("logs", "main").stderr.startswith(f"run {good} of main, which serves {second.sha[:7]}\n")
+    repair = small.serve(second, cause=Cause.REPAIR)
+    assert chosen() == repair
 
 
 def test_a_number_means_the_slot_and_only_then_the_run(small: Small) -> None:
@@ -76,13 +96,13 @@ def test_logs_show_the_last_lines_of_each_unit(small: Small) -> None:
 
 def test_logs_are_a_json_object_a_line(small: Small) -> None:
     generation = small.serve(small.commits[0])
-    write_log(small, generation, "main-a", b"one\n\xff\x1b[2J\n")
+    write_log(small, generation, "main-a", b"one\n\xff\x1b[2J\x1b[31mred\x1b[0m\n")
 
     lines = [json.loads(line) for line in small.run("logs", "--json").stdout.splitlines()]
 
     assert lines == [
         {"run": generation, "unit": "main-a", "line": "one"},
-        {"run": generation, "unit": "main-a", "line": "\ufffd\\x1b[2J"},
+        {"run": generation, "unit": "main-a", "line": "\ufffdred"},
     ]
 
 
@@ -142,5 +162,16 @@ def test_a_tail_goes_on_where_it_was_and_keeps_lines_whole(tmp_path: Path) -> No
 
 
 def test_a_long_or_odd_line_is_bounded_and_visible() -> None:
-    assert visible_line(b"a\tb\x07\r") == "a\tb\\x07"
-    assert len(visible_line(b"x" * 10_000)) == 2_000
+    assert shown_lines([b"a\tb\x07\r"]) == ["a\tb\\x07"]
+    assert len(shown_lines([b"x" * 10_000])[0]) == 2_000
+    # Masked before it is cut.
+    assert "hunter" not in shown_lines([b"x" * 1_980 + b" password=hunter2hunter2"])[0]
+
+
+def test_secrets_are_masked_over_lines(small: Small) -> None:
+    generation = small.serve(small.commits[0])
+    key = b"-----BEGIN PRIVATE KEY-----\n" + b"MIIEvQIBADANBgkq\n" * 9 + b"-----END PRIVATE KEY-----\n"
+    write_log(small, generation, "main-a", b"first\n" + key + b"DB_PASSWORD=hunter2\nlast\n")
+    shown = small.run("logs").stdout
+    assert shown.splitlines()[1:] == ["first", "[secret]", "DB_PASSWORD=[secret]", "last"]
+    assert "MIIE" not in small.run("logs", "-n", "5").stdout

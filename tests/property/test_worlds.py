@@ -8,20 +8,32 @@ pruned.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from controller.decisions.report import DESCRIPTION_CHARS_MAX
-from controller.decisions.slots import may_preview
+from controller.decisions.explain import DOING
+from controller.decisions.report import DESCRIPTION_CHARS_MAX, project
+from controller.decisions.slots import assign_slots, may_preview
 from controller.model.config import Recipe
-from controller.model.names import MAIN, PRODUCTION, Domain, Sha, SlotName, environment, pull_request_domain
+from controller.model.names import (
+    MAIN,
+    PRODUCTION,
+    Domain,
+    Sha,
+    SlotName,
+    environment,
+    pull_request_domain,
+    status_context,
+)
 from controller.model.nouns import Run
-from controller.model.reports import WantedCheck, WantedComment, WantedDeployment
+from controller.model.reports import WantedCheck, WantedComment, WantedDeployment, WantedStatus
 from controller.model.states import Cause, CheckState, DeploymentState, ProcessState, RunState, StatusState
 from controller.model.steps import BeginRun, ClaimSlot, EndLease, StartInstance, steps_from_json, steps_to_json
+from controller.model.world import Observed
 from tests.builders import APP, BUILT_APP, DATABASE_APP, sha
 from tests.property.strategies import (
     EVERYTHING,
@@ -239,6 +251,51 @@ def test_every_commit_that_was_a_head_ends_with_a_status_of_at_most_140_characte
         said = host.reports[commit, context]
         is_queued = context == "oroboros/preview" and commit in waiting
         assert (said.state is StatusState.PENDING) == is_queued, said
+
+
+@given(commits=commit_sets(), story=stories(*EVERYTHING, at_most=15))
+def test_no_status_claims_at_any_moment_what_the_host_does_not_show(
+    commits: tuple[Commit, ...], story: list[Event]
+) -> None:
+    host = FakeHost(commits=commits)
+    for event in [FIRST_PUSH, Event("open", commit=2), *story]:
+        happen(host, event)
+        host.tick()
+        host.elapse()
+        seen = host.observe()
+        queue = assign_slots(seen, now=host.now).queue
+        for said in project(seen, queue, host.topology, now=host.now):
+            holds(said, seen, host)
+
+
+def holds(said: WantedStatus, seen: Observed, host: FakeHost) -> None:
+    """Hold the claim of a status against what the host shows: what serves, what ran, who holds the slots."""
+    text = said.description
+    slots = [slot for slot in seen.slots if status_context(slot.slot) == said.context]
+    runs = [run for slot in slots for run in host.slots[slot.slot].runs.values()]
+    live = [slot.live for slot in slots if slot.live is not None and slot.live.state == "live"]
+    contents = {one.tree for one in live} | {host.commits[one.release].head.tree for one in live if one.release}
+    if text.startswith("live") or ", live since" in text:
+        assert host.commits[said.sha].head.tree in contents, said
+    if text == "live" or text.startswith(("live;", "live since", "live, watched")):
+        assert said.state is StatusState.SUCCESS
+        assert said.target_url is not None, said
+    if "was live" in text:
+        assert said.sha not in {one.release for one in live}, said
+        assert any(run.head.sha == said.sha and run.switched_at is not None for run in runs), said
+    for named in re.findall(r"([0-9a-f]{7}) took over", text):
+        assert any(run.head.sha.startswith(named) and run.switched_at is not None for run in runs), said
+    for named in re.findall(r"rolled back to ([0-9a-f]{7})", text):
+        assert any(run.release.startswith(named) and run.switched_at is not None for run in runs), said
+    if text.startswith("accepted; ") and "waits" not in text:
+        doing, _, named = text.removeprefix("accepted; ").rpartition(" ")
+        assert any(
+            slot.run is not None and slot.run.head.sha.startswith(named) and doing == DOING[slot.run.state]
+            for slot in slots
+        ), said
+    if "slots held by" in text:
+        held = {f"#{slot.lease.pull_request}" for slot in seen.slots if slot.lease is not None}
+        assert set(text.partition("slots held by ")[2].split()) == held, said
 
 
 @given(commits=commit_sets(), story=stories(*EVERYTHING, at_most=15))

@@ -153,7 +153,29 @@ def test_superseded_before_it_served_is_an_error_that_names_the_newer_one() -> N
 
 def test_superseded_after_it_was_confirmed_is_a_success() -> None:
     gone = run(2, 2, RunState.SUPERSEDED, reason="NewerHead", successor=3, confirmed_s=9)
-    assert of(with_run(gone), 2) == ("success", f"was live; {sha(3)[:7]} took over")
+    slot = replace(serving(run(3, 3, RunState.WATCHING, switched_s=10)), recent_runs=(gone, R1))
+    assert of(observed(slot, at_head=head(3)), 2) == ("success", f"was live; {sha(3)[:7]} took over")
+
+
+def test_what_a_newer_head_superseded_is_live_until_something_else_serves() -> None:
+    gone = run(2, 2, RunState.SUPERSEDED, reason="NewerHead", successor=3, switched_s=5, confirmed_s=9)
+    newer = run(3, 3, RunState.BUILDING)
+    slot = replace(serving(gone), run=newer, recent_runs=(gone, R1))
+    assert of(observed(slot, at_head=head(3)), 2) == ("success", "live")
+    failed = run(3, 3, RunState.FAILED, reason="BuildFailed", message="no")
+    slot = replace(serving(gone), recent_runs=(failed, gone, R1))
+    assert of(observed(slot, at_head=head(3)), 2) == ("success", "live")
+    later = run(4, 4, RunState.LIVE, switched_s=30)
+    slot = replace(serving(later), recent_runs=(later, failed, gone, R1))
+    assert of(observed(slot, at_head=head(4)), 2) == ("success", f"was live; {sha(4)[:7]} took over")
+
+
+def test_a_proven_release_was_live_once_another_serves() -> None:
+    newer = run(2, 2, RunState.LIVE, switched_s=30)
+    slot = replace(serving(newer), recent_runs=(newer, R1))
+    seen = observed(slot, at_head=head(2))
+    assert of(seen, 1) == ("success", f"was live; {sha(2)[:7]} took over")
+    assert reports(seen)[sha(1), PRODUCTION].target_url is None
 
 
 class TestRepair:
@@ -182,7 +204,7 @@ class TestRepair:
 
 def test_a_superseded_repair_takes_nothing_from_a_proven_commit() -> None:
     gone = run(2, 1, RunState.SUPERSEDED, reason="NewerHead", successor=3, cause=Cause.REPAIR)
-    assert of(with_run(gone), 1) == ("success", f"was live; {sha(3)[:7]} took over")
+    assert of(with_run(gone), 1) == ("success", "live")
 
 
 def test_a_run_that_a_person_stopped_is_an_error_unless_it_had_been_live() -> None:
