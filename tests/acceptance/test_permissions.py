@@ -13,6 +13,7 @@ import pytest
 
 from controller.decisions.commands import ANSWERED_OF_ONE_MAX
 from controller.decisions.github.comments import MARKER
+from controller.model.command import BRANCH_NAME, COMMIT_NAMES, MODES
 from tests.acceptance.conftest import World, open_world
 
 SECRET = "production-s3cret-of-this-test"
@@ -36,6 +37,10 @@ ALLOWED = {
     "LC_CTYPE",
     "PYTHONUNBUFFERED",
     "PYTHONDONTWRITEBYTECODE",
+    "GIT_CEILING_DIRECTORIES",
+    BRANCH_NAME,
+    *COMMIT_NAMES,
+    *MODES,
 }
 
 

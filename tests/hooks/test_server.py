@@ -291,7 +291,7 @@ def test_it_exits_with_2_and_a_clear_message_when_it_may_not_start(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         code, said = exit_of("--port", str(taken.getsockname()[1]))
-    assert (code, said.startswith("PortBusy: api port")) == (2, True), said
+    assert (code, "\nPortBusy: api port" in f"\n{said}") == (2, True), said
     secrets_file.write_text("changeme\n")
     code, said = exit_of("--port", "0")
     assert (code, said.startswith("WebhookSecretInvalid: ")) == (2, True), said
