@@ -90,6 +90,8 @@ RETRY_BASE_S = 2.0
 RETRY_CAP_S = 300.0
 #: What serves is started again so long after it ended, where a run is under way.
 RESTART_PAUSE_S = 10.0
+NEVER = datetime.max.replace(tzinfo=UTC)
+AT_ONCE = datetime.min.replace(tzinfo=UTC)
 #: Ends that are decisions about the release or the schema, not accidents: trying again changes nothing.
 REFUSALS = frozenset({MIGRATIONS_DIFFER})
 #: Nobody pushed for these: they restore what has served here.
@@ -383,20 +385,20 @@ def _sweep(observed: Observed, slot: SlotObserved, *, now: datetime) -> list[Ste
     return [
         _stop(slot, process)
         for process in slot.processes
-        if (process.unit, process.generation) not in keep and not _still_drains(observed, slot, process, now=now)
+        if (process.unit, process.generation) not in keep and now >= (drains_until(observed, slot, process) or AT_ONCE)
     ]
 
 
-def _still_drains(observed: Observed, slot: SlotObserved, process: ProcessFact, *, now: datetime) -> bool:
-    """Requests may still be running in an instance that served until a moment ago."""
+def drains_until(observed: Observed, slot: SlotObserved, process: ProcessFact) -> datetime | None:
+    """Return until when requests may still run in an instance that served before; None for any other unit."""
     if process.state is ProcessState.EXITED:
-        return False
+        return None
     known = [r for r in (slot.run, slot.live_run, slot.fallback_run, *slot.recent_runs) if r is not None]
     if not any(r.generation == process.generation and r.switched_at is not None for r in known):
-        return False
+        return None
     switches = [r.switched_at for r in known if r.switched_at is not None]
     switches += [r.ended_at for r in known if r.state is RunState.ROLLED_BACK and r.ended_at is not None]
-    return now < max(switches) + timedelta(seconds=observed.policy.production.drain_s)
+    return max(switches) + timedelta(seconds=observed.policy.production.drain_s)
 
 
 def _half_remembered(observed: Observed, run: Run) -> EndRun | None:
@@ -452,10 +454,6 @@ def _plan_without_run(
     if due_at <= now:
         return _begin(wanted, observed, slot)
     return _repair(observed, slot, now=now, comes_next=due_at != NEVER)
-
-
-NEVER = datetime.max.replace(tzinfo=UTC)
-AT_ONCE = datetime.min.replace(tzinfo=UTC)
 
 
 def retry_at(observed: Observed, slot: SlotObserved, wanted: Wanted) -> datetime:
@@ -529,8 +527,15 @@ def _repair(observed: Observed, slot: SlotObserved, *, now: datetime, comes_next
     must_start = _is_lost(slot, live) or takes_values
     if not must_start and (comes_next or not _lacks_proof(observed, live_run)):
         return []
-    again = Wanted(slot=slot.slot, domain=live_run.domain, fence=live_run.fence, head=live_run.head, cause=Cause.REPAIR)
+    again = repaired(live_run)
     return _begin(again, observed, slot) if retry_at(observed, slot, again) <= now else []
+
+
+def repaired(live_run: Run) -> Wanted:
+    """Return what starts again what a run serves."""
+    return Wanted(
+        slot=live_run.slot, domain=live_run.domain, fence=live_run.fence, head=live_run.head, cause=Cause.REPAIR
+    )
 
 
 def _keep_serving(observed: Observed, slot: SlotObserved, run: Run, *, now: datetime) -> list[Step]:

@@ -97,8 +97,15 @@ def is_reading_due(hints: Sequence[Hint], looks: Looks, *, resync_s: float, now:
 
 def _pauses(hints: Sequence[Hint], looks: Looks, *, now: datetime) -> bool:
     """Say whether a failure is so near that we wait, unless there is news."""
-    failed_at = looks.last_failure_at
-    if failed_at is None or looks.failures_in_a_row == 0 or any(hint.armed_at > failed_at for hint in hints):
+    failed_at, until = looks.last_failure_at, pause_ends_at(looks.failures_in_a_row, looks.last_failure_at)
+    if failed_at is None or until is None or any(hint.armed_at > failed_at for hint in hints):
         return False
-    pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** (looks.failures_in_a_row - 1))
-    return now < failed_at + timedelta(seconds=pause_s)
+    return now < until
+
+
+def pause_ends_at(failures_in_a_row: int, last_failure_at: datetime | None) -> datetime | None:
+    """Return when looks that failed are tried again; None when the last one did not fail."""
+    if last_failure_at is None or failures_in_a_row == 0:
+        return None
+    pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** (failures_in_a_row - 1))
+    return last_failure_at + timedelta(seconds=pause_s)

@@ -148,7 +148,7 @@ class Worker:
                 finally:
                     bell.set()
 
-            gates = GateThreads(record)
+            gates = GateThreads(record, ring=bell.set)
             databases = open_databases(settings)
             sight = Sight(
                 store=store,

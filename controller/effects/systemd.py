@@ -17,11 +17,13 @@ systemctl(1) and journalctl(1) are called with lists of words, each with a time 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
 import pwd
 import secrets
+import select
 import socket
 import struct
 import subprocess
@@ -77,8 +79,12 @@ CALL_TIMEOUT_S = 10.0
 WIPE_TIMEOUT_S = 300.0
 #: What was written before an end is in the journal soon after it.
 JOURNAL_LOOKS, JOURNAL_PAUSE_S = 4, 0.05
-#: How often the cgroups are looked at for a unit that has ended.
-WATCH_EVERY_S = 0.05
+#: How often the cgroups are looked at for a unit that has ended: where the kernel tells of ends, and where it does not.
+LOOK_AGAIN_S, WATCH_EVERY_S = 5.0, 0.25
+#: Between an end in a cgroup and systemd's own knowledge of it.
+SYSTEMD_LAG_S = 0.2
+#: From <sys/inotify.h>.
+_IN_MODIFY, _IN_CREATE, _IN_DELETE, _EVENT_BYTES = 0x2, 0x100, 0x200, 16
 CGROUPS = Path("/sys/fs/cgroup")
 PATTERNS = (
     "ouroboros-instance@*.service",
@@ -113,6 +119,8 @@ SIGKILL = 9
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_REQUEST_DUMP = 4, 20, 0x301
 _NLMSG_ERROR, _NLMSG_DONE, _INET_DIAG_CGROUP_ID, _TCP_LISTEN = 2, 3, 21, 10
 _DIAG_FIXED_BYTES, _HEADER_BYTES = 72, 16
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class SystemdRuntime:
@@ -604,26 +612,78 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _populated() -> frozenset[str]:
-    """Return which of our units have processes, by their cgroups."""
-    found: set[str] = set()
-    for slice_folder in (_hierarchy() / "ouroboros.slice").glob("ouroboros-*.slice"):
-        for folder in slice_folder.glob("ouroboros-*.service"):
-            with contextlib.suppress(OSError):
-                if Path(folder, "cgroup.procs").read_text():
-                    found.add(folder.name)
-    return frozenset(found)
+class UnitEnds:
+    """Waits for units whose last process has ended, by what the kernel tells of their cgroups.
+
+    A cgroup's `cgroup.events` is modified when its last process ends (cgroups(7)), and inotify(7) tells of that, and of
+    cgroups that come and go. Looks again every `LOOK_AGAIN_S` all the same, for what was not told."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is that of `ouroboros.slice`, which may not be there yet."""
+        self._folder = folder
+        #: None where the kernel gives none: then `wait` only looks.
+        self._inotify: int | None = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self._inotify is not None and self._inotify < 0:
+            self._inotify = None
+        self._known: dict[Path, bool] = {}
+        self._look()
+
+    def close(self) -> None:
+        """Forget what was followed."""
+        if self._inotify is not None:
+            os.close(self._inotify)
+            self._inotify = None
+
+    def wait(self, *, timeout_s: float) -> bool:
+        """Wait for something to happen to a unit, at most so long; say whether one may have ended."""
+        has_gone = False
+        if self._inotify is None:
+            time.sleep(min(timeout_s, WATCH_EVERY_S))
+        elif select.select([self._inotify], [], [], timeout_s)[0]:
+            with contextlib.suppress(BlockingIOError):
+                has_gone = _tells_of_an_end(os.read(self._inotify, 1 << 16))
+        return self._look() or has_gone
+
+    def _look(self) -> bool:
+        """Follow what is there now; say whether a unit is empty or gone that was not known to be."""
+        self._follow(self._folder, _IN_CREATE | _IN_DELETE)
+        found: dict[Path, bool] = {}
+        for slice_folder in self._folder.glob("ouroboros-*.slice"):
+            self._follow(slice_folder, _IN_CREATE | _IN_DELETE)
+            for events in slice_folder.glob("ouroboros-*.service/cgroup.events"):
+                self._follow(events, _IN_MODIFY)
+                with contextlib.suppress(OSError):
+                    found[events] = "populated 1" in events.read_text()
+        known, self._known = self._known, found
+        return bool(known.keys() - found.keys()) or any(
+            not populated and known.get(events, True) for events, populated in found.items()
+        )
+
+    def _follow(self, path: Path, events: int) -> None:
+        if self._inotify is not None:
+            _libc.inotify_add_watch(self._inotify, os.fsencode(path), events)  # again is the same
+
+
+def _tells_of_an_end(data: bytes) -> bool:
+    """Say whether one of these events of inotify(7) is that the cgroup of a unit was removed, seen before or not."""
+    at = 0
+    while at < len(data):
+        _, mask, _, length = struct.unpack_from("=iIII", data, at)
+        name = data[at + _EVENT_BYTES : at + _EVENT_BYTES + length].rstrip(b"\0")
+        if mask & _IN_DELETE and name.endswith(b".service"):
+            return True
+        at += _EVENT_BYTES + length
+    return False
 
 
 def _watch_for_ever(ring: Callable[[], None]) -> None:
-    pause = threading.Event()  # never set: a bounded pause that ends with the process
-    before = _populated()
+    ends = UnitEnds(_hierarchy() / "ouroboros.slice")
     while True:
-        pause.wait(WATCH_EVERY_S)
-        now = _populated()
-        if before - now:
+        if ends.wait(timeout_s=LOOK_AGAIN_S):
             ring()
-        before = now
+            # systemd is told of the same end, and may show it a moment after us.
+            time.sleep(SYSTEMD_LAG_S)
+            ring()
 
 
 # -- whose listener ---------------------------------------------------------------------------------------------------

@@ -118,9 +118,13 @@ Key = tuple[Literal["gate", "watch"], SlotName, int]
 class GateThreads:
     """The gates and windows of one worker."""
 
-    def __init__(self, record: Callable[[Verdict, str, float], None]) -> None:
-        """`record` takes a verdict, the level of proof, and how many seconds were spent on it."""
+    def __init__(
+        self, record: Callable[[Verdict, str, float], None], *, ring: Callable[[], None] = lambda: None
+    ) -> None:
+        """`record` takes a verdict, the level of proof, and how many seconds were spent on it. `ring` is called when a
+        thread has ended, with or without a verdict."""
         self._record = record
+        self._ring = ring
         self._lock = threading.Lock()
         self._running: dict[Key, threading.Event] = {}
 
@@ -161,6 +165,7 @@ class GateThreads:
             finally:
                 with self._lock:
                     self._running.pop(key, None)
+                self._ring()
 
         new_thread(key[0], run, name=f"{key[0]} {key[1]} {key[2]}").start()
         return True

@@ -31,9 +31,10 @@ from controller.decisions.holds import held_run, held_slot
 from controller.decisions.order import describe_force_push
 from controller.decisions.plan import desired, plan_slot
 from controller.decisions.projection import project_all
-from controller.decisions.refresh import Hint, Looks, is_reading_due, plan_refresh
+from controller.decisions.refresh import Hint, Looks, is_reading_due, pause_ends_at, plan_refresh
 from controller.decisions.retention import select_prunable, select_spent_builds
 from controller.decisions.slots import SlotPlan, assign_slots, may_preview
+from controller.decisions.timers import next_look_at
 from controller.effects.github_http import Forge
 from controller.effects.mirror import Mirror, PullNotFetched
 from controller.effects.store import History, LostEpoch
@@ -51,8 +52,8 @@ from controller.model.reports import Surface
 from controller.model.steps import DropBuild, Prune, Step
 from controller.model.world import Held, Hold, Observed, Wanted
 
-#: While something ends by time alone (a drain, a pause before a retry), the loop looks this often.
-TIMER_S = 0.25
+#: A timer is looked at so long after its instant: never before it.
+TIMER_SLACK_S = 0.01
 #: The same plan again means that its steps take effect slowly, or not: no busy loop.
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 5.0
@@ -234,7 +235,7 @@ class Reconciler:
         self._keep_house(observed, decision, is_due=keeps_house, now=now)
         self._report(observed, decision, now=now)
         self._note_tick(history, now=now)
-        return self._wait_s(observed, decision, steps)
+        return self._wait_s(observed, decision, steps, now=now)
 
     # -- parts of a tick --------------------------------------------------------------------------------------------
 
@@ -601,8 +602,9 @@ class Reconciler:
         self.health.trouble, self.health.trouble_since = "", None
         self.troubles.write(self.hands.store)
 
-    def _wait_s(self, observed: Observed, decision: Decision, steps: tuple[Step, ...]) -> float:
-        """After steps look again at once; the same plan again and again grows its pause; an empty one waits."""
+    def _wait_s(self, observed: Observed, decision: Decision, steps: tuple[Step, ...], *, now: datetime) -> float:
+        """After steps look again at once; the same plan again and again grows its pause; an empty one waits for the
+        bell, or for the next instant at which time changes something."""
         if steps:
             self._same_plan_count = self._same_plan_count + 1 if steps == self._last_plan else 0
             self._last_plan = steps
@@ -610,13 +612,16 @@ class Reconciler:
                 return 0.0
             return min(PAUSE_MAX_S, PAUSE_MIN_S * 2.0 ** min(self._same_plan_count, 10))
         self._last_plan, self._same_plan_count = (), 0
-        # A run that is held may wait for days.
-        held = {one.slot for one in decision.each if one.held is not None}
-        timed = any(
-            len(slot.processes) > 1 or (slot.run is not None and slot.slot not in held) for slot in observed.slots
-        )
-        waiting = self._failed_at is not None or any(_is_unserved(observed, slot.slot) for slot in observed.slots)
-        return min(self.poll_interval_s, TIMER_S) if timed or waiting else self.poll_interval_s
+        instants = [
+            next_look_at(one.wanted, observed, observed.slot(one.slot), held=one.held, now=now) for one in decision.each
+        ]
+        instants += [
+            pause_ends_at(self._failures, self._failed_at),
+            pause_ends_at(self._reading_failures, self._reading_failed_at),
+        ]
+        due = min((at for at in instants if at is not None and at > now), default=None)
+        wait_s = self.poll_interval_s if due is None else (due - now).total_seconds()
+        return min(self.poll_interval_s, wait_s + TIMER_SLACK_S)
 
 
 def wait_alive(
@@ -642,9 +647,3 @@ def _subject_of_tick(reason: str) -> str:
 
 def _key(drift: Drift) -> tuple[str, str, str]:
     return (drift.reason, drift.subject, drift.handling)
-
-
-def _is_unserved(observed: Observed, name: SlotName) -> bool:
-    """Say whether a slot that has a tenant serves nothing: a pause before a retry may be running."""
-    slot = observed.slot(name)
-    return slot.lease is not None and (slot.live is None or slot.live.state != "live")
