@@ -32,6 +32,8 @@ class Looks:
     failures_in_a_row: int = 0
     #: When the last one that failed began.
     last_failure_at: datetime | None = None
+    #: When the forge is to be asked again, by its own word in that failure: a limit ends then.
+    told_retry_at: datetime | None = None
     #: Looks that began before this instant missed something: the worker or the receiver was down meanwhile, or
     #: somebody asked for a new one.
     not_before: datetime | None = None
@@ -97,15 +99,22 @@ def is_reading_due(hints: Sequence[Hint], looks: Looks, *, resync_s: float, now:
 
 def _pauses(hints: Sequence[Hint], looks: Looks, *, now: datetime) -> bool:
     """Say whether a failure is so near that we wait, unless there is news."""
-    failed_at, until = looks.last_failure_at, pause_ends_at(looks.failures_in_a_row, looks.last_failure_at)
+    failed_at = looks.last_failure_at
+    until = pause_ends_at(looks.failures_in_a_row, failed_at, told_retry_at=looks.told_retry_at)
     if failed_at is None or until is None or any(hint.armed_at > failed_at for hint in hints):
         return False
     return now < until
 
 
-def pause_ends_at(failures_in_a_row: int, last_failure_at: datetime | None) -> datetime | None:
-    """Return when looks that failed are tried again; None when the last one did not fail."""
+def pause_ends_at(
+    failures_in_a_row: int, last_failure_at: datetime | None, *, told_retry_at: datetime | None
+) -> datetime | None:
+    """Return when looks that failed are tried again; None when the last one did not fail.
+
+    git has no limit as the API has, so that a look goes on at its own pace meanwhile; at `told_retry_at` at the
+    latest."""
     if last_failure_at is None or failures_in_a_row == 0:
         return None
     pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** (failures_in_a_row - 1))
-    return last_failure_at + timedelta(seconds=pause_s)
+    ends_at = last_failure_at + timedelta(seconds=pause_s)
+    return ends_at if told_retry_at is None or told_retry_at <= last_failure_at else min(ends_at, told_retry_at)

@@ -9,7 +9,8 @@ Knobs for what goes wrong at the real one, each a POST with a JSON object to /_d
 - outage {seconds}: the API answers 503. slow {seconds}: each of its answers comes so much later, until set to 0.
 - limit {shape: "retry-after" | "reset" | "secondary", status: 403 | 429, seconds}: the API is limited.
 - fail {status, count, path}: the next answers of the API are this error. clock {ahead}: its clock differs by seconds.
-- rename {repository}: another name; the old one is redirected. strict {enforced, per_hour, speed}: its limits.
+- rename {repository}: another name; the old one is redirected. strict {enforced, per_hour, speed,
+  used}: its limits.
 - install {installed, suspended, permissions, revoke, token_chars}: what the owner does at the App's page, and how long
   its tokens are. seen (a GET): what came.
 - fork_pull {title, head_sha_branch, null_repo}: a pull request from a fork, or from one that was deleted.
@@ -626,7 +627,7 @@ class Doors:
 
     async def strict(self, request: Request) -> Response:
         """Enforce the secondary limits, or no longer; `per_hour` is the primary one, and their clock runs `speed` times
-        as fast from now on. What was counted before is forgotten."""
+        as fast from now on. What was counted before is forgotten; `used`: so much of this hour is used up."""
         self.guard.admit_developer(request)
         content = await read_object(request)
         speed = knob(content.get("speed", 1), "speed")
@@ -637,6 +638,7 @@ class Doors:
             is_strict=content.get("enforced", True) is True,
             per_hour=int(knob(content.get("per_hour", 5_000), "per_hour")),
             speed=speed,
+            used=None if "used" not in content else int(knob(content["used"], "used")),
         )
         return JSONResponse(
             {"enforced": limits.is_strict, "per_hour": limits.per_hour, "speed": speed, "began_at": limits.began_s}

@@ -64,8 +64,11 @@ class Limits:
         """Return the instant by the clock of the limits."""
         return self.began_s + (time.time() - self.began_s) * self.speed
 
-    def restart(self, *, is_strict: bool, per_hour: int, speed: float) -> None:
-        """Begin to count, with other limits and another clock; what this hour's requests have used stays used."""
+    def restart(self, *, is_strict: bool, per_hour: int, speed: float, used: int | None = None) -> None:
+        """Begin to count, with other limits and another clock; what this hour's requests have used stays used, unless
+        `used` says otherwise."""
+        if used is not None:
+            self.used = used
         self.is_strict, self.per_hour = is_strict, per_hour
         self.speed, self.began_s = speed, time.time()
         self.hour_began_s = min(self.hour_began_s, self.began_s)

@@ -1818,16 +1818,19 @@ class Store:
     def load_unsent_reports(
         self, *, surfaces: Sequence[str] = FORGE_SURFACES, now: datetime, at_most: int = 50
     ) -> tuple[UnsentReport, ...]:
-        """Return reports to send on these surfaces, in the order of the surfaces, of each the oldest change first; what
-        failed before comes after those when its retry is due, so that it holds up nothing. What was sent often about
-        one commit is sent at its ends alone, and seldom, so that its last word is never one too many."""
+        """Return reports to send on these surfaces: those about production's head first, then in the order of the
+        surfaces, of each the newest change first, since after a limit of the forge many wait. What failed before comes
+        after those when its retry is due, so that it holds up nothing. What was sent often about one commit is sent at
+        its ends alone, and seldom, so that its last word is never one too many."""
         with self._transaction() as connection:
             rows = connection.execute(
                 "SELECT * FROM reports WHERE repository_id = %(r)s AND sent_generation < generation AND NOT stalled"
                 " AND (surface <> ALL(%(counted)s) OR sent_count < %(often)s OR (NOT is_open"
                 "  AND sent_at <= %(now)s - CASE WHEN sent_count < %(too_often)s THEN %(hourly)s ELSE %(daily)s END))"
                 " AND surface = ANY(%(surfaces)s) AND (retry_at IS NULL OR retry_at <= %(now)s)"
-                " ORDER BY array_position(%(surfaces)s, surface), retry_at NULLS FIRST, updated_at, key"
+                " ORDER BY wanted->>'sha' IN (SELECT unnest(array[accepted_sha, refused_sha]) FROM repositories"
+                "  WHERE id = %(r)s) IS TRUE DESC,"
+                " array_position(%(surfaces)s, surface), retry_at NULLS FIRST, updated_at DESC, key"
                 " LIMIT %(at_most)s",
                 {
                     "r": self._id(),

@@ -182,8 +182,10 @@ class Reconciler:
     bell: threading.Event = field(default_factory=threading.Event)
     _reading_failures: int = 0
     _reading_failed_at: datetime | None = None
+    _reading_told_retry_at: datetime | None = None
     _failures: int = 0
     _failed_at: datetime | None = None
+    _told_retry_at: datetime | None = None
     _last_plan: tuple[Step, ...] = ()
     _same_plan_count: int = 0
     _house_kept_at: datetime | None = None
@@ -246,6 +248,7 @@ class Reconciler:
             listed_at=history.repository.listed_at,
             failures_in_a_row=self._failures,
             last_failure_at=self._failed_at,
+            told_retry_at=self._told_retry_at,
             not_before=self._not_before(history),
         )
         hints = [Hint(target=delivery.target, armed_at=delivery.armed_at) for delivery in history.pending]
@@ -270,6 +273,7 @@ class Reconciler:
             comments_read_at=history.repository.comments_read_at,
             failures_in_a_row=self._reading_failures,
             last_failure_at=self._reading_failed_at,
+            told_retry_at=self._reading_told_retry_at,
             not_before=self._not_before(history),
         )
         hints = [Hint(target=delivery.target, armed_at=delivery.armed_at) for delivery in history.pending]
@@ -290,7 +294,7 @@ class Reconciler:
             raise
         except OroborosError as error:
             self._reading_failures += 1
-            self._reading_failed_at = began_at
+            self._reading_failed_at, self._reading_told_retry_at = began_at, _told_retry_at(error)
             log.warning("comments: %s", error, extra={"action": "comments.failed"})
             self.health.note_error(str(error), now=self.clock())
             self.troubles.failed("comments", error)
@@ -357,7 +361,7 @@ class Reconciler:
         except OroborosError as error:
             self._failures += 1
             # Not when it ended: a push that came meanwhile is news, and does not wait for a pause that has grown.
-            self._failed_at = look_began_at
+            self._failed_at, self._told_retry_at = look_began_at, _told_retry_at(error)
             level = logging.ERROR if isinstance(error, Stalled) else logging.WARNING
             log.log(level, "look: %s", error, extra={"action": "look.failed"})
             self.health.note_error(str(error), now=self.clock())
@@ -616,8 +620,8 @@ class Reconciler:
             next_look_at(one.wanted, observed, observed.slot(one.slot), held=one.held, now=now) for one in decision.each
         ]
         instants += [
-            pause_ends_at(self._failures, self._failed_at),
-            pause_ends_at(self._reading_failures, self._reading_failed_at),
+            pause_ends_at(self._failures, self._failed_at, told_retry_at=self._told_retry_at),
+            pause_ends_at(self._reading_failures, self._reading_failed_at, told_retry_at=self._reading_told_retry_at),
         ]
         due = min((at for at in instants if at is not None and at > now), default=None)
         wait_s = self.poll_interval_s if due is None else (due - now).total_seconds()
@@ -643,6 +647,10 @@ def _subject_of_tick(reason: str) -> str:
     if reason in DATABASE_TROUBLES:
         return "database"
     return "runtime" if reason in RUNTIME_TROUBLES else "tick"
+
+
+def _told_retry_at(error: OroborosError) -> datetime | None:
+    return error.retry_at if isinstance(error, Unavailable) else None
 
 
 def _key(drift: Drift) -> tuple[str, str, str]:

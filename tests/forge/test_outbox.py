@@ -513,6 +513,54 @@ def test_t_g11_two_hundred_reports_arrive_at_a_strict_forge_without_one_violatio
     assert world.counts()[1:] == (1, 1, 1, 1)
 
 
+def test_after_five_thousand_requests_all_goes_on_when_the_hour_ends_with_what_matters_first(world: World) -> None:
+    """Nothing is asked meanwhile; then production's head comes first, and the newest before the older ones."""
+    clone = world.ours.forge.clone("limited")
+    shas = [world.sha, *(parse_sha(clone.commit(f"Change {number}", page=f"{number}")) for number in range(4))]
+    clone.push()
+    head = shas[2]
+    for sha in shas:
+        status = world.all_four(is_over=True)[0]
+        assert isinstance(status, WantedStatus)
+        world.want(replace(status, sha=sha))
+    world.store.record_head(head, refused=None, force_push=None, now=world.clock.now)
+    identity = world.ours.identity()
+    identity.token()
+    told = world.ours.forge.knob("strict", per_hour=5_000, used=5_000, speed=2_000)
+    clock = Fast(began_s=told["began_at"], speed=told["speed"])
+    talking = Client(world.ours.forge.url, clock=clock, sleep=clock.sleep)
+    forge = Forge(talking, REPOSITORY, identity)
+    sent: list[Sha] = []
+
+    def send(outgoing: Outgoing) -> None:
+        assert isinstance(outgoing.wanted, WantedStatus)
+        send_status(forge, outgoing)
+        sent.append(outgoing.wanted.sha)
+
+    reporter = Reporter(world.store, {"status": send}, clock=clock, guard=world.background.guard)
+    with pytest.raises(Unavailable) as limited:
+        forge.open_pulls()
+    ends_at = limited.value.retry_at
+    assert ends_at is not None
+    assert ends_at > clock()
+    try:
+        deadline_s = time.monotonic() + 60
+        while "status" in world.unsent():
+            assert time.monotonic() < deadline_s, (world.unsent(), seen(world))
+            if clock() < ends_at:
+                assert sent == []
+            if not reporter.send_next():
+                time.sleep(0.005)
+        assert forge.open_pulls()
+    finally:
+        talking.close()
+    counted = seen(world)
+    world.ours.forge.knob("strict", enforced=False)
+    assert (counted["refused"], counted["violations"]) == (1, [])
+    newest_first = [sha for sha in reversed(shas) if sha != head]
+    assert sent == [head, *newest_first]
+
+
 def test_the_forge_counts_who_forgets_his_manners(world: World) -> None:
     strict(world, speed=1)
     forge = world.ours.forge

@@ -89,3 +89,22 @@ def test_reading_that_failed_pauses_longer_and_longer_unless_there_is_news() -> 
     assert not reading(failing, now_s=431)
     assert reading(failing, now_s=432)
     assert reading(failing, comments(410), now_s=411)
+
+
+def test_a_look_that_a_limit_failed_is_tried_when_the_limit_ends_and_by_git_before() -> None:
+    """The pause has grown to a minute; the forge said when to ask again."""
+
+    def due(seconds: float, *, told_s: float | None) -> bool:
+        told = None if told_s is None else at(told_s)
+        looks = Looks(
+            fetched_at=at(-3_600),
+            listed_at=at(-3_600),
+            failures_in_a_row=12,
+            last_failure_at=at(0),
+            told_retry_at=told,
+        )
+        return plan_refresh([], looks, resync_s=300, now=at(seconds)) is not None
+
+    assert (due(16, told_s=17), due(17, told_s=17)) == (False, True)
+    assert (due(59, told_s=3_000), due(60, told_s=3_000)) == (False, True)
+    assert (due(59, told_s=None), due(59, told_s=-1)) == (False, False)
