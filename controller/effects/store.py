@@ -418,9 +418,12 @@ class Store:
             with connection.pipeline():
                 q = connection.execute
                 repository = q("SELECT * FROM repositories WHERE id = %s", [repository_id])
+                # BETWEEN, since Postgres would walk all runs or leases from the newest for a slot that has none: with
+                # an equality it takes the primary key's order for as good as that of the slot's own index.
                 slots = q(
-                    "SELECT s.*, coalesce((SELECT max(fence) FROM leases l WHERE l.host = s.host AND l.slot = s.name"
-                    " AND l.ended_at IS NOT NULL), 0) AS ended_fence,"
+                    "SELECT s.*, coalesce((SELECT fence FROM leases l WHERE l.host = s.host"
+                    " AND l.slot BETWEEN s.name AND s.name AND l.ended_at IS NOT NULL"
+                    " ORDER BY l.slot, fence DESC LIMIT 1), 0) AS ended_fence,"
                     " (SELECT max(coalesce(ended_at, at)) FROM overrides o WHERE o.host = s.host AND o.slot = s.name"
                     " AND o.kind IN ('stopped', 'restart')) AS stopped_at"
                     " FROM slots s WHERE host = %s AND repository_id = %s",
@@ -432,13 +435,15 @@ class Store:
                 )
                 runs = q(
                     "SELECT r.* FROM slots s CROSS JOIN LATERAL (SELECT * FROM runs r WHERE r.host = s.host"
-                    " AND r.slot = s.name ORDER BY generation DESC LIMIT %s) r"
+                    " AND r.slot BETWEEN s.name AND s.name ORDER BY r.slot, generation DESC LIMIT %s) r"
                     " WHERE s.host = %s AND s.repository_id = %s",
                     [RECENT_RUNS_MAX + 1, host, repository_id],
                 )
                 migrated = q(
-                    "SELECT DISTINCT ON (slot) slot, fence, migration_head FROM runs"
-                    " WHERE host = %s AND repository_id = %s AND migrated ORDER BY slot, generation DESC",
+                    "SELECT r.* FROM slots s CROSS JOIN LATERAL (SELECT slot, fence, migration_head FROM runs r"
+                    " WHERE r.host = s.host AND r.slot BETWEEN s.name AND s.name AND r.migrated"
+                    " ORDER BY r.slot, generation DESC LIMIT 1) r"
+                    " WHERE s.host = %s AND s.repository_id = %s",
                     [host, repository_id],
                 )
                 pulls = q(
@@ -450,11 +455,11 @@ class Store:
                     [repository_id, host],
                 )
                 proven = q(
-                    "SELECT DISTINCT ON (r.domain, r.release) r.domain, r.release, r.tree, r.generation, r.ended_at,"
-                    " r.migration_head FROM runs r JOIN releases x ON x.repository_id = r.repository_id"
-                    " AND x.host = r.host AND x.sha = r.release"
-                    " WHERE r.repository_id = %s AND r.host = %s AND r.proven"
-                    " ORDER BY r.domain, r.release, r.generation DESC",
+                    "SELECT r.* FROM releases x CROSS JOIN LATERAL (SELECT DISTINCT ON (r.domain) r.domain, r.release,"
+                    " r.tree, r.generation, r.ended_at, r.migration_head FROM runs r"
+                    " WHERE r.repository_id = x.repository_id AND r.host = x.host AND r.release = x.sha AND r.proven"
+                    " ORDER BY r.domain, r.generation DESC) r"
+                    " WHERE x.repository_id = %s AND x.host = %s ORDER BY r.domain, r.release",
                     [repository_id, host],
                 )
                 quarantined = q(
@@ -473,9 +478,14 @@ class Store:
                     [repository_id, host, SIGNATURES_KEPT],
                 )
                 commands = q(
-                    "SELECT * FROM (SELECT c.*, row_number() OVER (PARTITION BY c.pull_request,"
+                    "WITH told AS (SELECT number FROM pull_requests WHERE repository_id = %(r)s"
+                    "  AND (state = 'open' OR listed_at > now() - interval '1 day')"
+                    "  UNION SELECT pull_request FROM comment_commands WHERE repository_id = %(r)s AND is_shown"
+                    "  AND decided_at > now() - interval '1 day')"
+                    " SELECT * FROM (SELECT c.*, row_number() OVER (PARTITION BY c.pull_request,"
                     " c.permission = ANY(%(writers)s) ORDER BY c.decided_at DESC, c.comment_id DESC) AS place"
-                    " FROM comment_commands c JOIN repositories r ON r.id = c.repository_id LEFT JOIN pull_requests p"
+                    " FROM told JOIN comment_commands c ON c.pull_request = told.number"
+                    " JOIN repositories r ON r.id = c.repository_id LEFT JOIN pull_requests p"
                     " ON p.repository_id = c.repository_id AND p.number = c.pull_request"
                     " WHERE r.id = %(r)s AND c.is_shown AND (p.state = 'open' OR (c.decided_at < r.listed_at"
                     "  AND (p.listed_at > now() - interval '1 day' OR EXISTS (SELECT 1 FROM comment_commands d"

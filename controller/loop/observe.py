@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 from controller.decisions.admission import asks_for_paths, forks_to_fetch
 from controller.decisions.initial import missing_deploy_toml
@@ -43,9 +43,14 @@ from controller.model.states import ProcessState
 from controller.model.world import Activity, DeliveryHint, HeadRefused, Observed, SlotObserved
 
 DEPLOY_TOML = b"deploy.toml"
+K = TypeVar("K")
+V = TypeVar("V")
+
 #: The background's keys that a plan knows of, by their spelling.
 ACTIVITIES: dict[str, Activity] = {name: name for name in get_args(Activity)}
 DEPLOY_TOML_BYTES_MAX = 64 << 10
+#: Of each cache of `Sight`.
+COMMITS_REMEMBERED_MAX = 1_024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +214,7 @@ def _is_ancestor(sight: Sight, older: Sha, newer: Sha) -> bool:
         known = sight.mirror.is_ancestor(older, newer)
         if sight.mirror.head(older) is None or sight.mirror.head(newer) is None:
             return False  # not fetched (any more): unknown, so not remembered
-        sight.ancestry[older, newer] = known
+        _remember(sight.ancestry, (older, newer), known)
     return known
 
 
@@ -298,13 +303,22 @@ def observe_policy(sight: Sight, history: History, production: Head | None) -> t
 
 
 def _policy_at(sight: Sight, sha: Sha) -> Policy | tuple[str, ...]:
-    if sha not in sight.policies:
+    known = sight.policies.get(sha)
+    if known is None:
         try:
             body = sight.mirror.read_file(sha, DEPLOY_TOML, bytes_max=DEPLOY_TOML_BYTES_MAX)
-            sight.policies[sha] = Policy() if body is None else parse_policy(body)
+            known = Policy() if body is None else parse_policy(body)
         except ConfigInvalid as error:
-            sight.policies[sha] = error.problems
-    return sight.policies[sha]
+            known = error.problems
+        _remember(sight.policies, sha, known)
+    return known
+
+
+def _remember(cache: dict[K, V], key: K, value: V) -> None:
+    """Keep what was read of a commit; a cache that is full begins anew."""
+    if len(cache) >= COMMITS_REMEMBERED_MAX:
+        cache.clear()
+    cache[key] = value
 
 
 def recipe_at(sight: Sight, sha: Sha) -> RecipeAt:
@@ -322,7 +336,7 @@ def recipe_at(sight: Sight, sha: Sha) -> RecipeAt:
             found = RecipeAt(recipe=parse_recipe(body))
     except ConfigInvalid as error:
         found = RecipeAt(recipe=None, problem="; ".join(error.problems))
-    sight.recipes[sha] = found
+    _remember(sight.recipes, sha, found)
     return found
 
 

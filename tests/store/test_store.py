@@ -37,7 +37,7 @@ from controller.model.names import (
     pull_request_domain,
     queue_domain,
 )
-from controller.model.nouns import CommandAnswer, Drift, Handling, Head, PreviewOrder, PullRequest, Verdict
+from controller.model.nouns import CommandAnswer, Drift, Handling, Head, PreviewOrder, PullRequest, Signature, Verdict
 from controller.model.reports import WantedCheck, WantedStatus
 from controller.model.states import Cause, CheckState, Outcome, RunState, StatusState
 
@@ -934,3 +934,86 @@ def test_a_database_of_before_keeps_what_was_said_of_its_runs(empty_postgres_url
         ("", "", False),
         ("x; rolled back to abcdef0", "", False),
     ]
+
+
+#: So many rows of each that a long life leaves behind; and what a tick may read of any of them.
+MANY, FEW = 20_000, 1_000
+LONG_LIFE = """
+INSERT INTO deliveries (id, event, signature, body, state, sha, received_at, done_at)
+ SELECT 'id-' || n, 'push', sha256(n::text::bytea), '', 'done', lpad(to_hex(n), 40, '0'), now(), now()
+ FROM generate_series(1, %(many)s) n;
+INSERT INTO refs_seen (repository_id, ref, sha, by_webhook, seen_at)
+ SELECT r.id, 'refs/heads/trunk', lpad(to_hex(n), 40, '0'), n %% 2 = 0, now() FROM repositories r,
+ generate_series(1, %(many)s) n;
+INSERT INTO pull_requests (repository_id, number, state, head_sha, head_branch, title, author, same_repository,
+  opened_at, listed_at)
+ SELECT r.id, n, CASE WHEN n < 20 THEN 'open' ELSE 'closed' END, lpad(to_hex(n), 40, '0'), 'b', 't', 'a', true, now(),
+ now() - interval '9 days' FROM repositories r, generate_series(1, %(many)s) n;
+INSERT INTO leases (repository_id, host, slot, pull_request, claimed_at, expires_at, ended_at, end_reason)
+ SELECT r.id, 'host-1', 'preview-' || 1 + n %% 2, n, now(), now(), now(), 'closed' FROM repositories r,
+ generate_series(1, %(many)s) n;
+INSERT INTO runs (repository_id, host, slot, domain, fence, sha, tree, release, cause, state, worker, served, proven,
+  migrated, begun_at, switched_at, ended_at)
+ SELECT r.id, 'host-1', CASE n %% 2 WHEN 0 THEN 'main' ELSE 'preview-1' END, 'production', 0,
+ lpad(to_hex(n), 40, '0'), lpad(to_hex(n), 40, '0'),
+ lpad(to_hex(n), 40, '0'), 'push', 'live', 'w', true, true, true, now(), now(), now()
+ FROM repositories r, generate_series(1, %(many)s) n;
+INSERT INTO releases (repository_id, host, sha, tree, state, path, published_at)
+ SELECT r.id, 'host-1', lpad(to_hex(n), 40, '0'), lpad(to_hex(n), 40, '0'), 'published', '/x', now()
+ FROM repositories r, generate_series(1, 20) n;
+INSERT INTO quarantine (repository_id, domain, tree, sha, reason, message, at, lifted_at)
+ SELECT r.id, 'production', lpad(to_hex(n), 40, '0'), '', 'X', '', now(), now() FROM repositories r,
+ generate_series(1, %(many)s) n;
+INSERT INTO overrides (repository_id, host, slot, kind, sha, tree, actor, reason, ended_at)
+ SELECT r.id, 'host-1', 'main', CASE WHEN n %% 2 = 0 THEN 'deploy' ELSE 'stopped' END, lpad(to_hex(n), 40, '0'), '',
+ 'a', 'r', now() FROM repositories r, generate_series(1, %(many)s) n;
+INSERT INTO holds (repository_id, host, slot, actor, reason, at, ended_at, ended_by)
+ SELECT r.id, 'host-1', 'main', 'a', 'r', now(), now(), 'a' FROM repositories r, generate_series(1, %(many)s) n;
+INSERT INTO drifts (repository_id, host, reason, subject, message, handling, found_at, ended_at)
+ SELECT r.id, 'host-1', 'X', 's' || n, '', 'heals', now(), now() FROM repositories r, generate_series(1, %(many)s) n;
+INSERT INTO comment_commands (repository_id, comment_id, pull_request, author, permission, verb, state, message,
+  commented_at, decided_at)
+ SELECT r.id, n, n, 'a', 'write', 'preview', 'done', '', now(), now() - interval '9 days' FROM repositories r,
+ generate_series(1, %(many)s) n;
+INSERT INTO reports (repository_id, surface, key, wanted, generation, sent_generation)
+ SELECT r.id, 'status', 'k' || n, jsonb_build_object('sha', lpad(to_hex(n), 40, '0')), 1, 1 FROM repositories r,
+ generate_series(1, %(many)s) n;
+"""
+
+
+def rows_read(store: Store, url: str) -> dict[str, int]:
+    """Return how many rows of each table were read since the database was made."""
+    store.load_rows("SELECT pg_stat_force_next_flush()")
+    with psycopg.connect(url) as connection:
+        found = connection.execute(
+            "SELECT relname, seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables"
+        ).fetchall()
+    return {str(table): int(count) for table, count in found}
+
+
+def test_a_tick_reads_few_rows_however_many_there_are(store: Store, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        for statement in LONG_LIFE.split(";"):
+            if statement.strip():
+                connection.execute(statement, {"many": MANY})  # type: ignore[arg-type]
+        connection.execute("VACUUM ANALYZE")
+    store.record_fetch(production=head("a"), ref="refs/heads/trunk", refused=[], began_at=NOW)
+    before = rows_read(store, postgres_url)
+
+    history = store.load_history()
+    store.was_found_by_resync("refs/heads/trunk", sha("a"))
+    store.record_fetch(production=head("b"), ref="refs/heads/trunk", refused=[], began_at=NOW)
+    store.record_listing(history.pulls, began_at=LATER)
+    store.record_tick([report(StatusState.PENDING, generation=1)], done=[], now=NOW)
+    store.load_unsent_reports(now=LATER, at_most=1)
+    store.load_removing()
+    generation = begin(store, "a")
+    assert generation is not None
+    store.load_run(generation)
+    store.record_signature(Signature(sha=sha("a"), signers="v", reason="", said="", checked_at=NOW))
+
+    after = rows_read(store, postgres_url)
+    assert len(history.pulls) == 19
+    assert len(history.proven) == 20
+    read = {table: after[table] - before[table] for table in after}
+    assert {table: count for table, count in read.items() if count > FEW} == {}
