@@ -42,7 +42,7 @@ from controller.failpoints import failpoint
 from controller.loop.answering import Answering
 from controller.loop.execute import HEAD_ASKED_S, Hands
 from controller.loop.housekeeping import Housekeeping
-from controller.loop.observe import observe
+from controller.loop.observe import observe, production_ref
 from controller.loop.troubles import Troubles
 from controller.model.config import Policy
 from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
@@ -258,10 +258,17 @@ class Reconciler:
         branch, replaced = history.repository.production_branch, history.repository.replaced_by is not None
         seqs = [delivery.seq for delivery in history.pending]
         known = history.pulls
+        pushed = _pushed_last(history)
         self.hands.background.start(
             ("refresh", None),
             lambda: self._look(
-                listing=refresh.listing, branch=branch, replaced=replaced, known=known, policy=policy, seqs=seqs
+                listing=refresh.listing,
+                branch=branch,
+                replaced=replaced,
+                known=known,
+                policy=policy,
+                seqs=seqs,
+                pushed=pushed,
             ),
         )
 
@@ -317,12 +324,14 @@ class Reconciler:
         known: tuple[PullRequest, ...],
         policy: Policy,
         seqs: list[int],
+        pushed: Sha | None,
     ) -> None:
         """List (when asked) and fetch; runs in a thread of its own. A fork's commit is fetched if it is approved.
 
         A list that cannot be had keeps nothing from being fetched: production goes by git alone. It fails the look, so
         that it is tried again soon, and the list that we have stays. `replaced`: the name of the repository led to
-        another one when it was last asked for; nothing is fetched before that is over."""
+        another one when it was last asked for; nothing is fetched before that is over. `pushed` is the newest head of
+        production that a delivery named."""
         side = self.hands.side
         look_began_at = self.clock()
         not_listed: Unavailable | None = None
@@ -365,7 +374,7 @@ class Reconciler:
             level = logging.ERROR if isinstance(error, Stalled) else logging.WARNING
             log.log(level, "look: %s", error, extra={"action": "look.failed"})
             self.health.note_error(str(error), now=self.clock())
-            kept_back = self._head_kept_back(branch) if subject == FETCH else None
+            kept_back = self._head_kept_back(branch, pushed) if subject == FETCH else None
             self.troubles.failed(subject, error, sha=kept_back)
             return
         self._failures, self._failed_at = 0, None
@@ -389,16 +398,20 @@ class Reconciler:
         )
         self.troubles.worked(FETCH)
 
-    def _head_kept_back(self, branch: str | None) -> Sha | None:
-        """Return the head of the production branch that a fetch did not bring, if the forge says it."""
+    def _head_kept_back(self, branch: str | None, pushed: Sha | None) -> Sha | None:
+        """Return the head of the production branch that a fetch did not bring, as git says, or else a delivery."""
         if branch is None:
             return None
+        mirror = self.hands.open_mirror()
         try:
-            mirror = self.hands.open_mirror()
-            found, known = mirror.ask_head(branch, timeout_s=HEAD_ASKED_S), mirror.production_head()
+            found = mirror.ask_head(branch, timeout_s=HEAD_ASKED_S)
         except OroborosError:
-            return None  # the fetch failed by more than its objects
-        return None if found is None or (known is not None and known.sha == found) else found
+            found = pushed  # the fetch failed by more than its objects
+        try:
+            known = mirror.production_head()
+        except OroborosError:
+            known = None
+        return None if known is not None and known.sha == found else found
 
     def _note_parts(self, observed: Observed) -> None:
         """Note what of database, runtime, Redis and disk works at this tick, and what does not."""
@@ -636,6 +649,12 @@ def wait_alive(
     while left_s > 0 and not bell.wait(min(left_s, every_s)):
         left_s -= every_s
         tell_alive()
+
+
+def _pushed_last(history: History) -> Sha | None:
+    """Return the newest head of the production branch that a delivery named and no fetch has answered."""
+    target = f"ref:{production_ref(history)}"
+    return next((one.sha for one in reversed(history.pending) if one.target == target and one.sha is not None), None)
 
 
 def _subject_of_step(step: Step) -> str:

@@ -338,12 +338,26 @@ def _without_named(text: str) -> str:
         is_option = not found[2].strip()
         if is_option and not found[1].startswith("--"):
             continue
-        span = _value_after(text, found.end(), is_spaced=found[2][-1] in " \t", is_option=is_option)
+        is_spaced = found[2][-1] in " \t"
+        if not is_secret and not _may_be_secret(text, found.end(), is_spaced=is_spaced, is_option=is_option):
+            continue
+        span = _value_after(text, found.end(), is_spaced=is_spaced, is_option=is_option)
         if span is None or (not is_secret and not _is_unnamed_secret(text[slice(*span)])):
             continue
         shown += [text[at : span[0]], MASK]
         at = look = span[1]
     return "".join([*shown, text[at:]])
+
+
+def _may_be_secret(text: str, at: int, *, is_spaced: bool, is_option: bool) -> bool:
+    """Say whether the beginning of a value looks like a secret. Only one that does is read to its end, and passed over
+    then: a name in each place of a long value would have the rest of it read anew."""
+    piece = text[at : at + JUDGED_CHARS_MAX]
+    span = _value_after(piece, 0, is_spaced=is_spaced, is_option=is_option)
+    if span is None:
+        return False
+    value = piece[slice(*span)]
+    return looks_random(value) if span[1] == len(piece) else _is_unnamed_secret(value)
 
 
 def _is_unnamed_secret(value: str) -> bool:
@@ -424,9 +438,10 @@ def _end_of_quoted(text: str, at: int, quote: str, *, escapes: int) -> int:
 
 def _trimmed(text: str, signs: str) -> str:
     """Return the text without what ends a sentence or a list around it."""
-    while text and text[-1] in signs and not text.endswith(MASK):
-        text = text[:-1]
-    return text
+    end = len(text)
+    while end and text[end - 1] in signs and not text.endswith(MASK, 0, end):
+        end -= 1
+    return text[:end]
 
 
 def _is_no_value(value: str) -> bool:
