@@ -46,8 +46,9 @@ from controller.model.names import (
     unit_of_systemd,
 )
 from controller.model.secret_values import SecretValues
+from controller.start_failure import EXIT_NOT_STARTED, execute_program
 
-EXIT_NOT_STARTED, EXIT_NO_ORDER = 127, 198
+EXIT_NO_ORDER = 198
 #: Of a job that ran into its limit, from TERM to KILL.
 LIMIT_GRACE_S = 3.0
 JOURNAL = "/run/systemd/journal/stdout"
@@ -157,10 +158,10 @@ def become(order: Order, own: Mapping[str, str]) -> NoReturn:
     try:
         os.chdir(order.working_directory)
         os.umask(0o027)
-        os.execvpe(argv[0], argv, environment)  # noqa: S606 - no shell is the point
-    except (OSError, ValueError, IndexError) as error:
+    except OSError as error:
         os.write(2, f"oroboros: cannot start {list(order.argv)}: {error}\n".encode("utf-8", "replace"))
-    os._exit(EXIT_NOT_STARTED)
+        os._exit(EXIT_NOT_STARTED)
+    execute_program(argv, environment)
 
 
 def run_job(order: Order, own: Mapping[str, str]) -> NoReturn:

@@ -23,10 +23,11 @@ MODEL, DECISIONS, EFFECTS, LOOP = "controller.model", "controller.decisions", "c
 DOORS, DEVELOPMENT = "controller.doors", "controller.development"
 #: Leaves without a floor of their own: waits that do not count while the machine stands still, system calls for whole
 #: folders, named places where a test stops a process, a word to the service manager, a pipe before a log, a port of
-#: TCP that leads to a Unix socket, and the threads of the worker.
+#: TCP that leads to a Unix socket, why a program was not started, where processes listen, and the worker's threads.
 LEAVES = (
-    *("controller.awake_clock", "controller.disk", "controller.failpoints", "controller.log_pipe"),
-    *("controller.loopback_door", "controller.service_manager", "controller.threads"),
+    *("controller.awake_clock", "controller.disk", "controller.failpoints", "controller.listeners"),
+    *("controller.log_pipe", "controller.loopback_door", "controller.service_manager", "controller.start_failure"),
+    "controller.threads",
 )
 #: Who may import what of ours, the first that fits; beside itself. Effects are told apart below.
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (

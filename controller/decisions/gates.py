@@ -40,6 +40,9 @@ WINDOW_PROBES_MIN = 5
 #: How long a window waits for doors of ours that are away, once its time is up.
 WINDOW_OVERTIME_S = 60.0
 LOG_LINE_CHARS_MAX = 300
+LISTENERS_SHOWN_MAX = 3
+#: What runtimes say of EADDRINUSE.
+IN_USE = ("in use", "eaddrinuse", "errno 98")
 #: Nothing that comes after these can make the instance the one that was started.
 FINAL = frozenset({"InstanceExited", "InstanceLost", "NotOurs"})
 #: How many results a judgement needs to look back over.
@@ -162,6 +165,58 @@ def with_log_line(judgement: Judgement, line: str) -> Judgement:
         return judgement
     told = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line.strip())[:LOG_LINE_CHARS_MAX]
     return replace(judgement, message=f"{judgement.message}; it logged: {told}")
+
+
+def describe_end(code: int | None) -> str:
+    """Return how an instance ended, by its exit code; negative: by a signal."""
+    if code is not None and code < 0:
+        return f"the instance was killed by signal {-code}"
+    if code == 0:
+        return "the instance exited with 0: it must stay in the foreground, and not become a daemon"
+    return f"the instance exited with {code}"
+
+
+def with_listeners(judgement: Judgement, wanted: str, listens: Sequence[str]) -> Judgement:
+    """Add to a release that nobody could reach at the address that it was given where its processes do listen."""
+    if judgement.reason != "NeverBound":
+        return judgement
+    told = describe_listeners(wanted, listens)
+    return replace(judgement, message=f"{judgement.message}; {told}") if told else judgement
+
+
+def describe_listeners(wanted: str, listens: Sequence[str]) -> str:
+    """Return where an app listens that does not at `wanted` (`127.0.0.1:8200` or `unix//path`), and what to do."""
+    if not listens:
+        return "" if wanted.startswith("unix/") else "it listens nowhere"
+    more = f" and {len(listens) - LISTENERS_SHOWN_MAX} more" if len(listens) > LISTENERS_SHOWN_MAX else ""
+    shown = ", ".join(listens[:LISTENERS_SHOWN_MAX]) + more
+    if wanted.startswith("unix/"):
+        return f"it listens at {shown}: bind OROBOROS_SOCKET"
+    host, _, port = wanted.rpartition(":")
+    has_port = any(address.rpartition(":")[2] == port for address in listens)
+    return f"it listens at {shown}: bind {f'HOST ({host})' if has_port else f'PORT ({port})'}"
+
+
+def with_port_in_use(judgement: Judgement, line: str, beside: Sequence[str]) -> Judgement:
+    """Add to a release that ended because an address was in use what the instance that serves listens at beside its
+    own: both run until the switch, so that a fixed second port is there once."""
+    if judgement.reason != "InstanceExited" or not beside or not any(word in line.lower() for word in IN_USE):
+        return judgement
+    shown = ", ".join(beside[:LISTENERS_SHOWN_MAX])
+    return replace(judgement, message=f"{judgement.message}: {shown} is in use by what serves")
+
+
+def describe_exposed(listens: Sequence[str]) -> str:
+    """Return at which addresses an app is reached past the edge, by other machines; "" when it is at none."""
+    open_to = [address for address in listens if not _is_loopback(address)]
+    if not open_to:
+        return ""
+    return f"listens on all interfaces or another than loopback, past the edge: {', '.join(open_to)}"
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]").removeprefix("::ffff:")
+    return host == "::1" or host.startswith("127.")
 
 
 def excused(judgement: Judgement, part_away: str) -> Judgement:

@@ -360,8 +360,8 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
             "Restart=always\nRestartSec=1s\n"
             "TimeoutStopSec=30s\n"
             f"{_WALLS}"
-            # Who holds a socket is asked of processes that are not ours.
-            "ProcSubset=all\n"
+            # Who holds a socket, and where an app listens in its own network, is asked of processes that are not ours.
+            "ProcSubset=all\nProtectProc=default\n"
             "PrivateIPC=yes\n"
             f"ReadWritePaths={HOST_ROOT} {HOST_RUN}/worker\n"
             "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n"

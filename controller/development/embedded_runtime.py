@@ -16,6 +16,7 @@ from controller.decisions.log_lines import ERROR_TAIL_BYTES, LOG_END_BYTES, erro
 from controller.disk import remove_folder
 from controller.effects.probe import strangers_at
 from controller.effects.runtime import ProcessSpec
+from controller.listeners import listeners_of
 from controller.model.command import parse_environment
 from controller.model.errors import Stalled, Unavailable
 from controller.model.names import Layout, SlotName, slot_of_unit
@@ -99,6 +100,10 @@ class EmbeddedRuntime:
     def strangers_at(self, unit: str, generation: int, address: str) -> str | None:
         """Return who else listens at the address."""
         return strangers_at(address, lambda: self.process_ids(unit, generation))
+
+    def listeners(self, unit: str, generation: int) -> tuple[str, ...]:
+        """Return where the unit's processes listen."""
+        return listeners_of(self.process_ids(unit, generation))
 
     def has_own_network(self, unit: str) -> bool:  # noqa: ARG002 - of the interface
         """Return False: plain processes share the network."""

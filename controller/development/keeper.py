@@ -31,6 +31,7 @@ from controller.model.errors import OroborosError
 from controller.model.names import JOB_NOT_PREPARED
 from controller.model.profiles import Profile, profile_of
 from controller.model.secret_values import SecretValues
+from controller.start_failure import EXIT_NOT_STARTED, execute_program
 
 LOG_BYTES_MAX = 8 << 20
 LOG_CUT_LINE = b"oroboros: older lines were cut\n"
@@ -50,7 +51,6 @@ CLONE_NEWUSER = 0x1000_0000
 IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 IOPRIO_WHO_PROCESS, IOPRIO_LOWEST = 1, (2 << 13) | 7
 MARK = "OROBOROS_UNIT_MARK"
-EXIT_NOT_STARTED = 127
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -225,7 +225,7 @@ def become(order: Order, environment: Mapping[str, str], output: int) -> None:
             os._exit(EXIT_NOT_STARTED)
         os.chdir(order.working_directory)
         os.umask(0o027)
-        os.execvpe(words[0], words, environment)  # noqa: S606 - no shell is the point
+        execute_program(words, environment)
     except (OSError, ValueError) as error:
         os.write(2, f"oroboros: cannot start {list(order.argv)}: {error}\n".encode("utf-8", "replace"))
     os._exit(EXIT_NOT_STARTED)

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from controller.decisions.admission import RESIDUAL_RISK
 from controller.decisions.edge import shared_cookie_name
+from controller.decisions.gates import describe_exposed
 from controller.doors.tables import plain
 from controller.effects.publish import Problem
 from controller.model.config import Policy
@@ -516,6 +517,14 @@ def check_ports(owners: Iterable[PortOwner]) -> Finding:
     if unknown:
         return note("ports", f"{len(listening)} in use; of {unknown} the owner cannot be seen by this user")
     return ok("ports", f"{len(listening)} in use, all ours")
+
+
+def note_exposed(listens: Mapping[SlotName, Sequence[str]]) -> Finding:
+    """Tell which apps listen where other machines reach them, past the edge: theirs to decide, so never a failure."""
+    told = [f"{slot} {exposed}" for slot, every in listens.items() if (exposed := describe_exposed(every))]
+    if told:
+        return note("listens", "; ".join(told), "have the app listen at HOST, or keep its port behind a firewall")
+    return ok("listens", "no app listens past the edge")
 
 
 # -- what is said against what is so ----------------------------------------------------------------------------------

@@ -61,7 +61,17 @@ from controller.effects.wake import Bell
 from controller.model.config import Policy, Settings
 from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy
 from controller.model.errors import ConfigInvalid, OroborosError, Unavailable
-from controller.model.names import HOST_APP, HOST_CONFIG, HOST_LAYOUT, MAIN, Layout, SlotName, Topology, slot_of_unit
+from controller.model.names import (
+    HOST_APP,
+    HOST_CONFIG,
+    HOST_LAYOUT,
+    MAIN,
+    Layout,
+    SlotName,
+    Topology,
+    instance_unit,
+    slot_of_unit,
+)
 from hooks.signature import SECRETS_FILE_BYTES_MAX, read_secrets
 
 ASK_TIMEOUT_S = 3.0
@@ -548,9 +558,25 @@ def examine_slots(settings: Settings, topology: Topology) -> list[Finding]:
     """Compare what is said with what is so: `current` with `live`, the release with git, the policy with this host."""
     findings = [_examine_live(settings.layout, slot) for slot in topology.slots]
     findings.append(_examine_release(settings))
+    findings.append(_examine_listeners(settings, topology))
     findings += _examine_policy(settings, topology)
     findings.append(doctor.note_cookies(topology))
     return findings
+
+
+def _examine_listeners(settings: Settings, topology: Topology) -> Finding:
+    runtime = open_runtime(settings)
+    listens: dict[SlotName, Sequence[str]] = {}
+    for slot in topology.slots:
+        live, _, _ = views.read_host_slot(settings.layout, slot)
+        if live is None or live.state != "live" or live.colour is None:
+            continue
+        unit = instance_unit(slot, live.colour)
+        try:
+            listens[slot] = () if runtime.has_own_network(unit) else runtime.listeners(unit, live.generation)
+        except OroborosError as error:
+            return doctor.note("listens", f"not known: {error.message}")
+    return doctor.note_exposed(listens)
 
 
 def _examine_live(layout: Layout, slot: SlotName) -> Finding:

@@ -52,6 +52,7 @@ from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, OroborosError, Stalled, Unavailable
 from controller.model.nouns import Verdict
 from controller.model.reports import Surface
+from controller.model.states import Outcome
 from controller.service_manager import notify
 from controller.threads import new_thread
 
@@ -138,8 +139,18 @@ class Worker:
                     side.record_verdict(verdict, proof=proof, now=now)
                     if verdict.kind in STEP_OF_VERDICT:
                         step, began_at = STEP_OF_VERDICT[verdict.kind], now - timedelta(seconds=took_s)
+                        # Of what passed, a message is a warning.
+                        noted: dict[str, object] = {}
+                        if verdict.outcome is Outcome.PASS and verdict.message:
+                            noted["warning"] = verdict.message
+                            log.warning("%s: %s", verdict.slot, verdict.message, extra={"action": "gate.warning"})
                         side.record_step(
-                            verdict.generation, step, began_at=began_at, ended_at=now, error=verdict.reason
+                            verdict.generation,
+                            step,
+                            began_at=began_at,
+                            ended_at=now,
+                            detail=noted,
+                            error=verdict.reason,
                         )
                 except LostEpoch:
                     return  # another worker judges now

@@ -17,9 +17,11 @@ import string
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from controller.listeners import LISTEN_STATE, rows_of, socket_inodes
 
 HEAD_BYTES_MAX = 32 << 10
 #: Answers like 103 that only announce the real one.
@@ -34,7 +36,6 @@ RECEIVE_BYTES = 64 << 10
 STRANGER_LOOKS = 2
 STRANGER_PAUSE_S = 0.01
 CLOSED_EARLY = "the connection was closed before an answer"
-LISTEN_STATE = "0A"
 UNIX_LISTEN_FLAG = 0x10000
 
 
@@ -308,7 +309,7 @@ def strangers_at(address: str, process_ids: Callable[[], frozenset[int]]) -> str
             return None
         # Asked for after the listeners were read: a worker that the app forked in between is among them. One that
         # ended in between is gone from the listeners at the second look.
-        inodes -= _socket_inodes(process_ids())
+        inodes -= socket_inodes(process_ids())
         if not inodes:
             return ""
         time.sleep(STRANGER_PAUSE_S)
@@ -318,13 +319,13 @@ def strangers_at(address: str, process_ids: Callable[[], frozenset[int]]) -> str
 def _listening_inodes(address: str) -> set[str]:
     if address.startswith("unix/"):
         path = address.removeprefix("unix/")
-        rows = [line.split() for line in _lines("/proc/net/unix")]
+        rows = [line.split() for line in rows_of("/proc/net/unix")]
         return {row[6] for row in rows if len(row) == 8 and row[7] == path and int(row[3], 16) & UNIX_LISTEN_FLAG}
     host, _, port = address.rpartition(":")
     locals_ = {f"{told}:{int(port):04X}" for told in _addresses_that_take(host)}
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for row in (line.split() for line in _lines(table)):
+        for row in (line.split() for line in rows_of(table)):
             if len(row) > 9 and row[3] == LISTEN_STATE and row[1] in locals_:
                 found.add(row[9])
     return found
@@ -337,33 +338,9 @@ def _addresses_that_take(host: str) -> tuple[str, ...]:
     return own, f"{0:08X}", f"{0:032X}", mapped
 
 
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(errors="replace").splitlines()[1:]
-    except OSError:
-        return []
-
-
-def _socket_inodes(process_ids: Iterable[int]) -> set[str]:
-    found = set()
-    for pid in process_ids:
-        try:
-            names = os.listdir(f"/proc/{pid}/fd")
-        except OSError:
-            continue
-        for name in names:
-            try:
-                target = os.readlink(f"/proc/{pid}/fd/{name}")
-            except OSError:
-                continue
-            if target.startswith("socket:["):
-                found.add(target[8:-1])
-    return found
-
-
 def _owner_of(inodes: set[str]) -> str:
     for name in os.listdir("/proc"):
-        if name.isdigit() and _socket_inodes([int(name)]) & inodes:
+        if name.isdigit() and socket_inodes([int(name)]) & inodes:
             return _named(int(name))
     return "a process that we cannot see"
 

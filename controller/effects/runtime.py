@@ -62,6 +62,10 @@ class Runtime(Protocol):
     def strangers_at(self, unit: str, generation: int, address: str) -> str | None:
         """Return who else than the unit listens at the address, "" when only it does, None when nobody listens."""
 
+    def listeners(self, unit: str, generation: int) -> tuple[str, ...]:
+        """Return every TCP address at which the unit's own processes listen, `127.0.0.1:8200` or `[::1]:8200`, in
+        order; () when it listens nowhere, or does not run."""
+
     def has_own_network(self, unit: str) -> bool:
         """Say whether the unit has a network of its own, so that only it can answer at its address."""
 

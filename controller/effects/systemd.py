@@ -52,6 +52,7 @@ from controller.disk import (
     sync_folder,
 )
 from controller.effects.runtime import ProcessSpec
+from controller.listeners import listeners_in_network_of
 from controller.model.errors import ConfigInvalid, Unavailable, Waiting
 from controller.model.names import (
     COLOURS,
@@ -215,6 +216,25 @@ class SystemdRuntime:
             own = _cgroup_ids(_cgroup(shown["ControlGroup"]))
         strange = [cgroup for cgroup in found if cgroup not in own]
         return f"another unit or session ({Path(_path_of_cgroup(strange[0])).name or 'unknown'})" if strange else ""
+
+    def listeners(self, unit: str, generation: int) -> tuple[str, ...]:
+        """Return where the unit's processes listen: in its own network, or by the cgroup of each socket."""
+        shown = self._shown(systemd_unit(unit)).get(unit)
+        if shown is None or self._generation(shown) != generation or not shown["ControlGroup"]:
+            return ()
+        cgroup = _cgroup(shown["ControlGroup"])
+        if self.has_own_network(unit):
+            return listeners_in_network_of(_processes_in(cgroup))
+        own = _cgroup_ids(cgroup)
+        return tuple(
+            sorted(
+                f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
+                for family in (socket.AF_INET, socket.AF_INET6)
+                for port, address, of in _dump_listeners(family)
+                if of in own
+                for host in (socket.inet_ntop(family, address[: 4 if family == socket.AF_INET else 16]),)
+            )
+        )
 
     def has_own_network(self, unit: str) -> bool:
         """Say whether the unit has a network of its own: previews' instances do, unless the host was installed

@@ -64,6 +64,7 @@ from controller.model.config import Recipe, Settings, TreeLimits
 from controller.model.deploy_toml import recipe_hash
 from controller.model.errors import Failed, OroborosError, Stalled, Unavailable, Waiting
 from controller.model.names import (
+    COLOURS,
     MAIN,
     JobKind,
     Layout,
@@ -75,7 +76,7 @@ from controller.model.names import (
     number_of,
 )
 from controller.model.nouns import Drift, OpenDrift, ProcessFact, Run, Verdict
-from controller.model.states import Outcome, RunState
+from controller.model.states import Outcome, ProcessState, RunState
 from controller.model.world import Observed, SlotObserved
 
 NONCE_BYTES = 16
@@ -629,6 +630,8 @@ class Hands:
         address = instance_address(recipe, layout=self.layout, topology=self.topology, slot=run.slot, colour=run.colour)
         assert address is not None
         runtime, generation = self.runtime, run.generation
+        told = listening_address(recipe, layout=self.layout, topology=self.topology, slot=run.slot, colour=run.colour)
+        assert told is not None
 
         def fact() -> ProcessFact | None:
             return next((p for p in runtime.observe() if (p.unit, p.generation) == (unit, generation)), None)
@@ -641,8 +644,25 @@ class Hands:
             forwarded=runtime.has_own_network(unit) and recipe.api.listen == "port",
             fact=fact,
             error_line=lambda: runtime.error_line(unit, generation),
+            told=told,
+            listens=lambda: runtime.listeners(unit, generation),
+            beside=lambda: self._listens_beside(run),
+            is_exposed=not runtime.has_own_network(unit),
             part_away=self._database_away if recipe.database is not None else lambda: "",
         )
+
+    def _listens_beside(self, run: Run) -> tuple[str, ...]:
+        """Return where the slot's other instance listens on the same network, but for the port of its own."""
+        found: set[str] = set()
+        for colour in COLOURS:
+            unit, port = instance_unit(run.slot, colour), self.topology.ports.instance(run.slot, colour)
+            if colour == run.colour or self.runtime.has_own_network(unit):
+                continue
+            for fact in self.runtime.observe():
+                if fact.unit == unit and fact.state is ProcessState.RUNNING:
+                    found |= set(self.runtime.listeners(unit, fact.generation))
+            found = {address for address in found if not address.endswith(f":{port}")}
+        return tuple(sorted(found))
 
     def _database_away(self) -> str:
         """Say that the apps' database server is away, if it is: no release is to blame for that."""

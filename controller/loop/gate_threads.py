@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from controller.awake_clock import AwakeClock
@@ -19,13 +19,17 @@ from controller.decisions.gates import (
     RESULTS_KEPT,
     Judgement,
     Result,
+    describe_end,
+    describe_exposed,
     excused,
     gate_pause_s,
     judge_confirmation,
     judge_gate,
     judge_window,
     window_pause_s,
+    with_listeners,
     with_log_line,
+    with_port_in_use,
 )
 from controller.decisions.health import gate_path, release_path
 from controller.decisions.surfaces import INSTANCE_HEADER, NONCE_HEADER, RELEASE_HEADER, SURFACE_HEADER
@@ -70,6 +74,14 @@ class Instance:
     #: The unit as the runtime shows it now; None when it is gone.
     fact: Callable[[], ProcessFact | None]
     error_line: Callable[[], str]
+    #: The address that it was told to listen at; `address` where nothing forwards to it.
+    told: str
+    #: Where its own processes listen.
+    listens: Callable[[], tuple[str, ...]]
+    #: Where the instance that serves listens, beside the address that it was told.
+    beside: Callable[[], tuple[str, ...]]
+    #: Others on the machine's networks reach what it listens at.
+    is_exposed: bool = True
     #: Asked when it failed: which part that it needs is away ("its database does not answer: …"); "" for none.
     part_away: Callable[[], str] = _nothing_away
     #: The service manager holds the address and forwards into the instance's own network: nobody else can answer.
@@ -187,7 +199,8 @@ class GateThreads:
                     order.before_pass()
                 if not cancelled.is_set():
                     proof = order.gate.proof if has_passed else ""
-                    self._tell("gate", order, _explained(judgement, order.instance), proof, took_s)
+                    told = _noted(judgement, order.instance) if has_passed else _explained(judgement, order.instance)
+                    self._tell("gate", order, told, proof, took_s)
                 return
             cancelled.wait(gate_pause_s(result))
 
@@ -233,16 +246,30 @@ class GateThreads:
 
 
 def _explained(judgement: Judgement, instance: Instance | None) -> Judgement:
-    """Add to a failure what the app said last, and which part was away."""
+    """Add to a failure where the app listens, what it said last, and which part was away."""
     if instance is None or judgement.outcome is not Outcome.FAIL:
         return judgement
-    line = ""
     try:
         line = instance.error_line()
+        if judgement.reason == "NeverBound":
+            judgement = with_listeners(judgement, instance.told, instance.listens())
+        elif judgement.reason == "InstanceExited":
+            judgement = with_port_in_use(judgement, line, instance.beside())
         return excused(with_log_line(judgement, line), instance.part_away())
     except OroborosError as error:
         log.warning("gate: a failure is not explained: %s", error, extra={"action": "gate.unexplained"})
-        return with_log_line(judgement, line)
+        return judgement
+
+
+def _noted(judgement: Judgement, instance: Instance) -> Judgement:
+    """Add to what passed that it is open past the edge: a risk, and no failure."""
+    if not instance.is_exposed:
+        return judgement
+    try:
+        return replace(judgement, message=describe_exposed(instance.listens()))
+    except OroborosError as error:
+        log.warning("gate: not known where it listens: %s", error, extra={"action": "gate.unexplained"})
+        return judgement
 
 
 def probe_instance(order: GateOrder, *, at_s: float) -> Result:
@@ -258,7 +285,7 @@ def probe_instance(order: GateOrder, *, at_s: float) -> Result:
     except OroborosError as error:
         return _runtime_away(error, at_s=at_s)
     if answer.refused:
-        message = f"nobody listens at {instance.address}"
+        message = f"nobody listens at {instance.told}"
         return Result(at_s=at_s, passed=False, reason="NeverBound", message=message)
     if answer.stranger:
         return _not_ours(instance.address, answer.stranger, at_s=at_s)
@@ -350,12 +377,11 @@ def _ended(instance: Instance, *, at_s: float) -> Result | None:
     if fact.state is ProcessState.RUNNING:
         return None
     code = fact.exit_code
-    how = f"was killed by signal {-code}" if code is not None and code < 0 else f"exited with {code}"
     return Result(
         at_s=at_s,
         passed=False,
         reason="InstanceExited",
-        message=f"the instance {how}",
+        message=describe_end(code),
         blames_release=code not in STOPPED_FROM_OUTSIDE,
     )
 

@@ -421,6 +421,16 @@ def test_previews_below_productions_own_domain_are_a_note_with_a_remedy_and_no_f
     assert apart.outcome is Outcome.OK
 
 
+def test_an_app_on_all_interfaces_is_a_note_with_a_remedy_and_no_failure() -> None:
+    told = doctor.note_exposed({MAIN: ("0.0.0.0:8200",), preview_slot(1): ("127.0.0.1:8201",)})
+
+    assert told.outcome is Outcome.NOTE
+    assert "main listens on all interfaces" in told.found
+    assert "0.0.0.0:8200" in told.found
+    assert "HOST" in told.remedy
+    assert doctor.note_exposed({MAIN: ("127.0.0.1:8200",)}).outcome is Outcome.OK
+
+
 # -- the facts, on this machine ---------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ import pytest
 from controller.decisions.gates import Judgement
 from controller.effects.probe import ask, strangers_at
 from controller.effects.static_files import COMPARED_BYTES_MAX, StaticFile, describe_pointers, sample_static_files
+from controller.listeners import listeners_of
 from controller.loop.gate_threads import (
     GateOrder,
     GateThreads,
@@ -116,6 +117,9 @@ def instance_of(
         strangers=lambda: strangers_at(where, process_ids),
         fact=fact,
         error_line=lambda: log,
+        told=where,
+        listens=lambda: listeners_of(process_ids()),
+        beside=lambda: (),
         part_away=lambda: away,
     )
 

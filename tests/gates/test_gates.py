@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from controller.decisions.gates import (
     Judgement,
     Result,
+    describe_exposed,
+    describe_listeners,
     excused,
     judge_confirmation,
     judge_gate,
@@ -185,3 +187,32 @@ def test_confirmation_wants_three_in_a_row() -> None:
         return judge_confirmation(results(text)).outcome
 
     assert [judged("..."), judged("..x.."), judged("x...")] == [Outcome.PASS, Outcome.PENDING, Outcome.PASS]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "listens", "told"),
+    [
+        ("127.0.0.1:8200", (), "it listens nowhere"),
+        ("127.0.0.1:8200", ("[::1]:8200",), "it listens at [::1]:8200: bind HOST (127.0.0.1)"),
+        ("127.0.0.1:8200", ("127.0.0.1:3000",), "it listens at 127.0.0.1:3000: bind PORT (8200)"),
+        ("127.0.0.1:8200", ("0.0.0.0:82000",), "it listens at 0.0.0.0:82000: bind PORT (8200)"),
+        ("127.0.0.1:8200", ("a:1", "a:2", "a:3", "a:4"), "it listens at a:1, a:2, a:3 and 1 more: bind PORT (8200)"),
+        ("unix//run/app.sock", ("127.0.0.1:3000",), "it listens at 127.0.0.1:3000: bind OROBOROS_SOCKET"),
+        ("unix//run/app.sock", (), ""),
+    ],
+)
+def test_who_listens_elsewhere_is_told_where_and_what_to_bind(wanted: str, listens: tuple[str, ...], told: str) -> None:
+    assert describe_listeners(wanted, listens) == told
+
+
+@pytest.mark.parametrize(
+    ("listens", "open_to"),
+    [
+        (("127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"), ""),
+        (("127.0.0.1:1", "0.0.0.0:1"), "0.0.0.0:1"),
+        (("[::]:1", "192.0.2.7:2", "[fe80::1]:3"), "[::]:1, 192.0.2.7:2, [fe80::1]:3"),
+    ],
+)
+def test_what_listens_past_loopback_is_open_to_other_machines(listens: tuple[str, ...], open_to: str) -> None:
+    told = describe_exposed(listens)
+    assert (told != "", told.endswith(open_to)) == (open_to != "", True)
