@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from controller.decisions.drift import FileFact, HostDrift, PortFact, UnitFact, compare_unit, is_stranger
 from controller.decisions.host_units import installed_units, port_holders, render_units
@@ -224,7 +225,9 @@ class SystemdRuntime:
             return ()
         cgroup = _cgroup(shown["ControlGroup"])
         if self.has_own_network(unit):
-            return listeners_in_network_of(_processes_in(cgroup))
+            # Ours, for drivers that reach the database by TCP alone.
+            door = urlsplit(self.environment(unit).get("DATABASE_URL", "")).netloc.rpartition("@")[2]
+            return tuple(one for one in listeners_in_network_of(_processes_in(cgroup)) if one != door)
         own = _cgroup_ids(cgroup)
         return tuple(
             sorted(
