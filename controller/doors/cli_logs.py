@@ -64,17 +64,17 @@ def is_run(what: str | None, run_id: int | None, topology: Topology) -> bool:
 
 
 def _run_in(store: Store, layout: Layout, slot: SlotName) -> RunView:
-    """Return the run of a slot whose logs are of interest: the one under way; else the newest, if it failed and nothing
-    was tried since but to bring back what served; else what serves; else the newest."""
+    """Return the run of a slot whose logs are of interest: the newest, if it is under way or failed, also if what
+    served before is brought back since; else what serves; else the newest."""
     recent = views.read_runs(store, slot=slot, limit=views.LIMIT_MAX)
     if not recent:
         raise Refused("NoRuns", f"nothing ran in {slot} yet")
     newest = recent[0]
+    tried = next((run for run in recent if not _brings_back(run)), newest)
+    if tried.ended_at is None or tried.state in _FAILED:
+        return tried
     if newest.ended_at is None:
         return newest
-    tried = next((run for run in recent if not _brings_back(run)), newest)
-    if tried.state in _FAILED:
-        return tried
     serving = _serving(layout, slot)
     return next((run for run in recent if run.run == serving), newest)
 

@@ -108,7 +108,7 @@ class SecretValues:
             index={four: frozenset(having) for four, having in index.items()},
             forms=tuple(sorted(forms, key=len, reverse=True)),
             words=tuple(_encoded(secret) for secret in found if len(secret) < VALUE_CHARS_MIN),
-            cut=tuple(_encoded(secret) for secret in long if len(secret) > PIECE_CHARS and " " not in secret),
+            cut=tuple(_encoded(secret) for secret in long if len(secret) > PIECE_CHARS),
         )
 
     @property

@@ -41,7 +41,10 @@ def test_logs_are_by_default_those_of_what_is_under_way_failed_or_serves(small: 
     small.end(failed, RunState.FAILED, reason="InstanceExited")
     assert chosen() == failed
 
-    # What serves was brought back since: of interest is still why.
+    # What serves is brought back since: of interest is still why.
+    ends = small.begin(first, cause=Cause.REPAIR)
+    assert chosen() == failed
+    small.end(ends, RunState.SUPERSEDED)
     back = small.serve(first, cause=Cause.REPAIR)
     assert chosen() == failed
     asked = choose_run(small.store, small.layout, small.topology, what=None, run_id=failed)
@@ -53,8 +56,9 @@ def test_logs_are_by_default_those_of_what_is_under_way_failed_or_serves(small: 
     good = small.serve(second)
     assert chosen() == good
     assert small.run("logs", "main").stderr.startswith(f"run {good} of main, which serves {second.sha[:7]}\n")
-    repair = small.serve(second, cause=Cause.REPAIR)
+    repair = small.begin(second, cause=Cause.REPAIR)
     assert chosen() == repair
+    small.end(repair, RunState.LIVE)
 
 
 def test_a_number_means_the_slot_and_only_then_the_run(small: Small) -> None:
