@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ def test_a_push_deploys_an_app_with_its_database(team: Team) -> None:
     assert int(str(second)) > int(str(first))  # the gate and the window visit it too
     assert team.host.text("readlink", "/srv/oroboros/current") == f"/srv/oroboros/releases/{sha}"
     team.wait_status(sha, "success")
+    address = team.host.read("/srv/oroboros/slots/main/database")
+    assert re.search(r" postgresql://app_main:[0-9a-f]{48}@127\.0\.0\.1:5432/app_main$", address.strip()), address
     assert (
         team.host.text("ps", "-o", "user:20=", "-p", team.host.unit(team.unit_of("main"), "MainPID")["MainPID"])
         == "oroboros-main"
