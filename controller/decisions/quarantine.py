@@ -7,7 +7,7 @@ touches production. A part that was away, a full disk or a squatted port never d
 from __future__ import annotations
 
 from controller.model.names import Domain, TreeId
-from controller.model.nouns import Proven, Quarantined, Run
+from controller.model.nouns import Head, Proven, Quarantined, Run
 from controller.model.states import Cause, RunState
 from controller.model.world import MIGRATIONS_DIFFER, RECENT_RUNS_MAX, Observed
 
@@ -20,6 +20,25 @@ def quarantine_of(observed: Observed, domain: Domain, tree: TreeId) -> Quarantin
 def is_quarantined(observed: Observed, domain: Domain, tree: TreeId) -> bool:
     """Say whether this tree failed in this domain by its own fault and was not lifted since."""
     return quarantine_of(observed, domain, tree) is not None
+
+
+def freed_by_values(observed: Observed) -> tuple[tuple[Domain, Head], ...]:
+    """Return what failed with other values of its slot than those of now: it may be tried again with these.
+
+    Not what was quarantined by hand, whose reason is no run's."""
+    found: list[tuple[Domain, Head]] = []
+    for slot in observed.slots:
+        for run in slot.recent_runs:
+            known = quarantine_of(observed, run.domain, run.head.tree)
+            newest = next(
+                one for one in slot.recent_runs if one.domain == run.domain and one.head.tree == run.head.tree
+            )
+            has_failed = run is newest and run.state in (RunState.FAILED, RunState.ROLLED_BACK)
+            if known is None or not has_failed or run.reason != known.reason:
+                continue
+            if run.configured is not None and run.configured != slot.configured:
+                found.append((run.domain, run.head))
+    return tuple(found)
 
 
 def last_proven(observed: Observed, domain: Domain) -> Proven | None:

@@ -1303,7 +1303,7 @@ class Store:
             )
 
     def lift_quarantine(self, *, domain: Domain, tree: TreeId, actor: str, now: datetime) -> None:
-        """Let a tree be tried again: an order by hand, or a changed environment file."""
+        """Let a tree be tried again: an order by hand, or other values of its slot."""
         with self._transaction() as connection:
             connection.execute(
                 "UPDATE quarantine SET lifted_at = %s, lifted_by = %s"

@@ -397,6 +397,7 @@ def observe_slot(
         wanted_migration_head=run.migration_head if run is not None else "",
         database_migration_head=_database_migration_head(row, fence),
         environment_changed=_environment_changed(sight, slot, live, live_run),
+        configured=values_version(app_environment_file(sight.config_dir, slot)),
         deploys_itself=deploys_itself,
         accept_migrations=override is not None and override.accept_migrations,
     )

@@ -31,6 +31,7 @@ from controller.decisions.holds import held_run, held_slot
 from controller.decisions.order import describe_force_push
 from controller.decisions.plan import desired, plan_slot
 from controller.decisions.projection import project_all
+from controller.decisions.quarantine import freed_by_values
 from controller.decisions.refresh import Hint, Looks, is_reading_due, pause_ends_at, plan_refresh
 from controller.decisions.retention import select_prunable, select_spent_builds
 from controller.decisions.slots import SlotPlan, assign_slots, may_preview
@@ -222,6 +223,7 @@ class Reconciler:
         observed = replace(observed, troubles=self.troubles.lasting())
         self._refresh(history, observed.policy, now=now)
         self._read_comments(history, observed, now=now)
+        self._free(observed, now=now)
         decision = decide(observed, now=now)
         self._note_head(observed, history, now=now)
         self._verify_signatures(observed, history, now=now)
@@ -240,6 +242,15 @@ class Reconciler:
         return self._wait_s(observed, decision, steps, now=now)
 
     # -- parts of a tick --------------------------------------------------------------------------------------------
+
+    def _free(self, observed: Observed, *, now: datetime) -> None:
+        """Let be tried again what failed before the values of its slot were changed; the next tick begins it."""
+        for domain, head in freed_by_values(observed):
+            self.hands.store.try_anew(domain=domain, head=head, actor="changed values", now=now)
+            log.info(
+                "values: %s of %s failed with other values, and is tried again", head.sha[:7], domain,
+                extra={"action": "values.freed", "sha": head.sha},
+            )  # fmt: skip
 
     def _refresh(self, history: History, policy: Policy, *, now: datetime) -> None:
         """Begin a look at the forge if one is due; it ends in the store and the mirror."""

@@ -87,6 +87,8 @@ class SlotObserved:
     database_migration_head: str | None = None
     #: The app's own environment file is another than when what `live` names was started.
     environment_changed: bool = False
+    #: The version of the slot's own values that a run would begin with now, as `Run.configured`.
+    configured: str = ""
     #: Its releases are of Oroboros itself, and replace api and worker: a judge switches to them.
     deploys_itself: bool = False
     #: The newest accepted order by hand says that differing migrations are accepted.

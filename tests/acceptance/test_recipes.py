@@ -113,6 +113,19 @@ def test_a_changed_value_reaches_what_a_build_made(world: World) -> None:
         world.author.wait(lambda word=word: built(world) == word, lambda: f"{built(world)!r} is served")
 
 
+def test_a_commit_that_failed_for_want_of_a_value_is_tried_again_once_it_is_there(world: World) -> None:
+    command = 'command = ["sh", "-c", "test -n \\"$KEY\\" && mkdir public && echo $KEY >public/built.txt"]'
+    (world.author.clone / "deploy.toml").write_text(BUILD.replace(BUILD.splitlines()[2], command))
+    sha = world.author.commit("Build with a key")
+    world.author.push()
+    world.author.await_status(sha, "failure", says="BuildFailed")
+
+    (world.root / "etc" / "app-main.env").write_text("KEY=here\n")
+
+    world.author.await_status(sha, "success", says="live since")
+    assert built(world) == b"here\n"
+
+
 def test_a_build_that_fails_is_told_with_its_last_line_and_changes_nothing(world: World) -> None:
     before = built(world)
     (world.author.clone / "deploy.toml").write_text(
