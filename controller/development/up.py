@@ -7,6 +7,7 @@ removes the stack file. Should this process be killed with -9, the kernel ends t
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import hashlib
@@ -41,6 +42,7 @@ from controller.decisions.surfaces import (
     surface_listens,
 )
 from controller.development.forge_client import clone_for_author
+from controller.development.keeper import bound_log
 from controller.development.parts import (
     Part,
     PartSpec,
@@ -63,6 +65,7 @@ RESTART_PAUSE_MIN_S = 0.05
 RESTART_PAUSE_MAX_S = 2.0
 RESTART_CALM_S = 5.0
 WATCH_EVERY_S = 0.05
+LOG_LOOK_EVERY_S = 5.0
 #: So far apart, and in all so near, that no port of one block is in another: most instances do not listen.
 OFFSETS = range(10_000, 15_200, 400)
 
@@ -103,6 +106,7 @@ class Stack:
     stack_file: Mapping[str, object]
     parts: dict[str, Part] = field(default_factory=dict)
     _died: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _logs_bounded_at: float = 0.0
 
     def restart_dead(self) -> None:
         """Start again every part that ended, with a growing pause for one that keeps on ending."""
@@ -126,6 +130,20 @@ class Stack:
         if changed:
             self.write_pids()
 
+    def bound_logs(self) -> None:
+        """Cut what parts have logged, once a while: about the newest half stays."""
+        if time.monotonic() < self._logs_bounded_at + LOG_LOOK_EVERY_S:
+            return
+        self._logs_bounded_at = time.monotonic()
+        for part in self.parts.values():
+            with contextlib.suppress(OSError):
+                # Appended, as the part's own writes are.
+                descriptor = os.open(part.spec.log_file, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+                try:
+                    bound_log(descriptor)
+                finally:
+                    os.close(descriptor)
+
     def write_pids(self) -> None:
         """Tell which process each part is, for whoever wants to kill one."""
         pids = {name: part.pid for name, part in self.parts.items()}
@@ -147,6 +165,7 @@ def main_up(options: Options, *, say: Callable[[str], None], on_ready: Callable[
             on_ready(running)
         while not stopping:
             running.restart_dead()
+            running.bound_logs()
             time.sleep(WATCH_EVERY_S)
         say("stopping")
     return 0

@@ -26,11 +26,15 @@ from controller.decisions.integrity import (
     SlotFacts,
     judge_integrity,
 )
+from controller.decisions.leftovers import LEFT_BEHIND, Leftover
 from controller.doors import tables
+from controller.doors.leftovers import count_overdue, find_leftovers
+from controller.doors.policies import read_policy
 from controller.doors.stacks import open_databases, open_runtime, utc_now
 from controller.doors.views import read_host_slot
 from controller.effects.store import Store
 from controller.model.config import Settings
+from controller.model.errors import Stalled
 from controller.model.names import MAIN, PULL_DOMAIN, QUEUE_DOMAIN, Domain, Layout, SlotName, Topology, slot_of_unit
 from controller.model.nouns import ProcessFact
 from controller.model.states import RunState
@@ -63,6 +67,7 @@ def audit(
         return facts, judge_integrity(facts, grace_s=running_grace_minutes * 60.0, now=now)
 
     facts, findings = confirm(look, pause_s=SECOND_LOOK_S)
+    findings += _left_behind(settings, store, topology, grace_s=running_grace_minutes * 60.0)
     return AuditView(
         ok=not findings,
         lookback_hours=lookback_hours,
@@ -71,6 +76,22 @@ def audit(
         runs=len(facts.runs),
         findings=findings,
     )
+
+
+def _left_behind(settings: Settings, store: Store, topology: Topology, *, grace_s: float) -> tuple[Finding, ...]:
+    """Return what outlived its owner: paths of the root, and rows."""
+    layout, runtime, history = settings.layout, open_runtime(settings), store.load_history()
+    left = find_leftovers(layout, topology, store, runtime, history, grace_s=grace_s)
+    try:
+        retention = read_policy(settings, history.repository).retention
+    except Stalled:
+        return tuple(map(_finding, left))  # while it cannot be known, no row goes
+    overdue = count_overdue(layout, topology, store, runtime, history, retention, now=utc_now())
+    return tuple(map(_finding, (*left, *overdue)))
+
+
+def _finding(left: Leftover) -> Finding:
+    return Finding(slot=SlotName("-"), reason=LEFT_BEHIND, message=f"{left.path}: {left.message}")
 
 
 def confirm(

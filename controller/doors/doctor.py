@@ -21,6 +21,7 @@ from rich.text import Text
 from controller.decisions.admission import RESIDUAL_RISK
 from controller.decisions.edge import shared_cookie_name
 from controller.decisions.gates import describe_exposed
+from controller.decisions.leftovers import Leftover
 from controller.doors.tables import plain
 from controller.effects.publish import Problem
 from controller.model.config import Policy
@@ -525,6 +526,16 @@ def note_exposed(listens: Mapping[SlotName, Sequence[str]]) -> Finding:
     if told:
         return note("listens", "; ".join(told), "have the app listen at HOST, or keep its port behind a firewall")
     return ok("listens", "no app listens past the edge")
+
+
+def check_leftovers(left: Sequence[Leftover]) -> Finding:
+    """Judge whether everything on the disk has an owner that lives."""
+    if left:
+        shown = "; ".join(f"{one.path}: {one.message}" for one in left[:PROBLEMS_SHOWN_MAX])
+        more = f" and {len(left) - PROBLEMS_SHOWN_MAX} more" if len(left) > PROBLEMS_SHOWN_MAX else ""
+        remedy = "`oroboros maintenance reset-audit` lists all; see that the worker runs, and remove by hand what stays"
+        return failed("leftovers", f"{shown}{more}", remedy)
+    return ok("leftovers", "everything below the root has its owner")
 
 
 # -- what is said against what is so ----------------------------------------------------------------------------------

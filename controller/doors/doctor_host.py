@@ -39,6 +39,7 @@ from controller.decisions.installation import (
 from controller.doors import doctor, views
 from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, PortOwner, RootFacts, SecretFile
 from controller.doors.forges import open_forges, secret_files
+from controller.doors.leftovers import find_leftovers
 from controller.doors.operator_token import operator_token
 from controller.doors.policies import read_policy
 from controller.doors.stacks import ENVIRONMENT_FILE, Stack, open_mirror, open_runtime, utc_now
@@ -115,8 +116,22 @@ def examine(stack: Stack) -> list[Finding]:
             remedy = "`oroboros up` or `oroboros install` writes it"
             return [*findings, doctor.failed("topology", error.message, remedy)]
         findings += examine_addresses(settings, topology)
+        findings += examine_leftovers(settings, topology)
     findings += examine_slots(settings, topology)
     return findings
+
+
+def examine_leftovers(settings: Settings, topology: Topology) -> list[Finding]:
+    """Check that nothing below the root outlived its owner; nothing is said where rows or processes cannot be seen."""
+    store = Store(settings.database_url, repository=settings.repository, host=settings.host)
+    try:
+        history = store.load_history()
+        left = find_leftovers(settings.layout, topology, store, open_runtime(settings), history)
+    except OroborosError:
+        return []  # the checks of database and runtime say why
+    finally:
+        store.close()
+    return [doctor.check_leftovers(left)]
 
 
 def examine_installation(topology: Topology) -> list[Finding]:

@@ -1563,6 +1563,14 @@ class Store:
                 for row in rows
             )
 
+    def load_known_runs(self, generations: Sequence[int]) -> frozenset[int]:
+        """Return which of these runs have a row."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT generation FROM runs WHERE generation = ANY(%s)", [list(generations)]
+            ).fetchall()
+            return frozenset(int(row["generation"]) for row in rows)
+
     def forget_runs(self, generations: Sequence[int]) -> int:
         """Remove ended runs with their journals, checks and artifacts; return how many. Safe to repeat."""
         with self._transaction() as connection:
@@ -1996,6 +2004,13 @@ class Store:
                 " WHERE repository_id = %s AND surface = %s AND key = %s AND generation = %s",
                 [error, retry_at, stalled, self._id(), report.surface, report.key, report.generation],
             )
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Do what is written within and undo it at the end: for counting what would go."""
+        with self._transaction():
+            yield
+            raise psycopg.Rollback
 
     # -- for commands and the console -------------------------------------------------------------------------------
 

@@ -9,11 +9,14 @@ removed, is found again by the next turn. Safe to repeat, and to be killed anywh
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
+from controller.disk import remove_folder
 from controller.effects.checkout import list_set_aside
 from controller.effects.publish import set_aside_release, sweep_releases
 from controller.effects.runtime import Runtime
@@ -30,6 +33,9 @@ TURN_S = 5.0
 ROUNDS = 2
 #: Between two looks at which rows and logs may go.
 FORGET_EVERY_S = 3_600.0
+
+#: No process takes so long between making a file and giving it its name, or a run's folder and its row.
+STRAY_AGE_S = 86_400.0
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +64,7 @@ class Housekeeping:
         def is_enough() -> bool:
             return time.monotonic() >= until
 
-        for part in (self._remove_releases, self._remove_builds):
+        for part in (self._remove_releases, self._remove_builds, self._remove_strays):
             try:
                 self.is_more_left = not part(is_enough, slots)
             except LostEpoch:
@@ -93,6 +99,24 @@ class Housekeeping:
                 self.runtime.discard(slot, [folder])
         return True
 
+    def _remove_strays(self, is_enough: Callable[[], bool], _slots: dict[Domain, SlotName]) -> bool:
+        """Remove what a killed process did not come to rename, and logs of runs that no row knows any more."""
+        layout, old = self.layout, time.time() - STRAY_AGE_S
+        folders = [layout.environment_file("x").parent, layout.root / "orders"]
+        folders += [layout.slot(slot) for slot in self.topology.slots]
+        for folder in folders:
+            for path in _older_than(folder, old):
+                if path.name.startswith(".") and (path.is_symlink() or not path.is_dir()):
+                    path.unlink(missing_ok=True)
+        logs = [path for path in _older_than(layout.artifacts, old) if path.name.isdigit()]
+        known = self.store.load_known_runs([int(path.name) for path in logs]) if logs else frozenset()
+        for path in logs:
+            if is_enough():
+                return False
+            if int(path.name) not in known:
+                remove_folder(path)
+        return True
+
     def _forget(self, retention: Retention | None, quarantined: tuple[Quarantined, ...]) -> None:
         now = self.clock()
         is_due = self._forgot_at is None or now >= self._forgot_at + timedelta(seconds=FORGET_EVERY_S)
@@ -114,3 +138,11 @@ class Housekeeping:
             self._forgot_at, self.is_more_left = None, True
         if forgotten.rows:
             log.info("retention: %d rows were forgotten", forgotten.rows, extra={"action": "retention.done"})
+
+
+def _older_than(folder: Path, instant: float) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if entry.stat(follow_symlinks=False).st_ctime < instant]
+    except FileNotFoundError:
+        return []

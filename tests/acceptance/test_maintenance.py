@@ -12,6 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from controller.doors.leftovers import find_leftovers
+from controller.doors.stacks import open_runtime
+from controller.effects.stack_files import read_topology
+from controller.effects.store import Store
+from controller.model.config import read_settings
 from tests.acceptance.conftest import World, open_world
 
 
@@ -200,3 +205,56 @@ def test_the_daily_job_lets_go_of_what_is_old_and_of_nothing_that_is_needed(quie
         lambda: f"there is something to do: {world.command('plan').stdout}",
     )
     assert world.serves() == sha
+
+
+def test_everything_on_a_used_stack_has_its_owner_and_what_is_planted_is_found(quiet_world: World) -> None:
+    world = quiet_world
+    settings = read_settings(json.loads((world.root / "environment.json").read_text()))
+    layout, topology = settings.layout, read_topology(settings.layout)
+    store = Store(settings.database_url, repository=settings.repository, host=settings.host)
+
+    def found() -> list[str]:
+        left = find_leftovers(layout, topology, store, open_runtime(settings), store.load_history(), grace_s=0)
+        return sorted(one.path for one in left)
+
+    sha, tree = "ab" * 20, "cd" * 20
+    folders = [
+        f"releases/{sha}",
+        f"releases/.tmp-{sha}-1",
+        f"builds/production/{tree}-12",
+        "builds/production/.gone-12",
+        "builds/pr-999",
+        "slots/preview-77",
+        "artifacts/runs/999999",
+        "supervisor/main-a.999999.12",
+        "core-dumps",
+    ]
+    files = [
+        f"releases/{'12' * 20}.manifest",
+        f"builds/production/{tree}-34.sealed",
+        "builds/pr-999/a-file-of-nobody",
+        "slots/main/.live.12",
+        "run/env/preview-77-a.env",
+        "run/env/.main-a.env.12",
+    ]
+    world.author.wait(lambda: found() == [], lambda: f"left on a used stack: {found()}")
+
+    def where(path: str) -> Path:
+        return layout.run / path.removeprefix("run/") if path.startswith("run/") else layout.root / path
+
+    for folder in folders:
+        where(folder).mkdir(parents=True)
+    for file in files:
+        where(file).parent.mkdir(parents=True, exist_ok=True)
+        where(file).touch()
+    try:
+        # What is being removed is gone at any moment.
+        passing = {f"releases/.tmp-{sha}-1", "builds/production/.gone-12", files[0], files[1]}
+        assert set(folders + files) - set(found()) <= passing
+        assert set(found()) <= set(folders + files)
+    finally:
+        for path in [*files, *reversed(folders)]:
+            if where(path).is_dir():
+                where(path).rmdir()
+            where(path).unlink(missing_ok=True)
+        store.close()
