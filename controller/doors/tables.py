@@ -306,7 +306,7 @@ def failure(run: RunView) -> str:
 
 def releases_table(releases: Sequence[ReleaseView], *, now: datetime) -> Table:
     """Return the releases of this host."""
-    table = _table("release", "published", "files", "size", "serves", "proven in", "title", flexible="title")
+    table = _table("release", "published", "files", "size", "builds", "serves", "proven in", "title", flexible="title")
     for release in releases:
         title = Text(plain(release.title))
         notes = [f"quarantined in {domain}" for domain in release.quarantined_in]
@@ -322,6 +322,7 @@ def releases_table(releases: Sequence[ReleaseView], *, now: datetime) -> Table:
                 ago(release.published_at, now=now),
                 "-" if release.files is None else str(release.files),
                 size(release.size_bytes),
+                size(release.build_bytes) if release.build_bytes else "-",
                 ", ".join(release.serves) or "-",
                 ", ".join(release.proven_in) or "-",
                 title,

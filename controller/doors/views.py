@@ -19,10 +19,11 @@ from controller.decisions.github.sweep import ASKS_MAX
 from controller.decisions.holds import HELD_BY_HAND, describe_held, judge_held
 from controller.decisions.plan import stopped_by
 from controller.decisions.troubles import describe, lasting
+from controller.effects.checkout import built_bytes
 from controller.effects.live import read_current, read_live
 from controller.model.config import Freeze
 from controller.model.errors import Stalled
-from controller.model.names import MAIN, Domain, Layout, Sha, SlotName, Topology
+from controller.model.names import MAIN, Domain, Layout, Sha, SlotName, Topology, TreeId
 from controller.model.nouns import Live, Trouble
 from controller.model.world import Held
 
@@ -144,7 +145,10 @@ class ReleaseView:
     title: str
     state: str
     files: int | None
+    #: Of its commit's files, of which it shares with other releases what did not change.
     size_bytes: int | None
+    #: What builds made of it; 0 without one.
+    build_bytes: int
     published_at: datetime | None
     #: Domains in which it passed its window.
     proven_in: tuple[str, ...]
@@ -684,6 +688,7 @@ def _step_view(row: Mapping[str, object], *, begun_at: datetime) -> StepView:
 def read_releases(rows: Rows, layout: Layout, topology: Topology) -> tuple[ReleaseView, ...]:
     """Return every release of this host, newest first."""
     serving: dict[str, list[str]] = {}
+    built = built_bytes(layout)
     for slot in topology.slots:
         live, _, _ = read_host_slot(layout, slot)
         if live is not None and live.state == "live" and live.release is not None:
@@ -707,6 +712,7 @@ def read_releases(rows: Rows, layout: Layout, topology: Topology) -> tuple[Relea
             state=_text(row["state"]),
             files=_number_or_none(row["files"]),
             size_bytes=_number_or_none(row["bytes"]),
+            build_bytes=built.get(TreeId(_text(row["tree"])), 0),
             published_at=_instant(row["published_at"]),
             proven_in=_texts(row["proven_in"]),
             serves=tuple(serving.get(_text(row["sha"]), ())),

@@ -28,7 +28,7 @@ from controller.decisions.tree_rules import visible
 from controller.disk import opened_folder, remove_tree, sync_files, sync_folder
 from controller.failpoints import failpoint
 from controller.model.errors import Failed, Unavailable
-from controller.model.names import BUILD_SEALED, Domain, Layout, build_marker
+from controller.model.names import BUILD_SEALED, Domain, Layout, TreeId, build_marker
 from controller.model.nouns import BuildFolder
 
 #: What one build may leave; more is a mistake, and would be ours to sync and remove.
@@ -110,6 +110,8 @@ def walk_build(path: Path) -> Built:
     """
     top = os.fsencode(path)
     files = total_bytes = entries = 0
+    #: Inodes of files that have several names: each counts once.
+    counted: set[int] = set()
     try:
         for thing in _walk(top):
             entries += 1
@@ -122,7 +124,10 @@ def walk_build(path: Path) -> Built:
                 _judge_link(top, thing.path)
             elif stat.S_ISREG(mode):
                 files += 1
-                total_bytes += thing.status.st_size
+                if thing.status.st_nlink == 1 or thing.status.st_ino not in counted:
+                    total_bytes += thing.status.st_size
+                if thing.status.st_nlink > 1:
+                    counted.add(thing.status.st_ino)
             elif not stat.S_ISDIR(mode):
                 raise Failed("BuildHasSpecialFile", f"the build made {visible(thing.path)}, a device, pipe or socket")
             if not stat.S_ISLNK(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
@@ -210,6 +215,19 @@ def list_builds(layout: Layout) -> tuple[BuildFolder, ...]:
         for domain in _folders_of(layout.builds)
         for name in sorted(path.name for path in _folders_of(domain) if not path.name.startswith("."))
     )
+
+
+def built_bytes(layout: Layout) -> dict[TreeId, int]:
+    """Return how many bytes builds made of each tree, in all domains, by what was noted when they were sealed: files
+    with several names once, and blocks that are shared by reflinks in full. One that is not sealed is left out."""
+    found: dict[TreeId, int] = {}
+    for build in list_builds(layout):
+        try:
+            marked = json.loads(build_marker(layout.builds / build.domain / build.name).read_text())
+            found[build.tree] = found.get(build.tree, 0) + int(marked["bytes"])
+        except (OSError, KeyError, TypeError, ValueError):
+            continue
+    return found
 
 
 def set_aside_build(path: Path) -> None:

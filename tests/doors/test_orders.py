@@ -261,6 +261,7 @@ def release(letter: str, **changes: object) -> ReleaseView:
         "state": "published",
         "files": 1,
         "size_bytes": 1,
+        "build_bytes": 0,
         "published_at": None,
         "proven_in": (PRODUCTION,),
         "serves": (),

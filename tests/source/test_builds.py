@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from controller.effects.checkout import (
+    built_bytes,
     changed_since_sealed,
     copy_for_build,
     is_sealed,
@@ -25,7 +26,7 @@ from controller.effects.checkout import (
 from controller.effects.publish import publish_release, verify_release
 from controller.model.config import TreeLimits
 from controller.model.errors import Failed
-from controller.model.names import Sha, build_marker
+from controller.model.names import Sha, TreeId, build_marker
 from tests.source.objects import EXECUTABLE, FILE, LINK, Store
 
 #: The kernel dates files by its tick: right after a moment it may still date them before it.
@@ -223,3 +224,15 @@ def test_killed_while_sealing_it_is_sealed_only_when_all_is_on_the_disk(build: P
     assert is_sealed(build) == sealed
     seal_build(build)
     assert is_sealed(build)
+
+
+def test_a_file_with_several_names_counts_once_and_each_release_knows_its_builds(store: Store, build: Path) -> None:
+    before = walk_build(build).bytes
+    (build / "large").write_bytes(b"x" * 1_000)
+    os.link(build / "large", build / "again")
+    walked = walk_build(build)
+    assert (walked.bytes, walked.files) == (before + 1_000, 4)
+    tree = TreeId(build.name.partition("-")[0])
+    assert built_bytes(store.layout) == {}
+    seal_build(build)
+    assert built_bytes(store.layout) == {tree: before + 1_000}
