@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from controller.decisions.leftovers import Leftover
 from controller.development.parts import Part, PartSpec, listens_at
 from controller.doors import doctor, doctor_host
 from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, Outcome, PortOwner, RootFacts, SecretFile
@@ -261,6 +262,13 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         "ouroboros-x.service is failed",
         "journalctl -u ouroboros-x.service",
     ),
+    (
+        "leftover",
+        lambda: doctor.check_leftovers([Leftover(path="builds/production/x", message="its release is gone")]),
+        "leftovers",
+        "builds/production/x: its release is gone",
+        "reset-audit",
+    ),
     ("override", lambda: doctor.check_overrides(["/etc/systemd/system/a b"]), "overrides", "a b", "rm '/etc/systemd"),
     ("not at boot", lambda: doctor.check_enabled(["ouroboros-x.timer"]), "boot", "ouroboros-x.timer", "install"),
     (
@@ -345,6 +353,7 @@ def test_every_check_is_broken_by_some_test() -> None:
         doctor.check_units({}, count=3),
         doctor.check_enabled(()),
         doctor.check_overrides(()),
+        doctor.check_leftovers(()),
         doctor.check_files((), count=9),
     ],
     ids=lambda finding: finding.name,
