@@ -150,6 +150,15 @@ def check_value(name: str, value: str) -> None:
         raise ConfigInvalid("LiveValueInvalid", f"{name}: {value!r:.100} must not hold {bad[0]!r}")
 
 
+def render_live(live: Live) -> str:
+    """Return the JSON that `parse_live` reads.
+
+    What `live` did not always say is left out unless it says something: an older release of ours, to which a rollback
+    may lead, takes no key that it does not know."""
+    fields = dataclasses.asdict(live)
+    return json.dumps({k: v for k, v in fields.items() if k not in _ADDED or v is not None}, indent=1, sort_keys=True)
+
+
 def parse_live(text: str) -> Live:
     """Return the `Live` that its JSON says; ValueError when it is not exactly that."""
     fields = json.loads(text)

@@ -122,7 +122,7 @@ def live_for(
         fallback=recipe.web.fallback if recipe.web is not None else None,
         api_prefix="/" if recipe.web is None else (recipe.api.prefix if recipe.api is not None else "/"),
         health_path=recipe.gate.path,
-        health_status=recipe.gate.status,
+        health_status=recipe.gate.status if address is not None else None,
     )
 
 

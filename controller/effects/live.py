@@ -17,10 +17,8 @@ This module does not decide whether a switch is right, starts nothing and probes
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -29,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from controller.decisions.live_files import Assets, parse_live, render_addresses, render_routes
+from controller.decisions.live_files import Assets, parse_live, render_addresses, render_live, render_routes
 from controller.failpoints import failpoint
 from controller.model.errors import Stalled, Unavailable, Waiting
 from controller.model.names import Layout, Sha, SlotName, parse_sha
@@ -104,7 +102,7 @@ def write_live(layout: Layout, live: Live, *, held: SlotLock, assets: Assets = N
     files = {
         **render_routes(live, assets, content=_content(live)),
         **render_addresses(layout, live),
-        LIVE_FILE: json.dumps(dataclasses.asdict(live), indent=1, sort_keys=True),
+        LIVE_FILE: render_live(live),
     }
     link, versions = layout.live(live.slot), layout.live_versions(live.slot)
     version = versions / f"{live.generation}-{secrets.token_hex(6)}"

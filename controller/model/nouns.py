@@ -256,7 +256,8 @@ class Live:
     api_prefix: str = "/"
     #: What the gate asks of the instance, and so does the surface's own health.
     health_path: str = "/"
-    #: The status that is well; None where `live` was written before it was kept: whatever is no error.
+    #: The instance's status that is well; None without an instance, and where `live` was written before it was kept:
+    #: whatever is no error.
     health_status: int | None = None
 
 

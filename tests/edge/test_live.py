@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -143,6 +144,14 @@ def _not_utf8(layout: Layout) -> None:
 def _a_folder(layout: Layout) -> None:
     layout.live(MAIN).unlink()
     layout.live(MAIN).mkdir()
+
+
+def test_what_serves_files_only_is_read_by_releases_of_ours_from_before_the_status_was_kept(layout: Layout) -> None:
+    write(layout, dataclasses.replace(LIVE, colour=None, address=None))
+    keys = set(json.loads((layout.live(MAIN) / LIVE_FILE).read_text()))
+    assert keys == {field.name for field in dataclasses.fields(Live)} - {"health_status"}
+    write(layout, dataclasses.replace(LIVE, health_status=204))
+    assert read_live(layout, MAIN) == dataclasses.replace(LIVE, health_status=204)
 
 
 @pytest.mark.parametrize(
