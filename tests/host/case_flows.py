@@ -460,6 +460,22 @@ def test_what_policy_holds_stays_as_somebody_left_it_until_it_is_ordered_to_heal
     team.wait_live("app", 13)
 
 
+def test_an_app_that_is_not_where_it_was_told_is_told_where_it_is(team: Team) -> None:
+    """In production by the cgroup of its sockets, in a preview by the network that is its own."""
+    team.settle()
+    elsewhere = '[api]\ncommand = "python3 -m http.server --bind ::1 $PORT"\n[gate]\nstart_timeout_s = 20\n'
+    said = team.wait_status(team.push(60, recipe=elsewhere), "failure")
+    assert "it listens at [::1]:82" in said or "it listens at [::1]:83" in said
+    number = team.open_pull("elsewhere", 61, recipe=elsewhere)
+    said = team.wait_status(team.git("rev-parse", "elsewhere"), "failure", "oroboros/preview")
+    assert "it listens at [::1]:82" in said or "it listens at [::1]:83" in said
+    team.close_pull(number)
+    said = team.wait_status(team.push(62, recipe='[api]\ncommand = "nodee app.js"\n'), "failure")
+    assert "cannot start nodee: no program of that name is in PATH" in said
+    team.push(63, recipe=RECIPE + WITH_DATABASE)
+    team.wait_live("app", 63)
+
+
 def test_the_installation_is_still_as_it_must_be(team: Team) -> None:
     team.settle()
     done = team.host.run(["oroboros", "doctor"], check=False)
