@@ -41,6 +41,8 @@ WINDOW_PROBES_MIN = 5
 WINDOW_OVERTIME_S = 60.0
 LOG_LINE_CHARS_MAX = 300
 LISTENERS_SHOWN_MAX = 3
+#: A gate may end in the second of these when a few probes got no answer for another reason, before nobody listened.
+UNREACHED = frozenset({"NeverBound", "GateTimedOut"})
 #: What runtimes say of EADDRINUSE.
 IN_USE = ("in use", "eaddrinuse", "errno 98")
 #: Nothing that comes after these can make the instance the one that was started.
@@ -177,8 +179,10 @@ def describe_end(code: int | None) -> str:
 
 
 def with_listeners(judgement: Judgement, wanted: str, listens: Sequence[str]) -> Judgement:
-    """Add to a release that nobody could reach at the address that it was given where its processes do listen."""
-    if judgement.reason != "NeverBound":
+    """Add to a release that nobody could reach at the address that it was given where its processes do listen.
+
+    One that listens there and does not answer in time is not meant."""
+    if judgement.reason not in UNREACHED or (judgement.reason == "GateTimedOut" and _takes(wanted, listens)):
         return judgement
     told = describe_listeners(wanted, listens)
     return replace(judgement, message=f"{judgement.message}; {told}") if told else judgement
@@ -195,6 +199,11 @@ def describe_listeners(wanted: str, listens: Sequence[str]) -> str:
     host, _, port = wanted.rpartition(":")
     has_port = any(address.rpartition(":")[2] == port for address in listens)
     return f"it listens at {shown}: bind {f'HOST ({host})' if has_port else f'PORT ({port})'}"
+
+
+def _takes(wanted: str, listens: Sequence[str]) -> bool:
+    port = wanted.rpartition(":")[2]
+    return wanted.startswith("unix/") or any(one in (wanted, f"0.0.0.0:{port}", f"[::]:{port}") for one in listens)
 
 
 def with_port_in_use(judgement: Judgement, line: str, beside: Sequence[str]) -> Judgement:

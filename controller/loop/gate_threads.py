@@ -17,6 +17,7 @@ from controller.awake_clock import AwakeClock
 from controller.decisions.drift import STOPPED_FROM_OUTSIDE
 from controller.decisions.gates import (
     RESULTS_KEPT,
+    UNREACHED,
     Judgement,
     Result,
     describe_end,
@@ -31,7 +32,7 @@ from controller.decisions.gates import (
     with_log_line,
     with_port_in_use,
 )
-from controller.decisions.health import gate_path, release_path
+from controller.decisions.health import HEALTH_PATH, gate_path, release_path, surface_says
 from controller.decisions.surfaces import INSTANCE_HEADER, NONCE_HEADER, RELEASE_HEADER, SURFACE_HEADER
 from controller.decisions.surroundings import visitor_headers
 from controller.effects.probe import Answer, ask, ask_forwarded, ask_instance
@@ -251,7 +252,7 @@ def _explained(judgement: Judgement, instance: Instance | None) -> Judgement:
         return judgement
     try:
         line = instance.error_line()
-        if judgement.reason == "NeverBound":
+        if judgement.reason in UNREACHED:
             judgement = with_listeners(judgement, instance.told, instance.listens())
         elif judgement.reason == "InstanceExited":
             judgement = with_port_in_use(judgement, line, instance.beside())
@@ -329,8 +330,7 @@ def _through_door(order: WatchOrder, address: str, *, at_s: float) -> Result:
     if answer.status is None:
         return Result(at_s=at_s, passed=False, reason="NoAnswer", message=f"{gate.path}: {answer.problem}")
     if answer.headers.get(SURFACE_HEADER.lower()) != order.slot:
-        told = f"what answers {answer.status} does not say that it is the surface of {order.slot}"
-        return _door_away(address, headers["Host"], told, at_s=at_s)
+        return _through_older_surface(order, address, at_s=at_s)
     through = answer.headers.get(INSTANCE_HEADER.lower(), "")
     if through == "away":
         message = f"{gate.path}: the surface of {order.slot} cannot reach the instance"
@@ -338,11 +338,31 @@ def _through_door(order: WatchOrder, address: str, *, at_s: float) -> Result:
     if through != "answered" and (instance is not None or answer.status != 200):
         message = f"{headers['Host']} serves another release than {order.release[:7]}"
         return Result(at_s=at_s, passed=False, reason="WrongRelease", message=message, blames_release=False)
-    if instance is None:
+    return _judge_through(order, answer, at_s=at_s)
+
+
+def _through_older_surface(order: WatchOrder, address: str, *, at_s: float) -> Result:
+    """Judge through a surface of an earlier installation, which has no reserved path. Where Oroboros deploys itself
+    the worker is newer until root installs. Its /health names slot and release under any name, and the gate's path is
+    asked for as a visitor asks."""
+    headers, timeout_s = visitor_headers(order.url), order.gate.probe_timeout_s
+    said = ask(address, HEALTH_PATH, headers=headers, timeout_s=timeout_s)
+    says = surface_says(said.body.decode("utf-8", "replace"))
+    if (says.get("slot"), says.get("release")) != (order.slot, order.release):
+        told = f"what answers there does not say that it is the surface of {order.slot}"
+        return _door_away(address, headers["Host"], told, at_s=at_s)
+    if order.instance is None:
+        return Result(at_s=at_s, passed=True)
+    return _judge_through(order, ask(address, order.gate.path, headers=headers, timeout_s=timeout_s), at_s=at_s)
+
+
+def _judge_through(order: WatchOrder, answer: Answer, *, at_s: float) -> Result:
+    """Judge what the instance answered through a door, by the rule of its gate."""
+    if order.instance is None:
         return Result(at_s=at_s, passed=True, status=answer.status)
-    result = _judge_answer(answer, gate, at_s=at_s)
-    if result.passed and gate.proof == "echo":
-        return _judge_echo(answer, order.release, instance.nonce, at_s=at_s)
+    result = _judge_answer(answer, order.gate, at_s=at_s)
+    if result.passed and order.gate.proof == "echo":
+        return _judge_echo(answer, order.release, order.instance.nonce, at_s=at_s)
     return result
 
 

@@ -43,6 +43,11 @@ while True:
             connection.sendall(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")
         elif kind == "echo-204":
             connection.sendall(good().replace(b"200 OK\r\nContent-Length: 2", b"204 X").removesuffix(b"ok"))
+        elif kind == "earlier-surface":
+            said = b'{"slot": "main", "state": "live", "release": "%s", "healthy": true}'
+            body = said % os.environ["OROBOROS_RELEASE"].encode() if " /health " in request else b"page"
+            status = b"404 X" if "/.well-known/" in request else b"200 OK"
+            connection.sendall(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
         elif kind == "allowed-hosts":
             said = dict(line.lower().split(": ", 1) for line in request.split("\r\n")[1:] if line)
             scheme, _, host = os.environ["OROBOROS_URL"].partition("://")

@@ -440,6 +440,16 @@ def test_a_door_that_is_not_our_surface_proves_nothing(run: Run, port: int, surf
     assert "does not say that it is the surface of main" in result.message
 
 
+def test_a_surface_of_an_earlier_installation_is_believed_by_its_health(run: Run, port: int, surface: Host) -> None:
+    """It answers /health under any name, and knows no reserved path."""
+    instance = instance_of(run("earlier-surface"), port)
+    order = replace(order_for(instance, surface), doors=(instance.address,))
+
+    assert probe_doors(order, at_s=0).message == ""
+    assert probe_doors(replace(order, gate=replace(GATE, status=204)), at_s=0).reason == "WrongStatus"
+    assert probe_doors(replace(order, gate=ECHO, release=Sha("f" * 40)), at_s=0).reason == "DoorAway"
+
+
 def test_a_surface_that_serves_another_release_proves_nothing(run: Run, port: int, surface: Host) -> None:
     order = served(instance_of(run("good"), port), surface)
 

@@ -16,6 +16,7 @@ from controller.decisions.gates import (
     judge_gate,
     judge_window,
     window_pause_s,
+    with_listeners,
     with_log_line,
 )
 from controller.model.config import Gate
@@ -216,3 +217,21 @@ def test_who_listens_elsewhere_is_told_where_and_what_to_bind(wanted: str, liste
 def test_what_listens_past_loopback_is_open_to_other_machines(listens: tuple[str, ...], open_to: str) -> None:
     told = describe_exposed(listens)
     assert (told != "", told.endswith(open_to)) == (open_to != "", True)
+
+
+@pytest.mark.parametrize(
+    ("reason", "listens", "is_told"),
+    [
+        ("NeverBound", ("[::]:8200",), True),  # IPv6 alone
+        ("GateTimedOut", ("[::1]:8200",), True),
+        ("GateTimedOut", ("127.0.0.1:8200",), False),
+        ("GateTimedOut", ("0.0.0.0:8200",), False),
+        ("GateTimedOut", (), True),
+        ("WrongStatus", ("[::1]:8200",), False),
+    ],
+)
+def test_where_it_listens_is_told_of_what_was_not_reached_and_not_of_what_is_slow(
+    reason: str, listens: tuple[str, ...], is_told: bool
+) -> None:
+    failed = Judgement(outcome=Outcome.FAIL, reason=reason, message="no answer")
+    assert ("it listens" in with_listeners(failed, "127.0.0.1:8200", listens).message) is is_told
