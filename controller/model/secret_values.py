@@ -35,8 +35,9 @@ VALUE_CHARS_MIN: Final = 8
 NAMED_CHARS_MIN: Final = 4
 #: A value of digits alone.
 DIGITS_MIN: Final = 6
-#: A piece of a value that was cut is masked from this length on.
+#: A piece of a value that was cut is masked from this length on; one with letters and digits from the shorter.
 PIECE_CHARS: Final = 12
+DRAWN_PIECE_CHARS: Final = 7
 WORD_CHARS_MAX: Final = 16
 #: Forms of all values together; what is set beyond has only its plain form masked.
 FORMS_MAX: Final = 4_000
@@ -108,7 +109,7 @@ class SecretValues:
             index={four: frozenset(having) for four, having in index.items()},
             forms=tuple(sorted(forms, key=len, reverse=True)),
             words=tuple(_encoded(secret) for secret in found if len(secret) < VALUE_CHARS_MIN),
-            cut=tuple(_encoded(secret) for secret in long if len(secret) > PIECE_CHARS),
+            cut=tuple(_encoded(secret) for secret in long if len(secret) > _piece(_encoded(secret))),
         )
 
     @property
@@ -301,15 +302,25 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def _piece(value: bytes) -> int:
+    """Return how much of a value's beginning is enough to know it by."""
+    for length in range(DRAWN_PIECE_CHARS, PIECE_CHARS):
+        begin = value[:length]
+        if any(48 <= byte < 58 for byte in begin) and any(chr(byte).isalpha() for byte in begin if byte < 128):
+            return length
+    return PIECE_CHARS
+
+
 def _without_beginnings(data: bytes, value: bytes, mask: bytes = _MASK) -> bytes:
-    begin = value[:PIECE_CHARS]
+    piece = _piece(value)
+    begin = value[:piece]
     at = data.find(begin)
     if at < 0:
         return data
     shown: list[bytes] = []
     done = 0
     while at >= 0:
-        end, length = at + PIECE_CHARS, PIECE_CHARS
+        end, length = at + piece, piece
         while length < len(value) and end < len(data) and data[end] == value[length]:
             end, length = end + 1, length + 1
         shown += [data[done:at], mask]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import tempfile
@@ -158,6 +159,73 @@ def test_status_check_and_deployment_of_what_serves_agree(shown: Shown) -> None:
 def run_of(shown: Shown, sha: str) -> object:
     ((generation,),) = shown.world.rows("SELECT generation FROM runs WHERE sha = %s", sha)
     return generation
+
+
+LEAKING = """
+[build]
+command = "python3 -u leak.py"
+[api]
+command = "python3 -u app.py"
+"""
+LEAK = """
+import base64, json, os, urllib.parse
+for key in ("STRIPE_KEY", "PASSPHRASE", "SENTRY"):
+    value = os.environ[key]
+    print(value, json.dumps(value), urllib.parse.quote(value), value[:15])
+    print(base64.b64encode(f"me:{value}".encode()).decode())
+print("DB_PASSWORD=hunter2hunter2 in", os.environ["MODE"], "at https://t0ken-w1thout-name@git.example.org/x")
+raise ValueError("bad key " + os.environ["STRIPE_KEY"] + " DB_TOKEN=hunter2hunter2")
+"""
+VALUES = {
+    "STRIPE_KEY": "sk/9f8Zq'2LmX7v",
+    "PASSPHRASE": "correct horse battery",
+    "SENTRY": "https://9f8Zq2LmX7v@o1.io/1",
+}
+
+
+def test_what_an_app_prints_of_its_values_leaves_the_host_by_no_way(shown: Shown) -> None:
+    world = shown.world
+    values = "".join(f"{key}={value}\n" for key, value in {**VALUES, "MODE": "production"}.items())
+    for slot in ("preview-1", "preview-2", "preview-3"):
+        (world.root / "etc" / f"app-{slot}.env").write_text(values)
+    world.author.git("checkout", "-q", "-B", "leaks", "main")
+    world.release("ok", f"Leaks {time.monotonic_ns()}")
+    (world.author.clone / "leak.py").write_text(LEAK)
+    (world.author.clone / "deploy.toml").write_text(LEAKING)
+    sha = world.author.commit("Leak")
+    world.author.git("push", "-q", "-f", "origin", "HEAD:refs/heads/leaks")
+    world.author.git("checkout", "-q", "main")
+    number = world.author.open_pull("leaks", "Leaks")
+    page = str(shown.await_check(sha, "failure", "oroboros/preview"))
+    world.author.await_status(
+        sha, "failure", slot="preview-1", says="exited with 1: ValueError: bad key [secret] DB_TOKEN="
+    )
+    run = str(run_of(shown, sha))
+    token = Path(str(world.stack["operator_token_file"])).read_text().strip()
+    api = httpx.Client(base_url=str(world.stack["api"]), headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+    ways = {
+        "status": str(shown.get(f"/commits/{sha}/statuses")),
+        "check": page,
+        "comment": shown.await_comment(number, "failed"),
+        "deployments": str(shown.get(f"/deployments?sha={sha}")),
+        "run": api.get(f"/api/runs/{run}").text,
+        "slots": api.get("/api/status").text,
+        "logs": world.command("logs", "--run", run).stdout,
+        "as JSON": world.command("logs", "--run", run, "--json").stdout,
+        "state": world.command("status").stdout,
+        "log": "".join(file.read_text() for file in (world.root / "artifacts" / "runs" / run).iterdir()),
+    }
+    api.close()
+    world.author.close_pull(number)
+    for way in ("status", "check", "run", "logs", "as JSON", "log"):
+        assert "bad key [secret]" in ways[way], way
+    assert "in production at" in ways["logs"]
+    told = [value for value in VALUES.values() if "://" not in value] + ["9f8Zq", "horse", "sk/9f", "sk%2F9f"]
+    told += [base64.b64encode(f"me:{value}".encode()).decode()[4:16] for value in VALUES.values() if "://" not in value]
+    for way, text in ways.items():
+        # What has only a form is masked where a log is read.
+        for secret in told if way == "log" else [*told, "hunter2", "t0ken"]:
+            assert secret not in text, (way, secret)
 
 
 def test_a_failed_build_shows_the_end_of_its_log_without_its_secrets(shown: Shown) -> None:

@@ -130,7 +130,7 @@ def test_what_is_no_secret_stays() -> None:
     secrets = SecretValues.of(
         {"API_KEY": "aB3dE5gH7jK9lM1nO3pQ", "MODE": "production", "PORT": "3000", "DEBUG": "true"}
     )
-    text = b"in production at 3000: true \xff\x00 " + b"f" * 40 + b" /srv/app/aB3dE5g.py\n" * 9
+    text = b"in production at 3000: true \xff\x00 " + b"f" * 40 + b" /srv/app/aB3dE5.py\n" * 9
     assert secrets.mask(text) == text
 
 
