@@ -87,5 +87,11 @@ def read_contents(folder: Path) -> dict[str, str]:
         with contextlib.suppress(OSError):
             if path.is_file() and not path.is_symlink():
                 with path.open("rb") as file:
-                    contents[name] = file.read(CONTENT_BYTES_MAX).decode("utf-8", "replace")
+                    contents[name] = _text(file.read(CONTENT_BYTES_MAX))
     return contents
+
+
+def _text(body: bytes) -> str:
+    """Return what a file says. `pip freeze > requirements.txt` in PowerShell writes UTF-16, which pip reads."""
+    is_utf_16 = body.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return body.decode("utf-16" if is_utf_16 else "utf-8-sig", "replace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from controller.doors.cli import main
@@ -90,6 +91,17 @@ def test_init_refuses_a_folder_inside_a_repository_where_nobody_would_read_the_f
     assert (code, str(tmp_path) in said, "root only" in said) == (3, True, True)
     assert not (tmp_path / "backend" / "deploy.toml").exists()
     assert init(tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_init_reads_files_that_were_saved_on_windows(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "Procfile").write_bytes("web: gunicorn shop:app\r\n".encode(encoding))
+    (tmp_path / "requirements.txt").write_bytes("gunicorn\r\n".encode(encoding))
+
+    assert init(tmp_path)[0] == 0
+    api = parse_recipe((tmp_path / "deploy.toml").read_bytes()).api
+    assert api is not None
+    assert api.command == (".venv/bin/gunicorn", "shop:app")
 
 
 def test_init_says_which_lines_of_a_procfile_are_not_run(tmp_path: Path) -> None:
