@@ -67,7 +67,24 @@ def test_plans_converge_in_bounded_ticks_and_then_are_empty(commits: tuple[Commi
     settled(host)
     assert host.tick() == ()
     host.elapse(10_000)
-    assert [step for step in host.tick() if type(step).__name__ != "Prune"] == []
+    assert [step for step in host.tick() if type(step).__name__ not in {"Prune", "DropBuild"}] == []
+
+
+def test_after_many_pushes_only_so_many_releases_and_builds_stay_as_retention_says() -> None:
+    many = 40
+    commits = tuple(Commit(number=number, content=number, recipe=BUILT_APP) for number in range(1, many + 1))
+    host = FakeHost(commits=commits)
+    for number in range(1, many + 1):
+        host.push(number)
+        settled(host)
+        # Longer than what is young stays: nothing but retention keeps a release.
+        host.elapse(1_000)
+        host.tick()
+        host.tick()
+    kept = host.policy.retention.keep
+    assert len(host.releases) <= kept + 2
+    assert len(host.builds) <= kept + 2
+    assert {tree for _, tree in host.builds} <= {release.tree for release in host.releases.values()}
 
 
 @given(commits=commit_sets(), story=stories())
