@@ -93,7 +93,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="a failed gate is not remembered",
         file=PLAN,
-        original="    if _blames(observed, run, verdict):\n        steps.append",
+        original="    if _blames(observed, run, verdict) and not is_of_queue(run.domain):\n        steps.append",
         replacement="    if False:\n        steps.append",
         caught_by=f"{WORLDS}::test_a_commit_that_fails_in_any_way_leaves_the_good_one_serving",
     ),
@@ -177,15 +177,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="the newest waiter is served first",
         file=SLOTS,
-        original="key=lambda number: (since.get(number, now), open_pulls[number].opened_at, number),",
-        replacement="key=lambda number: -number,",
+        original="waiting = sorted(eligible - held, key=began_to_wait)",
+        replacement="waiting = sorted(eligible - held, key=began_to_wait, reverse=True)",
         caught_by=f"{SLOT_RULES}::test_who_waits_longest_is_first_whatever_the_order_of_the_listing",
     ),
     Mutant(
         name="an incomplete listing ends leases",
         file=SLOTS,
-        original="        if observed.pulls_listed and lease.pull_request not in eligible | undecided:",
-        replacement="        if lease.pull_request not in eligible | undecided:",
+        original="        if observed.pulls_listed and _tenant(lease) not in eligible | undecided:",
+        replacement="        if _tenant(lease) not in eligible | undecided:",
         caught_by=f"{SLOT_RULES}::test_an_incomplete_listing_ends_nothing",
     ),
     Mutant(
