@@ -14,15 +14,17 @@ import re
 import subprocess
 import tempfile
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import IO, Final, Literal
 
 import pygit2
-from pygit2.enums import ConfigLevel, DeltaStatus, SortMode
+from pygit2.enums import ConfigLevel, DeltaStatus, ObjectType, SortMode
 
+from controller.decisions.tree_rules import changed_paths
 from controller.development.forge_shapes import DEFAULT_BRANCH, Changes, Commit, Signature
+from controller.model.errors import Failed
 
 Service = Literal["git-upload-pack", "git-receive-pack"]
 
@@ -30,6 +32,8 @@ GIT_TIMEOUT_S: Final = 300.0
 REQUEST_BYTES_MAX: Final = 1 << 30
 COMMITS_IN_PUSH_MAX: Final = 50
 FILES_IN_COMMIT_MAX: Final = 300
+#: With more files or folders that differ, neither files nor lines are counted.
+DIFFERING_MAX: Final = 10_000
 _PROTOCOL = re.compile(r"[a-z0-9=:]{1,64}\Z")
 
 _SETTINGS: Final = {
@@ -242,7 +246,7 @@ class GitRepository:
         try:
             ahead, _ = repository.ahead_behind(pygit2.Oid(hex=head), pygit2.Oid(hex=base))
             origin: pygit2.Oid | None = repository.merge_base(pygit2.Oid(hex=base), pygit2.Oid(hex=head))
-            if origin is None:
+            if origin is None or _is_vast(repository, origin, pygit2.Oid(hex=head)):
                 return Changes(commits=ahead)
             stats = repository.diff(origin, pygit2.Oid(hex=head)).stats
             return Changes(
@@ -285,6 +289,25 @@ def _find(repository: pygit2.Repository, sha: str) -> pygit2.Commit | None:
         return None
 
 
+def _is_vast(repository: pygit2.Repository, old: pygit2.Oid | None, new: pygit2.Oid) -> bool:
+    """Say whether more files or folders differ between two commits than are listed: libgit2 would go through all, and
+    a tree of few bytes may hold more than fit into memory."""
+    count = 0
+
+    def read_tree(tree: bytes) -> bytes:
+        nonlocal count
+        count += 1
+        return bytes(repository.read(pygit2.Oid(raw=tree))[1])
+
+    empty = repository.write(ObjectType.TREE, b"")
+    before, after = (empty if commit is None else repository[commit].peel(pygit2.Tree).id for commit in (old, new))
+    try:
+        found = changed_paths(before.raw, after.raw, read_tree=read_tree, paths_max=DIFFERING_MAX)
+    except Failed as error:
+        raise ValueError(error.message) from error
+    return max(count, len(found)) >= DIFFERING_MAX
+
+
 def _commit(repository: pygit2.Repository, commit: pygit2.Commit, *, files: bool) -> Commit:
     names: Mapping[DeltaStatus, list[str]] = {
         DeltaStatus.ADDED: [],
@@ -293,11 +316,12 @@ def _commit(repository: pygit2.Repository, commit: pygit2.Commit, *, files: bool
     }
     if files:
         try:
-            if commit.parent_ids:
-                diff = repository.diff(commit.parent_ids[0], commit.id)
-            else:
-                diff = commit.tree.diff_to_tree(swap=True)
-            for count, delta in enumerate(diff.deltas):
+            parent = commit.parent_ids[0] if commit.parent_ids else None
+            deltas: Iterable[pygit2.DiffDelta] = ()
+            if not _is_vast(repository, parent, commit.id):
+                diff = commit.tree.diff_to_tree(swap=True) if parent is None else repository.diff(parent, commit.id)
+                deltas = diff.deltas
+            for count, delta in enumerate(deltas):
                 if count >= FILES_IN_COMMIT_MAX:
                     break
                 side = delta.old_file if delta.status == DeltaStatus.DELETED else delta.new_file

@@ -6,12 +6,17 @@ import base64
 import gzip
 import time
 import uuid
+from pathlib import Path
 from urllib.parse import quote
 
 import httpx
+import pygit2
 import pytest
+from pygit2.enums import ObjectType
 
+from controller.development.forge_git import GitRepository
 from controller.development.forge_records import Records
+from controller.development.forge_shapes import Changes
 from controller.model.errors import Stalled
 from controller.model.names import parse_sha
 from controller.model.reports import WantedStatus
@@ -445,3 +450,24 @@ def test_clone_knows_the_file_of_the_token_but_not_the_token(forge: ForgeUnderTe
     clone.commit("Go on")
     clone.push()
     forge.token_file.write_text(CANARY + "\n")
+
+
+@pytest.mark.parametrize("leaf", [b"100644 f\0", b"40000 e\0"])
+def test_a_tree_that_holds_more_than_can_be_counted_is_not_gone_through(tmp_path: Path, leaf: bytes) -> None:
+    git = GitRepository(tmp_path, "app")
+    repository = pygit2.Repository(str(git.path))
+    inner = repository.write(*((ObjectType.BLOB, b"x") if leaf.startswith(b"100") else (ObjectType.TREE, b"")))
+    tree = repository.write(ObjectType.TREE, leaf + inner.raw)
+    ordinary = tree
+    for _ in range(12):
+        tree = repository.write(ObjectType.TREE, b"".join(b"40000 %d\0" % n + tree.raw for n in range(10)))
+    who = b"Kim <kim@example.org> 1700000000 +0000"
+    lines = b"author %s\ncommitter %s\n\nx\n" % (who, who)
+    base = repository.write(ObjectType.COMMIT, b"tree %s\n%s" % (str(ordinary).encode(), lines))
+    raw = b"tree %s\nparent %s\n%s" % (str(tree).encode(), str(base).encode(), lines)
+    head = repository.write(ObjectType.COMMIT, raw)
+
+    found = git.load_commit(str(head), files=True)
+    assert found is not None
+    assert (found.added, found.modified, found.removed) == ((), (), ())
+    assert git.changes(str(base), str(head)) == Changes(commits=1)
