@@ -457,7 +457,8 @@ def _plan_without_run(
 
 
 def retry_at(observed: Observed, slot: SlotObserved, wanted: Wanted) -> datetime:
-    """Return when this head may be tried (again): AT_ONCE, after a growing pause, or NEVER (a human must act).
+    """Return when this head may be tried (again): AT_ONCE, after a growing pause, or NEVER (a human must act; a repair
+    never waits for one).
 
     Only failures that were nobody's fault come here: a release's own failure quarantines its tree. Each commit has
     tries of its own, also one with the content of another: pushing again is a way to say "once more"."""
@@ -479,9 +480,9 @@ def retry_at(observed: Observed, slot: SlotObserved, wanted: Wanted) -> datetime
     if not failures or failures[0].ended_at is None:
         return AT_ONCE
     newest = failures[0]
-    if newest.state is RunState.STALLED or newest.reason in REFUSALS:
-        return NEVER
-    if len(failures) >= RETRIES_MAX and wanted.cause is not Cause.REPAIR:
+    gave_up = newest.state is RunState.STALLED or newest.reason in REFUSALS or len(failures) >= RETRIES_MAX
+    # What serves is not given up: a refusal was about going back from it, and without it nothing serves at all.
+    if gave_up and wanted.cause is not Cause.REPAIR:
         return NEVER
     pause_s = min(RETRY_CAP_S, RETRY_BASE_S * 2 ** (len(failures) - 1))
     return newest.ended_at + timedelta(seconds=pause_s) if newest.ended_at is not None else AT_ONCE

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from controller.decisions.explain import DOING
@@ -39,6 +39,8 @@ from tests.property.strategies import (
     EVERYTHING,
     HOLD_MAX_S,
     HOLDS,
+    NEW_SCHEMA,
+    OLD_SCHEMA,
     OUTSIDE,
     STOPS,
     Event,
@@ -50,6 +52,11 @@ from tests.property.strategies import (
 from tests.world import Behaviour, Commit, FakeHost, live_content, previews_served
 
 FIRST_PUSH = Event("push", commit=1)
+#: The second commit fails in its window, and its migration bars the way back to the first.
+NO_WAY_BACK = (
+    Commit(number=1, content=20, recipe=OLD_SCHEMA),
+    Commit(number=2, content=21, recipe=NEW_SCHEMA, behaviour=Behaviour.WINDOW_FAILS),
+)
 
 
 def settled(host: FakeHost) -> FakeHost:
@@ -458,6 +465,11 @@ def test_a_policy_that_follows_ends_where_the_branch_is(
     assert live_content(host) == host.commits[host.production].head.tree
 
 
+@example(
+    commits=NO_WAY_BACK,
+    before=[Event("wait", commit=8), Event("push", commit=2), Event("wait", commit=8)],
+    after=[Event("reboot"), Event("wait", commit=8), Event("reboot")],
+)
 @given(commits=commit_sets(), before=stories(), after=stories(*OUTSIDE, "kill", "reboot", "crash", "outage"))
 def test_nothing_new_serves_while_production_is_held(
     commits: tuple[Commit, ...], before: list[Event], after: list[Event]

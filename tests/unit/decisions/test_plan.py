@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from controller.decisions.plan import ATTEMPTS_MAX, NEVER, RETRIES_MAX, desired, plan_slot, retry_at
+from controller.decisions.plan import ATTEMPTS_MAX, NEVER, RETRIES_MAX, desired, plan_slot, repaired, retry_at
+from controller.model.config import DatedFreeze, Policy, Production
 from controller.model.names import JOB_NOT_PREPARED, MAIN, PRODUCTION, pull_request_domain
 from controller.model.nouns import HoldOrder, Override, ProcessFact, Retry, Run
 from controller.model.states import Cause, Outcome, ProcessState, RunState
@@ -33,7 +34,7 @@ from controller.model.steps import (
     SwitchBack,
     WipeSlot,
 )
-from controller.model.world import RECENT_RUNS_MAX, Activity, Hold, Observed, SlotObserved, Wanted
+from controller.model.world import RECENT_RUNS_MAX, Activity, HeadRefused, Hold, Observed, SlotObserved, Wanted
 from tests.builders import (
     BUILT_APP,
     DATABASE_APP,
@@ -193,6 +194,70 @@ class TestTriesAgain:
 
     def test_a_commit_that_killed_the_worker_is_not_tried_again(self) -> None:
         assert self.asked((run(2, 2, RunState.STALLED, ended_s=10),)) is None
+
+    @pytest.mark.parametrize(
+        "ended",
+        [
+            (run(2, 2, RunState.FAILED, reason="MigrationsDiffer", switched_s=5),),
+            (run(2, 2, RunState.STALLED, reason="WorkerDied", switched_s=5),),
+            # Starting it again has ended so too.
+            (
+                run(3, 2, RunState.FAILED, reason="MigrationsDiffer", cause=Cause.REPAIR, switched_s=30),
+                run(2, 2, RunState.FAILED, reason="MigrationsDiffer", switched_s=5),
+            ),
+            (
+                run(3, 2, RunState.STALLED, reason="WorkerDied", cause=Cause.REPAIR),
+                run(2, 2, RunState.FAILED, reason="MigrationsDiffer", switched_s=5),
+            ),
+        ],
+        ids=["not rolled back", "stalled", "not rolled back twice", "stalled as it was started again"],
+    )
+    @pytest.mark.parametrize("meanwhile", ["nothing", "hold", "freeze", "order refused", "moved by force"])
+    def test_what_serves_is_started_again_also_when_its_commit_was_given_up(
+        self, ended: tuple[Run, ...], meanwhile: str
+    ) -> None:
+        served = next(one for one in ended if one.switched_at is not None)
+        slot = replace(serving(served), recent_runs=(*ended, R1))
+        held_head = HeadRefused(reason="ForcePushed", message="held", keeps_accepted=True)
+        order = Override(
+            id=1,
+            slot=MAIN,
+            kind="deploy",
+            head=head(3),
+            ordered_at_head=sha(2),
+            accept_migrations=False,
+            actor="ann",
+            reason="",
+            at=at(0),
+        )
+        wall = [moment.replace(tzinfo=None) for moment in (at(0), at(2000))]
+        freeze = DatedFreeze(from_local=wall[0], until_local=wall[1], timezone="UTC", reason="x")
+        changes: dict[str, dict[str, Any]] = {
+            "nothing": {},
+            "hold": {"holds": (HoldOrder(id=8, slot=MAIN, fence=0, until=None, actor="ann", reason="x", at=at(0)),)},
+            "freeze": {"policy": Policy(production=Production(freeze=(freeze,)))},
+            "order refused": {"overrides": (order,), "order_refused": replace(held_head, is_pending=True)},
+            "moved by force": {"head_refused": held_head, "accepted_head": head(2), "production_head": head(3)},
+        }
+        bad = 2 if ended[-1].state is RunState.FAILED else None
+        runs = replace(world(slot, bad=bad), **changes[meanwhile])
+        assert plan(runs) == (), "it runs: nothing better may be switched to, and nothing is to be proven"
+        begun = one_begin(plan(runs, replace(slot, processes=())))
+        assert (begun.head.sha, begun.cause) == (sha(2), Cause.REPAIR)
+
+    def test_a_preview_that_was_given_up_and_is_held_is_started_again_too(self) -> None:
+        bad = run(9, 101, RunState.FAILED, slot=PREVIEW_1, fence=50, reason="MigrationsDiffer", switched_s=5)
+        seen = observed(serving(bad), pulls=(pull(1),), quarantined=(quarantined(101, domain=PR1),))
+        hold = HoldOrder(id=8, slot=PREVIEW_1, fence=50, until=None, actor="ann", reason="x", at=at(0))
+        seen = replace(seen, holds=(hold,))
+        assert plan(seen) == ()
+        assert one_begin(plan(seen, replace(serving(bad), processes=()))).cause is Cause.REPAIR
+
+    def test_what_ends_so_each_time_it_is_started_again_waits_longer_each_time(self) -> None:
+        served = run(2, 2, RunState.STALLED, reason="WorkerDied", switched_s=5, ended_s=10)
+        again = tuple(run(9 - k, 2, RunState.STALLED, cause=Cause.REPAIR, ended_s=900 - k) for k in range(3))
+        slot = replace(serving(served), recent_runs=(*again, served))
+        assert retry_at(world(slot), slot, repaired(served)) == at(900 + 16)
 
     def test_a_repair_goes_on_while_the_head_must_wait(self) -> None:
         repair = run(30, 1, cause=Cause.REPAIR, colour="b")
