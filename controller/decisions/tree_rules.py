@@ -7,6 +7,7 @@ repository of 771 bytes may say that it has 10^10 files. Refusing these is our j
    recurses, so that a deep tree costs a refusal and not a stack.
 2. Names are bytes. `.git` is refused in every spelling that some file system takes for it.
 3. A link names, by text alone, a file or folder of the same tree, through no other link, and no folder it lies in.
+   Where a build comes later, it may also name what that will make there.
 4. A refusal is `Failed`, with a stable reason and one sentence that names the path, made visible.
 
 Objects are read through injected callables; this module touches no disk.
@@ -45,6 +46,8 @@ _MODES: Final = {
 #: Judging a link costs its steps; these bound what a hostile tree can make us spend.
 LINK_BYTES_MAX: Final = 1023
 LINKS_MAX: Final = 10_000
+#: Of the links that are refused, so many characters of words about them.
+_LINKS_TOLD_CHARS_MAX: Final = 320
 #: Longer paths are not listed as changed. No policy lets one be checked out.
 _CHANGED_PATH_BYTES_MAX: Final = 4_000
 
@@ -235,8 +238,11 @@ def judge_tree(
     blob_size: Callable[[ObjectId], int],
     read_blob: Callable[[ObjectId], bytes],
     known: Mapping[ObjectId, Total] | None = None,
+    may_dangle: bool = False,
 ) -> TreePlan:
     """Return what to write for the tree `root`, or raise Failed with the first reason found not to.
+
+    `may_dangle`: a link may name what is not in the tree, as long as it stays inside: a build makes it later.
 
     Trees of `known` passed before and are not read again. Where there are links, nothing is taken as known: what a
     link names may lie anywhere.
@@ -244,10 +250,12 @@ def judge_tree(
     judged = _Judgement(limits, known or {}, read_tree=read_tree, blob_size=blob_size)
     total = judged.measure(root)
     if total.links and known:
-        return judge_tree(root, limits, read_tree=read_tree, blob_size=blob_size, read_blob=read_blob)
+        return judge_tree(
+            root, limits, read_tree=read_tree, blob_size=blob_size, read_blob=read_blob, may_dangle=may_dangle
+        )
     folders, met = _expand(root, judged.trees, read_link=_link_reader(read_blob, blob_size))
     if total.links:
-        _judge_links(folders)
+        _judge_links(folders, may_dangle=may_dangle)
     return TreePlan(folders=tuple(folders), known=tuple(met), total=total, totals=judged.totals)
 
 
@@ -504,16 +512,27 @@ def _expand(
     return folders, known
 
 
-def _judge_links(folders: list[PlannedFolder]) -> None:
-    """Raise Failed for the first link that a tree may not have."""
+def _judge_links(folders: list[PlannedFolder], *, may_dangle: bool) -> None:
+    """Raise Failed with all links that a tree may not have, the first few by name, under the reason of the first."""
     count = sum(len(folder.links) for folder in folders)
     if count > LINKS_MAX:
         raise Failed("TooManyLinks", f"the commit has {count:,} links; the limit is {LINKS_MAX:,}")
     files = {folder.path: frozenset(file.name for file in folder.files) for folder in folders}
     links = {folder.path: frozenset(link.name for link in folder.links) for folder in folders}
+    first: Failed | None = None
+    told: list[str] = []
+    refused = 0
     for folder in folders:
         for link in folder.links:
-            _judge_link(folder.path, link, files=files, links=links)
+            try:
+                _judge_link(folder.path, link, files=files, links=links, may_dangle=may_dangle)
+            except Failed as error:
+                first, refused = first or error, refused + 1
+                if not told or sum(map(len, told)) + len(error.message) <= _LINKS_TOLD_CHARS_MAX:
+                    told.append(error.message)
+    if first is not None:
+        more = f"; and {refused - len(told):,} more links" if refused > len(told) else ""
+        raise Failed(first.reason, "; ".join(told) + more)
 
 
 def _judge_link(
@@ -522,8 +541,10 @@ def _judge_link(
     *,
     files: dict[bytes, frozenset[bytes]],
     links: dict[bytes, frozenset[bytes]],
+    may_dangle: bool,
 ) -> None:
-    """Raise Failed unless `link`, in the folder `path`, names a file or folder of the same tree by its text alone."""
+    """Raise Failed unless `link`, in the folder `path`, names a file or folder of the same tree by its text alone; with
+    `may_dangle`, one that is not there does too."""
     where = f"{_join(path, link.name)} is a link to {visible(link.target)}"
     if link.target.startswith(b"/"):
         raise Failed("LinkAbsolute", f"{where}, an absolute path; links must stay inside the repository")
@@ -547,9 +568,21 @@ def _judge_link(
         if b"/".join(parts) in files:
             continue
         if step not in files[here]:
+            if may_dangle:
+                _judge_rest(parts, steps[index + 1 :], where)
+                return
             raise Failed("LinkDangling", f"{where}, which is not in the repository")
         if index + 1 < len(steps):
             raise Failed("LinkDangling", f"{where}, which takes a file for a folder")
         return
     if own[: len(parts)] == parts:
         raise Failed("LinkToItself", f"{where}, a folder that it lies in itself")
+
+
+def _judge_rest(parts: list[bytes], steps: list[bytes], where: str) -> None:
+    """Raise Failed if the rest of a link's steps, from a folder that is not there yet, leads out of the tree."""
+    depth = len(parts)
+    for step in steps:
+        depth += {b"": 0, b".": 0, b"..": -1}.get(step, 1)
+        if depth < 0:
+            raise Failed("LinkLeavesTree", f"{where}, which leaves the repository")

@@ -15,15 +15,17 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from controller.decisions.assets import may_be_served
 from controller.decisions.tree_rules import visible
 from controller.disk import opened_folder, remove_tree, sync_files, sync_folder
 from controller.failpoints import failpoint
@@ -41,6 +43,13 @@ _FOLDER_MODE: Final = 0o755
 #: Begins the name of a build that was taken out of use.
 _SET_ASIDE: Final = ".gone-"
 _DIGEST_END: Final = 1 << 256
+#: Programs that a link in a build may name: interpreters, by the names under which systems install them.
+_INTERPRETER: Final = re.compile(
+    rb"(?:python|pypy|node|nodejs|deno|bun|ruby|jruby|php|perl|lua|luajit|java|erl|escript|elixir|dotnet|guile|tclsh"
+    rb"|Rscript|R|bash|dash|sh|env)[0-9.]*(?:-config)?"
+)
+_LINK_HINT: Final = "; make it a copy, or a link to something inside the build"
+_PROBLEMS_NAMED_MAX: Final = 4
 #: Of what was changed, so many are named.
 _NAMED_MAX: Final = 20
 _NO_CLONE: Final = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM)
@@ -103,12 +112,19 @@ def fill_for_build(release: Path, destination: Path) -> None:
         raise _disk_at_fault(error, f"{destination} could not be made") from error
 
 
-def walk_build(path: Path) -> Built:
-    """Judge what a build made; Failed when a link leaves it, or anything is neither file, folder nor link.
+def walk_build(path: Path, *, served: str | None = ".") -> Built:
+    """Judge what a build made; Failed with all that is wrong with it, the first few by name.
 
-    A link to an absolute path inside the build is well, since a build never moves. One that names nothing is too.
+    A link is judged where it is used. `served` is the folder whose files go to visitors (None: none do): what is served
+    never leads out of the build. Elsewhere a link may also name an interpreter of the host, as those of a virtual
+    environment do. A link to an absolute path inside the build is well, since a build never moves. One that names
+    nothing is too.
     """
     top = os.fsencode(path)
+    # A build that asks where it is may be told another name of the same folder.
+    tops = (top, os.path.realpath(top))
+    shown = _served_folder(top, served)
+    problems = _Problems()
     files = total_bytes = entries = 0
     #: Inodes of files that have several names: each counts once.
     counted: set[int] = set()
@@ -121,7 +137,7 @@ def walk_build(path: Path) -> Built:
                 raise Failed("BuildTooDeep", f"the build nests folders more than {DEPTH_MAX} deep")
             mode = thing.status.st_mode
             if stat.S_ISLNK(mode):
-                _judge_link(top, thing.path)
+                problems.add(_judge_link(tops, thing.path, is_served=_is_served(thing.path, shown)))
             elif stat.S_ISREG(mode):
                 files += 1
                 if thing.status.st_nlink == 1 or thing.status.st_ino not in counted:
@@ -129,19 +145,42 @@ def walk_build(path: Path) -> Built:
                 if thing.status.st_nlink > 1:
                     counted.add(thing.status.st_ino)
             elif not stat.S_ISDIR(mode):
-                raise Failed("BuildHasSpecialFile", f"the build made {visible(thing.path)}, a device, pipe or socket")
+                problems.add(Failed("BuildHasSpecialFile", f"{visible(thing.path)}, a device, pipe or socket"))
             if not stat.S_ISLNK(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
-                raise Failed("BuildHasSetuid", f"the build made {visible(thing.path)} set-uid or set-gid")
+                problems.add(Failed("BuildHasSetuid", f"{visible(thing.path)} set-uid or set-gid"))
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise Failed("BuildTooDeep", "the build made a path that is longer than the system allows") from error
         raise _disk_at_fault(error, f"{path} could not be read") from error
+    problems.refuse()
     return Built(files=files, bytes=total_bytes)
 
 
-def seal_build(path: Path) -> Built:
-    """Judge a build, sync it, and write its marker, last. Safe to repeat."""
-    built = walk_build(path)
+@dataclass(slots=True)
+class _Problems:
+    """What is wrong with a build: how much, and the first few."""
+
+    count: int = 0
+    first: list[Failed] = field(default_factory=list)
+
+    def add(self, problem: Failed | None) -> None:
+        if problem is not None:
+            self.count += 1
+            self.first += [problem] * (len(self.first) < _PROBLEMS_NAMED_MAX)
+
+    def refuse(self) -> None:
+        """Raise Failed under the first reason, if there is a problem."""
+        if not self.first:
+            return
+        told = "; ".join(problem.message for problem in self.first)
+        more = f"; and {self.count - len(self.first):,} more" if self.count > len(self.first) else ""
+        hint = _LINK_HINT if any(problem.reason == "BuildLinkLeaves" for problem in self.first) else ""
+        raise Failed(self.first[0].reason, f"the build made {told}{more}{hint}")
+
+
+def seal_build(path: Path, *, served: str | None = ".") -> Built:
+    """Judge a build as `walk_build` does, sync it, and write its marker, last. Safe to repeat."""
+    built = walk_build(path, served=served)
     if is_sealed(path):
         return built
     top = os.fsencode(path)
@@ -294,19 +333,43 @@ def _walk(top: bytes) -> Iterator[_Thing]:
                     pending.append(thing.path)
 
 
-def _judge_link(top: bytes, path: bytes) -> None:
-    """Raise Failed when following the link at `path` ever leaves `top`."""
+def _served_folder(top: bytes, served: str | None) -> bytes | None:
+    """Return the folder that is served by its path below `top`, b"" for the top itself, None for none.
+
+    It may be a link to another folder of the build (`dist -> .output/public`); Failed when it leads out of it."""
+    if served is None:
+        return None
+    real, folder = os.path.realpath(top), os.path.realpath(os.path.join(top, os.fsencode(served)))
+    if folder != real and not folder.startswith(real + b"/"):
+        raise Failed("BuildLinkLeaves", f"[web] static: the build made {visible(os.fsencode(served))} lead out of it")
+    return folder[len(real) :].lstrip(b"/")
+
+
+def _is_served(path: bytes, served: bytes | None) -> bool:
+    """Say whether visitors get what lies at `path`: it is below the served folder, and not hidden there."""
+    if served is None:
+        return False
+    inside = served + b"/" if served else b""
+    return path.startswith(inside) and may_be_served(os.fsdecode(path[len(inside) :]))
+
+
+def _judge_link(tops: tuple[bytes, bytes], path: bytes, *, is_served: bool) -> Failed | None:
+    """Return what is wrong with the link at `path`; None when it is well.
+
+    `tops` are the build's folder, by the name that we give it and by its real one."""
+    top = tops[0]
     parts = path.split(b"/")
     #: Where we are, below top, with no link in it; and the steps still to take.
     here, steps = parts[:-1], [parts[-1]]
-    followed = 0
+    followed, target = 0, b""
     while steps:
         step = steps.pop(0)
         if step in (b"", b"."):
             continue
         if step == b"..":
             if not here:
-                raise _leaves(path)
+                outside = os.path.normpath(b"/".join([top, b"..", *steps]))
+                return _leaves(path, target, outside, top, is_served=is_served)
             here.pop()
             continue
         at = b"/".join([top, *here, step])
@@ -317,19 +380,36 @@ def _judge_link(top: bytes, path: bytes) -> None:
             continue
         followed += 1
         if followed > _LINK_STEPS_MAX:
-            raise Failed("BuildLinkEndless", f"the build made {visible(path)}, a link that leads nowhere")
+            if not is_served:
+                return None  # it leads nowhere, and nobody is sent there
+            return Failed("BuildLinkEndless", f"{visible(path)}, a link that leads nowhere")
         if target.startswith(b"/"):
-            if target != top and not target.startswith(top + b"/"):
-                raise _leaves(path, target)
-            here, target = [], target[len(top) :]
+            inside = next((name for name in tops if target == name or target.startswith(name + b"/")), None)
+            if inside is None:
+                return _leaves(path, target, os.path.normpath(b"/".join([target, *steps])), top, is_served=is_served)
+            here, target = [], target[len(inside) :]
         steps = target.split(b"/") + steps
+    return None
 
 
-def _leaves(path: bytes, target: bytes | None = None) -> Failed:
-    shown = "" if target is None else f" (to {visible(target)})"
-    return Failed(
-        "BuildLinkLeaves",
-        f"the build made {visible(path)}, a link that leaves it{shown}; copy instead (python -m venv --copies)",
+def _leaves(path: bytes, target: bytes, outside: bytes, top: bytes, *, is_served: bool) -> Failed | None:
+    """Return what is wrong with a link that leaves the build for the absolute path `outside`."""
+    if not is_served and _is_host_interpreter(outside, top):
+        return None
+    where = " and would be served" if is_served else ""
+    return Failed("BuildLinkLeaves", f"{visible(path)}, a link that leaves it (to {visible(target)}){where}")
+
+
+def _is_host_interpreter(path: bytes, top: bytes) -> bool:
+    """Say whether a path is a program of the host that runs others' code: by its name, in a folder of programs, there,
+    and not in a folder of ours, where it is another slot's or does not outlive the build."""
+    folder, _, name = path.rpartition(b"/")
+    ours = os.path.realpath(os.path.join(top, b"../../.."))
+    return (
+        _INTERPRETER.fullmatch(name) is not None
+        and folder.rpartition(b"/")[2] in (b"bin", b"sbin")
+        and not os.path.realpath(path).startswith(ours + b"/")
+        and os.access(path, os.X_OK)
     )
 
 

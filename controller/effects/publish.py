@@ -101,9 +101,9 @@ class Problem:
 
 
 def publish_release(
-    source: Source, layout: Layout, sha: Sha, *, limits: TreeLimits, neighbour: Sha | None
+    source: Source, layout: Layout, sha: Sha, *, limits: TreeLimits, neighbour: Sha | None, is_built: bool = False
 ) -> PublishedRelease:
-    """Make `releases/<sha>` be the commit's tree, durable.
+    """Make `releases/<sha>` be the commit's tree, durable. `is_built`: a build may make later what links name.
 
     Failed when the tree may not be written: then nothing was. Unavailable when the mirror or the disk is at fault: then
     `releases/` is as it was. Safe to repeat, also while another does the same: what is there already is kept, and one
@@ -120,7 +120,7 @@ def publish_release(
         # Whole, since it has its name, but its manifest was lost.
         return _restore(source, layout, head, limits)
     known = _load_manifest(layout, neighbour) if neighbour is not None and neighbour != sha else _Manifest.empty()
-    return _write_release(source, layout, head, limits, known, neighbour=neighbour, replace=False)
+    return _write_release(source, layout, head, limits, known, neighbour=neighbour, replace=False, is_built=is_built)
 
 
 def repair_release(source: Source, layout: Layout, sha: Sha, *, limits: TreeLimits) -> tuple[Problem, ...]:
@@ -150,7 +150,7 @@ def _restore(source: Source, layout: Layout, head: Head, limits: TreeLimits) -> 
 def _restore_manifest(source: Source, layout: Layout, head: Head) -> PublishedRelease:
     """Write the manifest of a release that was just found whole."""
     with source.objects() as objects:
-        plan = _judge(objects, head.tree, _UNLIMITED, _Manifest.empty())
+        plan = _judge(objects, head.tree, _UNLIMITED, _Manifest.empty(), may_dangle=True)
     top = os.fsencode(layout.release(head.sha)) + b"/"
     lines: list[bytes] = []
     try:
@@ -179,11 +179,13 @@ def _write_release(
     *,
     neighbour: Sha | None,
     replace: bool,
+    is_built: bool = False,
 ) -> PublishedRelease:
     """Judge, write, sync and rename; with `replace`, what has the name already is moved out of the way."""
     sha = head.sha
     with source.objects() as objects:
-        plan = _judge(objects, head.tree, limits, known)
+        # What has the name already was let in, and by what rules it was is settled.
+        plan = _judge(objects, head.tree, limits, known, may_dangle=is_built or replace)
     try:
         os.makedirs(layout.releases, exist_ok=True)
         with _temporary(layout, sha, spare=_spare(layout, neighbour) if known.files else None) as (path, is_spare):
@@ -349,7 +351,7 @@ def verify_release(source: Source, layout: Layout, sha: Sha) -> tuple[Problem, .
     if head is None:
         raise Unavailable("CommitMissing", f"the mirror does not hold the commit {sha}")
     with source.objects() as objects:
-        plan = _judge(objects, head.tree, _UNLIMITED, _Manifest.empty())
+        plan = _judge(objects, head.tree, _UNLIMITED, _Manifest.empty(), may_dangle=True)
     top = os.fsencode(layout.release(sha))
     problems: list[Problem] = []
     children: dict[bytes, set[bytes]] = {}
@@ -393,7 +395,7 @@ _UNLIMITED: Final = TreeLimits(
 )
 
 
-def _judge(objects: Objects, tree: TreeId, limits: TreeLimits, known: _Manifest) -> TreePlan:
+def _judge(objects: Objects, tree: TreeId, limits: TreeLimits, known: _Manifest, *, may_dangle: bool) -> TreePlan:
     return judge_tree(
         bytes.fromhex(tree),
         limits,
@@ -401,6 +403,7 @@ def _judge(objects: Objects, tree: TreeId, limits: TreeLimits, known: _Manifest)
         blob_size=objects.blob_size,
         read_blob=objects.read_blob,
         known=known.totals,
+        may_dangle=may_dangle,
     )
 
 

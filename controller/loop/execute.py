@@ -331,13 +331,14 @@ class Hands:
         if neighbour is None:
             main = observed.slot(MAIN).live
             neighbour = main.release if main is not None else None
-        limits = observed.policy.limits
+        limits, recipe = observed.policy.limits, observed.slot(step.slot).recipe
+        is_built = recipe is not None and recipe.build is not None
 
         def work() -> None:
             began_at = self.clock()
             try:
                 published = publish_release(
-                    self.open_mirror(), self.layout, step.release, limits=limits, neighbour=neighbour
+                    self.open_mirror(), self.layout, step.release, limits=limits, neighbour=neighbour, is_built=is_built
                 )
             except OroborosError as error:
                 self._record_failure("checkout", step.slot, step.generation, step.release, error)
@@ -614,7 +615,7 @@ class Hands:
 
         def work() -> None:
             try:
-                seal_build(base)
+                seal_build(base, served=recipe.web.static if recipe.web is not None else None)
             except OroborosError as error:
                 self._record_failure("checkout", step.slot, step.generation, step.release, error)
 

@@ -70,6 +70,10 @@ def process_environment(
     Home is not the release's folder if there is another: what apps cache there would be files that git does not have.
     """
     modes = {name: mode for name, mode in MODES.items() if not (is_build and name in NOT_OF_BUILDS)}
+    if is_build:
+        # What uv fetches stays with the build, and its virtual environment's links lead to nothing that goes away
+        # (https://docs.astral.sh/uv/reference/environment/, UV_PYTHON_INSTALL_DIR).
+        modes["UV_PYTHON_INSTALL_DIR"] = f"{working_directory}/.uv-python"
     commit = values.get("OROBOROS_RELEASE")
     known = {} if commit is None else dict.fromkeys(COMMIT_NAMES, commit)
     if "OROBOROS_BRANCH" in values:

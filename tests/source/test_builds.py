@@ -206,6 +206,110 @@ def test_links_that_stay_inside_are_well_however_they_say_it(build: Path) -> Non
     assert walk_build(build).files == 2
 
 
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """Interpreters of a host, outside of everything of ours."""
+    made = tmp_path / "host/opt/cpython-3.12/bin"
+    made.mkdir(parents=True)
+    for name in ("python3.12", "node", "secret"):
+        (made / name).write_text("#!/bin/sh\n")
+        (made / name).chmod(0o755)
+    (made.parent / "node").write_text("no program")
+    return made
+
+
+def venv(build: Path, python: Path, *, name: str = ".venv") -> None:
+    """The links that venv, virtualenv, uv and poetry make."""
+    (build / name / "bin").mkdir(parents=True)
+    (build / name / "lib").mkdir()
+    (build / name / "lib64").symlink_to("lib")
+    (build / name / "bin/python").symlink_to(python)
+    (build / name / "bin/python3").symlink_to("python")
+    (build / name / "bin/python3.12").symlink_to(build / name / "bin/python3")
+
+
+@pytest.mark.parametrize(
+    ("served", "name"), [(None, "venv"), ("public", "venv"), ("public", ".venv"), (".", ".venv"), ("src", ".tools")]
+)
+def test_a_virtual_environment_that_is_not_served_may_name_an_interpreter_of_the_host(
+    build: Path, tools: Path, served: str | None, name: str
+) -> None:
+    (build / "public").mkdir()
+    venv(build, tools / "python3.12", name=name)
+    (build / "by-dots").symlink_to(os.path.relpath(tools / "node", build)) if served != "." else None
+    seal_build(build, served=served)
+    assert is_sealed(build)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda build, tools: venv(build, tools / "python3.12", name="public/venv"),
+        lambda build, tools: (build / "public/python3").symlink_to(tools / "python3.12"),
+        lambda build, tools: ((build / "a").symlink_to(tools / "node"), (build / "public/b").symlink_to("../a")),
+        lambda build, tools: (build / "a").symlink_to(tools / "secret"),
+        lambda build, tools: (build / "a").symlink_to(tools / "../node"),
+        lambda build, tools: (build / "a").symlink_to(tools / "python3.13"),
+        lambda build, tools: (build / "a").symlink_to(tools.parent),
+        lambda build, _: (build / "a").symlink_to("/etc/passwd"),
+        lambda build, _: another_slots(build),
+    ],
+)
+def test_what_is_served_leaves_no_build_and_elsewhere_only_interpreters_are_named(
+    build: Path, tools: Path, make: Callable[[Path, Path], object]
+) -> None:
+    (build / "public").mkdir()
+    make(build, tools)
+    with pytest.raises(Failed) as caught:
+        seal_build(build, served="public")
+    assert caught.value.reason == "BuildLinkLeaves"
+
+
+def another_slots(build: Path) -> None:
+    other = build.parents[1] / "pr-2/made/bin/python3"
+    other.parent.mkdir(parents=True)
+    other.write_text("#!/bin/sh\n")
+    other.chmod(0o755)
+    (build / "a").symlink_to(other)
+
+
+def test_a_served_folder_may_be_a_link_inside_the_build_and_is_judged_where_it_lies(build: Path, tools: Path) -> None:
+    (build / ".output/public").mkdir(parents=True)
+    (build / "dist").symlink_to(".output/public")
+    seal_build(build, served="dist")
+    remove_build_marker(build)
+    (build / ".output/public/python3").symlink_to(tools / "python3.12")
+    with pytest.raises(Failed, match="would be served"):
+        seal_build(build, served="dist")
+    (build / "dist").unlink()
+    (build / "dist").symlink_to(tools)
+    with pytest.raises(Failed, match="BuildLinkLeaves"):
+        seal_build(build, served="dist")
+
+
+def remove_build_marker(build: Path) -> None:
+    build_marker(build).unlink()
+
+
+def test_a_build_under_a_root_that_is_a_link_may_name_itself_by_either_path(store: Store, build: Path) -> None:
+    root = store.layout.root
+    (root.parent / "linked").symlink_to(root)
+    named = root.parent / "linked" / build.relative_to(root)
+    venv(build, build / "build.sh")
+    (build / "again").symlink_to(named / "src/a")
+    assert walk_build(named).files == 2
+
+
+def test_all_that_is_wrong_with_a_build_is_told_at_once(build: Path) -> None:
+    for number in range(9):
+        (build / f"out{number}").symlink_to("/etc/passwd")
+    pipe(build)
+    with pytest.raises(Failed) as caught:
+        seal_build(build)
+    assert caught.value.message.count("a link that leaves it (to /etc/passwd)") + ("pipe" in caught.value.message) == 4
+    assert "and 6 more" in caught.value.message
+
+
 CHILD = """
 import os, signal, sys
 from pathlib import Path

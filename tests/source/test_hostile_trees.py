@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
 from controller.decisions.tree_rules import changed_paths
-from controller.effects.publish import publish_release
+from controller.effects.publish import publish_release, repair_release, verify_release
 from controller.model.config import TreeLimits
 from controller.model.errors import Failed
 from controller.model.names import Sha
@@ -66,6 +67,51 @@ def test_link_is_refused(store: Store, target: bytes, reason: str) -> None:
     )
     error = refusal(store, tree)
     assert (error.reason, "link" in error.message) == (reason, True)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (b"nowhere", ""),
+        (b"nowhere/app/public", ""),
+        (b"folder/made/later", ""),
+        (b"../nowhere", "LinkLeavesTree"),
+        (b"nowhere/../../outside", "LinkLeavesTree"),
+        (b"/var/nowhere", "LinkAbsolute"),
+        (b"other/nowhere", "LinkChained"),
+        (b"file/x", "LinkDangling"),
+    ],
+)
+def test_where_a_build_comes_later_a_link_may_name_what_it_makes_in_the_tree(
+    store: Store, target: bytes, reason: str
+) -> None:
+    tree = store.tree(
+        (FILE, b"file", store.blob(b"x")),
+        (FOLDER, b"folder", store.tree((FILE, b"x", store.blob(b"x")))),
+        (LINK, b"link", store.blob(target)),
+        (LINK, b"other", store.blob(b"folder")),
+    )
+    sha = store.commit(tree)
+    if reason:
+        with pytest.raises(Failed, match=f"^{reason}: "):
+            publish_release(store.mirror, store.layout, sha, limits=LIMITS, neighbour=None, is_built=True)
+        return
+    publish_release(store.mirror, store.layout, sha, limits=LIMITS, neighbour=None, is_built=True)
+    assert (store.layout.release(sha) / "link").readlink() == Path(target.decode())
+    assert verify_release(store.mirror, store.layout, sha) == ()
+    (store.layout.release(sha)).chmod(0o755)
+    (store.layout.release(sha) / "link").unlink()
+    repair_release(store.mirror, store.layout, sha, limits=LIMITS)
+    assert verify_release(store.mirror, store.layout, sha) == ()
+
+
+def test_all_links_that_are_refused_are_told_at_once(store: Store) -> None:
+    links = [(LINK, b"a%03d" % k, store.blob(b"nowhere" if k % 2 else b"/etc/passwd")) for k in range(40)]
+    error = refusal(store, store.tree(*links))
+    assert error.reason == "LinkAbsolute"
+    assert "a000" in error.message
+    assert "a001 is a link to nowhere" in error.message
+    assert "more links" in error.message
 
 
 def test_link_from_a_folder_to_the_folder_above_is_refused_as_endless(store: Store) -> None:
