@@ -94,6 +94,8 @@ _OPEN_HOLDS: LiteralString = (
     " AND (until IS NULL OR until > now() - interval '1 hour')"
     " AND (fence = 0 OR EXISTS (SELECT 1 FROM leases l WHERE l.fence = holds.fence AND l.ended_at IS NULL)) ORDER BY id"
 )
+#: A pull request that comes back waits so long, at most, until its last lease is wiped.
+WIPE_WAITED_FOR_S = 600.0
 
 
 class LostEpoch(Stalled):
@@ -950,12 +952,28 @@ class Store:
         self, slot: SlotName, pull_request: int, *, in_queue: bool = False, now: datetime, expires_at: datetime
     ) -> int | None:
         """Give the slot to the pull request, or to its entry in the merge queue; return the fence, or None if either
-        is taken (another tick was first)."""
+        is taken (another tick was first).
+
+        None as well while its last lease, in whichever slot, is not wiped: the wipe removes all that was built of the
+        pull request, and so would remove a build of this lease while it runs."""
         with self._transaction(fenced=True) as connection:
             row = connection.execute(
                 "INSERT INTO leases (repository_id, host, slot, pull_request, in_queue, claimed_at, expires_at)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING fence",
-                [self._id(), self._host, slot, pull_request, in_queue, now, expires_at],
+                " SELECT %(r)s, %(host)s, %(slot)s, %(pull)s, %(in_queue)s, %(now)s, %(expires_at)s WHERE NOT EXISTS"
+                " (SELECT 1 FROM leases l JOIN slots s ON s.host = l.host AND s.name = l.slot"
+                "  WHERE l.repository_id = %(r)s AND l.host = %(host)s AND l.pull_request = %(pull)s"
+                "  AND l.in_queue = %(in_queue)s AND l.ended_at > %(wiped_by)s AND s.wiped_fence < l.fence)"
+                " ON CONFLICT DO NOTHING RETURNING fence",
+                {
+                    "r": self._id(),
+                    "host": self._host,
+                    "slot": slot,
+                    "pull": pull_request,
+                    "in_queue": in_queue,
+                    "now": now,
+                    "expires_at": expires_at,
+                    "wiped_by": now - timedelta(seconds=WIPE_WAITED_FOR_S),
+                },
             ).fetchone()
             if row is None:
                 return None

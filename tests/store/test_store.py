@@ -374,6 +374,18 @@ def test_a_verdict_counts_only_for_the_very_run_and_release(store: Store) -> Non
     assert after == (mine,)
 
 
+def test_a_pull_request_that_comes_back_waits_until_its_last_lease_is_wiped(store: Store) -> None:
+    one, two = preview_slot(1), preview_slot(2)
+    before = store.claim_slot(one, 7, now=NOW, expires_at=LATER)
+    assert before is not None
+    store.end_lease(before, reason="closed", now=NOW)
+
+    assert store.claim_slot(two, 7, now=NOW, expires_at=LATER) is None
+    assert store.claim_slot(two, 8, now=NOW, expires_at=LATER) is not None
+    store.record_wiped(one, before)
+    assert store.claim_slot(one, 7, now=NOW, expires_at=LATER) is not None
+
+
 def test_the_first_verdict_of_a_kind_counts(store: Store) -> None:
     generation = begin(store)
     assert generation is not None
