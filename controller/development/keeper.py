@@ -35,9 +35,7 @@ from controller.start_failure import EXIT_NOT_STARTED, execute_program
 
 LOG_BYTES_MAX = 8 << 20
 LOG_CUT_LINE = b"oroboros: older lines were cut\n"
-#: A log that grows by so much between two looks is looked at more often.
-LOG_FAST_BYTES = 1 << 20
-FAST_LOOK_S, LOOK_EVERY_S = 0.01, 0.25
+LOOK_EVERY_S = 0.25
 #: Of what an app left behind, from TERM to KILL.
 LEFTOVER_GRACE_S = 1.0
 #: Of a job that ran into its limit.
@@ -196,10 +194,10 @@ def run(order: Order, mark: str, log_fd: int) -> tuple[int, bool]:
     if child == 0:
         become(order, environment, written)
     os.close(written)
-    log = threading.Thread(target=pass_on, args=(output, partial(write_all, log_fd), SecretValues.of(environment)))
+    log = threading.Thread(target=pass_on, args=(output, partial(append, log_fd), SecretValues.of(environment)))
     log.daemon = True
     log.start()
-    ended = wait_for_all(child, mark, order.time_limit_s, log_fd)
+    ended = wait_for_all(child, mark, order.time_limit_s)
     # All that could write has ended, so what it wrote is soon read.
     log.join(LOG_WITHIN_S)
     return ended
@@ -273,21 +271,19 @@ def drop_powers(profile: Profile) -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
-def wait_for_all(child: int, mark: str, limit_s: float | None, log_fd: int) -> tuple[int, bool]:
+def wait_for_all(child: int, mark: str, limit_s: float | None) -> tuple[int, bool]:
     """Wait until the app and everything that it left behind has ended; return its exit code and whether it was killed
     for its time. What an app leaves behind is ended with it."""
     deadline = None if limit_s is None else time.monotonic() + limit_s
     code: int | None = None
     timed_out = False
     kill_at: float | None = None
-    log_bytes = 0
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             strays = marked_processes(mark) - {os.getpid()}
             if not strays:
-                bound_log(log_fd)
                 return EXIT_NOT_STARTED if code is None else code, timed_out
             send(strays, signal.SIGKILL)
             time.sleep(STRAY_LOOK_S)
@@ -304,8 +300,7 @@ def wait_for_all(child: int, mark: str, limit_s: float | None, log_fd: int) -> t
             send(descendants(os.getpid()), signal.SIGTERM)
         if kill_at is not None and now >= kill_at:
             send(descendants(os.getpid()) | (marked_processes(mark) - {os.getpid()}), signal.SIGKILL)
-        before, log_bytes = log_bytes, bound_log(log_fd)
-        pause_s = FAST_LOOK_S if log_bytes - before > LOG_FAST_BYTES else LOOK_EVERY_S
+        pause_s = LOOK_EVERY_S
         if kill_at is not None:
             pause_s = STRAY_LOOK_S
         elif deadline is not None:
@@ -313,16 +308,19 @@ def wait_for_all(child: int, mark: str, limit_s: float | None, log_fd: int) -> t
         signal.sigtimedwait({signal.SIGCHLD}, max(0.0, pause_s))  # returns at once when a child ends
 
 
-def bound_log(log_fd: int) -> int:
-    """Cut a log that has grown too large: about its newest half stays. Return its size."""
-    try:
+def append(log_fd: int, data: bytes) -> None:
+    """Write to a log and keep it bounded. Whoever writes also cuts: nothing is written while the log is being cut."""
+    write_all(log_fd, data)
+    bound_log(log_fd)
+
+
+def bound_log(log_fd: int) -> None:
+    """Cut a log that has grown too large: about its newest half stays."""
+    with contextlib.suppress(OSError):
         size = os.fstat(log_fd).st_size
         if size <= LOG_BYTES_MAX:
-            return size
+            return
         kept = os.pread(log_fd, LOG_BYTES_MAX // 2, size - LOG_BYTES_MAX // 2)
         os.ftruncate(log_fd, 0)
         # Appended, as the app's own writes are: none is written over.
         os.write(log_fd, LOG_CUT_LINE + kept.partition(b"\n")[2])
-        return os.fstat(log_fd).st_size
-    except OSError:
-        return 0

@@ -32,11 +32,13 @@ def runtime(short_dir: Path) -> Iterator[EmbeddedRuntime]:
     with subprocess.Popen(
         [*command, "--socket", str(short_dir / "s"), "--state", str(short_dir / "state")], cwd=CHECKOUT
     ) as process:
-        runtime.watch(rung.set)
-        assert rung.wait(15)
-        yield runtime
-        process.terminate()
-        process.wait(20)
+        try:
+            runtime.watch(rung.set)
+            assert rung.wait(60)
+            yield runtime
+        finally:
+            process.terminate()
+            process.wait(20)
 
 
 def judge(runtime: EmbeddedRuntime, folder: Path, *argv: str, port: int, start_timeout_s: float = 15.0) -> Verdict:
