@@ -537,7 +537,7 @@ def test_after_five_thousand_requests_all_goes_on_when_the_hour_ends_with_what_m
         send_status(forge, outgoing)
         sent.append(outgoing.wanted.sha)
 
-    reporter = Reporter(world.store, {"status": send}, clock=clock, guard=world.background.guard)
+    reporter = Reporter(world.store, {"status": send}, clock=clock)
     with pytest.raises(Unavailable) as limited:
         forge.open_pulls()
     ends_at = limited.value.retry_at
