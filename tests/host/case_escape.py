@@ -85,7 +85,8 @@ def test_of_every_port_and_socket_of_the_host_it_reaches_its_own(team: Team, hos
     assert len(sockets) > 15
     both_colours = [8200, 8201, 8202, 8300, 8301, 8302]
     told = json.loads(told_by(team, CONNECT.format(json.dumps([sorted({*ports, *both_colours}), sockets]))))
-    assert told[0] == [told[2]]
+    # Its own port, and the one in its own network that leads to the database server's socket.
+    assert told[0] == [5432, told[2]]
     # Where what it prints goes, and its database server.
     allowed = {"/run/systemd/journal/stdout", "/run/postgresql/.s.PGSQL.5432"}
     assert set(told[1]) == allowed
@@ -101,9 +102,10 @@ import json, subprocess
 entered = []
 for role in {roles!r}:
     for database in {databases!r}:
-        words = ["psql", "-X", "-w", "-h", "/run/postgresql", "-U", role, "-c", "SELECT 1", database]
-        if subprocess.run(words, capture_output=True).returncode == 0:
-            entered.append([role, database])
+        for way in ("/run/postgresql", "127.0.0.1"):
+            words = ["psql", "-X", "-w", "-h", way, "-U", role, "-c", "SELECT 1", database]
+            if subprocess.run(words, capture_output=True).returncode == 0:
+                entered.append([way, role, database])
 print(json.dumps(entered))
 """
 
@@ -114,7 +116,7 @@ def test_of_every_role_and_database_it_enters_its_own(team: Team) -> None:
     assert {"app_main", "oroboros_api", "oroboros_worker", "postgres", "preview_1", "preview_2"} <= set(roles)
     assert {"app_main", "builder_control", "preview_1", "preview_2"} <= set(databases)
     entered = json.loads(told_by(team, ENTER.format(roles=roles, databases=databases)))
-    assert entered == [["preview_1", "preview_1"]]
+    assert entered == [["/run/postgresql", "preview_1", "preview_1"], ["127.0.0.1", "preview_1", "preview_1"]]
 
 
 #: Reads whatever it can. The secrets are written backwards, so that it does not find its own words.

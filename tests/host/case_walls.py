@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.model.command import BRANCH_NAME, COMMIT_NAMES
 from tests.host.team import RECIPE, WITH_DATABASE, Team, install, serving_team
 
 LOOK = r"""
@@ -138,7 +139,8 @@ def test_it_writes_nothing_but_its_own_data(seen: dict[str, object]) -> None:
 
 
 def test_it_sees_no_process_but_its_own_and_has_no_capability(seen: dict[str, object]) -> None:
-    assert len(seen["pids"]) <= 3  # type: ignore[arg-type]
+    # The app and the program, and ours in the same walls: what its log goes through, and the way to its database.
+    assert len(seen["pids"]) <= 5  # type: ignore[arg-type]
     assert seen["caps"] == ["0000000000000000"]
 
 
@@ -147,6 +149,7 @@ def test_its_environment_holds_no_secret_of_ours(seen: dict[str, object]) -> Non
         *("PATH", "HOME", "LANG", "TMPDIR", "PYTHONDONTWRITEBYTECODE", "LC_CTYPE", "HOST", "PORT", "DATABASE_URL"),
         *("OROBOROS_SLOT", "OROBOROS_RELEASE", "OROBOROS_URL", "OROBOROS_DATA", "OROBOROS_NONCE"),
         *("OROBOROS_PULL_REQUEST", "OROBOROS_CONFIGURED", "NODE_ENV", "RAILS_ENV", "RACK_ENV", "MIX_ENV"),
+        *("OROBOROS_BRANCH", "GIT_CEILING_DIRECTORIES", BRANCH_NAME, *COMMIT_NAMES),
     }
     assert set(seen["env"]) <= allowed  # type: ignore[call-overload]
 
