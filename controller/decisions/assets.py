@@ -87,7 +87,7 @@ def _other_than(word: str) -> str:
 
 
 #: A path that no file answers: a name in it begins with a dot, but for `.well-known` (RFC 8615), or is our recipe.
-#: A backslash divides names too: to nobody here, but to who wrote such a path.
+#: A backslash divides names too: not on this system, but for the author of such a path.
 HIDDEN = rf"[/\\]\.(?:{_other_than('well-known')})|(?i:[/\\]deploy\.toml)(?:[/\\]|$)"
 #: A path of something that a page loads.
 ASSET = rf"(?i)\.(?:{ASSET_ENDINGS})$"

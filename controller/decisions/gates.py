@@ -41,7 +41,7 @@ WINDOW_PROBES_MIN = 5
 WINDOW_OVERTIME_S = 60.0
 LOG_LINE_CHARS_MAX = 300
 LISTENERS_SHOWN_MAX = 3
-#: A gate may end in the second of these when a few probes got no answer for another reason, before nobody listened.
+#: A gate may end in the second of these when a few probes got no answer for another reason, before none listened.
 UNREACHED = frozenset({"NeverBound", "GateTimedOut"})
 #: What runtimes say of EADDRINUSE.
 IN_USE = ("in use", "eaddrinuse", "errno 98")
@@ -179,7 +179,7 @@ def describe_end(code: int | None) -> str:
 
 
 def with_listeners(judgement: Judgement, wanted: str, listens: Sequence[str]) -> Judgement:
-    """Add to a release that nobody could reach at the address that it was given where its processes do listen.
+    """Add where the processes of a release listen, if not at the address that it was given.
 
     One that listens there and does not answer in time is not meant."""
     if judgement.reason not in UNREACHED or (judgement.reason == "GateTimedOut" and _takes(wanted, listens)):

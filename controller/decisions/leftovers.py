@@ -46,7 +46,7 @@ class Owners:
     """Who may own a path at this moment."""
 
     slots: frozenset[SlotName]
-    #: Slots that somebody holds, or of which the wipe is not done.
+    #: Slots with a lease, or whose wipe has not finished.
     held: frozenset[SlotName] = frozenset()
     #: Of those slots.
     domains: frozenset[Domain] = frozenset()
@@ -117,7 +117,7 @@ def _stays(_match: Match[str], _fact: PathFact, _owners: Owners, _paths: frozens
 
 
 def _passes(_match: Match[str], _fact: PathFact, _owners: Owners, _paths: frozenset[str]) -> str:
-    return "whoever made it is gone"
+    return "the process that made it is gone"
 
 
 def _at_most(*, size_bytes: int = 0, entries: int = 0) -> Judge:
@@ -164,7 +164,7 @@ def _of_slot(match: Match[str], _fact: PathFact, owners: Owners, _paths: frozens
 
 def _of_tenant(match: Match[str], _fact: PathFact, owners: Owners, _paths: frozenset[str]) -> str:
     slot = SlotName(match["slot"])
-    return "" if slot == MAIN or slot in owners.held else "nobody holds the slot"
+    return "" if slot == MAIN or slot in owners.held else "no lease holds the slot"
 
 
 def _of_run(match: Match[str], _fact: PathFact, owners: Owners, _paths: frozenset[str]) -> str:
@@ -176,7 +176,7 @@ def _of_unit(match: Match[str], _fact: PathFact, owners: Owners, _paths: frozens
     slot = None if unit is None else slot_of_unit(unit)
     if slot is None or slot not in owners.slots:
         return "this host has no such unit"
-    return "" if slot == MAIN or slot in owners.held else "nobody holds the slot of its unit"
+    return "" if slot == MAIN or slot in owners.held else "no lease holds the slot of its unit"
 
 
 def _of_kept_unit(match: Match[str], _fact: PathFact, owners: Owners, _paths: frozenset[str]) -> str:
