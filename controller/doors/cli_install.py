@@ -356,7 +356,11 @@ def _read_value(asking: str = "value") -> str:
     if sys.stdin.isatty():
         value = str(click.prompt(asking, hide_input=True, default="", show_default=False))
     else:
-        value = sys.stdin.read(VALUE_BYTES_MAX).rstrip("\n")
+        said = sys.stdin.read(VALUE_BYTES_MAX)
+        if not said:
+            # A pipe that was forgotten, or a file that was empty. Who wants an empty value gives an empty line.
+            raise ConfigInvalid("ValueInvalid", "there was nothing on standard input; an empty value is an empty line")
+        value = said.rstrip("\n")
     if "\n" in value or "\0" in value:
         raise ConfigInvalid("ValueInvalid", "a value is one line")
     return value

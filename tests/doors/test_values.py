@@ -38,6 +38,11 @@ def test_a_value_is_written_closed_listed_by_name_and_taken_away(small: Small) -
     assert small.json("env", "list", "main") == {"slot": "main", "names": ["MODE"]}
 
 
+def test_an_empty_line_is_an_empty_value(small: Small) -> None:
+    assert set_value(small, "main", "KEY", "\n").exit_code == 0
+    assert file_of(small, "main").read_text() == "KEY=\n"
+
+
 def test_a_preview_gets_its_own_values_however_the_slot_is_said(small: Small) -> None:
     for slot in ("preview-1", "preview1", "1"):
         assert set_value(small, slot, f"KEY_{slot.replace('-', '_')}", "x").exit_code == 0
@@ -56,6 +61,7 @@ def test_a_preview_gets_its_own_values_however_the_slot_is_said(small: Small) ->
         ("main", "OROBOROS_URL", "x", 2, "KeyReserved"),
         ("main", "A-B", "x", 2, "KeyInvalid"),
         ("main", "1A", "x", 2, "KeyInvalid"),
+        ("main", "KEY", "", 2, "nothing on standard input"),
         ("main", "KEY", "two\nlines", 2, "ValueInvalid"),
         ("main", "KEY", "a\0b", 2, "ValueInvalid"),
     ],
