@@ -80,7 +80,7 @@ def plan_refresh(hints: Sequence[Hint], looks: Looks, *, resync_s: float, now: d
 
 
 def is_from_people(hint: Hint) -> bool:
-    """Say whether a delivery told of what a person ordered: in a comment, or by Re-run."""
+    """Say whether a delivery reports an order by a person: a comment, or Re-run."""
     return hint.target.startswith(("comments:", RERUN_TARGET))
 
 

@@ -52,13 +52,13 @@ SURFACE_HEADER = "X-Oroboros-Surface"
 INSTANCE_HEADER = "X-Oroboros-Instance"
 #: What an instance proves itself with, where its gate wants that.
 RELEASE_HEADER, NONCE_HEADER = "X-Oroboros-Release", "X-Oroboros-Nonce"
-#: Whoever asks a port of ours directly says one of these, with or without the port.
+#: A client that asks a port of ours directly sends one of these, with or without the port.
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 #: How long the surface's own health waits for an instance's answer.
 HEALTH_TIMEOUT = "2s"
 
-#: The contract's /health, for who asks the port directly. Caddy compares hosts without their port.
+#: The contract's /health, for clients that ask the port directly. Caddy compares hosts without their port.
 _CONTRACT_HEALTH: JsonObject = {"path": [HEALTH_PATH], "host": list(LOOPBACK_HOSTS)}
 _RESERVED: JsonObject = {"path": [RESERVED_PATH, f"{RESERVED_PATH}/*"]}
 _LIVE_RELEASE = "{http.regexp.live.release}"
@@ -270,7 +270,7 @@ def _slot_routes(
 def _reserved(layout: Layout, slot: SlotName, told: Told) -> list[Json]:
     """Return the routes of what we ask ourselves, by whatever name the surface is asked.
 
-    Whoever asks learns which slot it is, whether it is free and whether it is well. A release is named by who asks."""
+    The answer names the slot, and says whether it is free and whether it is well. The client names the release."""
     ours: JsonObject = {SURFACE_HEADER: [slot]}
     serves = _state_of(slot, "{http.regexp.live.state}", release=_LIVE_RELEASE)
     other = _state_of(slot, "{http.regexp.live.state}")
@@ -292,7 +292,7 @@ def _reserved(layout: Layout, slot: SlotName, told: Told) -> list[Json]:
         {"handle": [{"handler": "headers", "response": {"set": ours}}]},
         _route(_subroute(_health(layout, slot, told, names_release=False)), match={"path": [PUBLIC_HEALTH_PATH]}),
         _route(
-            # Whoever asks has a time limit of their own, that of the gate.
+            # The client has a time limit of its own, that of the gate.
             _asks_instance(layout, slot, told, [as_gate_reads], timeout=bounds.RESPONSE_HEADER_TIMEOUT),
             match={**_is("instance", "yes"), **asked_by_gate},
         ),
