@@ -46,6 +46,15 @@ from controller.model.names import (
 from controller.model.topology_file import render_topology
 
 COMMAND = Path("/usr/local/bin/oroboros")
+#: Where man(1) and the shells look below /usr/local (bash-completion, zsh's `site-functions`, fish's vendor folder).
+MAN_PAGE = Path("/usr/local/share/man/man1/oroboros.1")
+COMPLETIONS: Mapping[str, Path] = {
+    "bash": Path("/usr/local/share/bash-completion/completions/oroboros"),
+    "zsh": Path("/usr/local/share/zsh/site-functions/_oroboros"),
+    "fish": Path("/usr/local/share/fish/vendor_completions.d/oroboros.fish"),
+}
+#: What a removal takes from /usr/local.
+COMMAND_FILES = (COMMAND, MAN_PAGE, *COMPLETIONS.values())
 REDIS_CONFIG, REDIS_FILE = Path("/etc/redis/redis.conf"), Path("/etc/redis/oroboros.conf")
 BEGIN, END = "# oroboros begin", "# oroboros end"
 #: Of a slot's role, so that a preview cannot use up the server. The last one only a superuser may change.
@@ -161,6 +170,8 @@ class Wanted:
     caddy: str
     #: Address of a Redis that others use too: it is left alone. None: this host's is ours.
     shared_redis: str | None = None
+    #: Man page and completion, rendered from the commands that are to be installed.
+    shell_files: tuple[HostFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -406,6 +417,7 @@ def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
         # First: whatever is rendered from it passed its rules, and who is cut short wants the same the next time.
         HostFile(path=HOST_LAYOUT.topology, text=render_topology(topology)),
         HostFile(path=COMMAND, text=_COMMAND_TEXT, mode=0o755),
+        *wanted.shell_files,
         *render_environment_files(topology, wanted.passwords, host=wanted.host, redis_url=wanted.shared_redis),
         kept("webhook-secrets", f"{wanted.webhook_secret}\n"),
         kept("operator-token", f"{wanted.operator_token}\n"),
@@ -791,7 +803,7 @@ def plan_removal(facts: HostFacts) -> tuple[Change, ...]:
         # One that was stopped in the middle has failed, and systemd would go on to show it.
         changes.append(Systemctl(verb="reset-failed", units=("ouroboros-*",)))
     changes += [RemoveFile(path=path) for path in sorted(facts.units)]
-    changes += [RemoveFile(path=path) for path in (COMMAND,) if path in facts.files]
+    changes += [RemoveFile(path=path) for path in COMMAND_FILES if path in facts.files]
     if facts.app:
         changes.append(RemoveFile(path=HOST_CADDY.parents[1]))
     if changes:

@@ -726,14 +726,14 @@ def health(context: click.Context, as_json: bool, wait_s: float) -> int:
 @_json_option
 def version(as_json: bool) -> None:
     """Show the version."""
-    number = _version()
+    number = read_version()
     if as_json:
         print_json({"version": number, "python": sys.version.split()[0]})
     else:
         click.echo(f"oroboros {number}")
 
 
-def _version() -> str:
+def read_version() -> str:
     """Return the version that is installed, or that this checkout says: a release of ourselves is not installed."""
     pyproject = CHECKOUT_ROOT / "pyproject.toml"
     if pyproject.exists():

@@ -33,6 +33,7 @@ from controller.decisions.installation import (
     with_policy,
 )
 from controller.doors import tables
+from controller.doors.manual import shell_files
 from controller.doors.stacks import Stack, find_stack
 from controller.effects.host import (
     Host,
@@ -152,6 +153,7 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
         app=app,
         caddy=caddy,
         shared_redis=shared_redis,
+        shell_files=shell_files(),
     )
     with tables.progress("looking at the host"):
         facts = host.observe(

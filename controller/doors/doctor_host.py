@@ -40,6 +40,7 @@ from controller.doors import doctor, views
 from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, PortOwner, RootFacts, SecretFile
 from controller.doors.forges import open_forges, secret_files
 from controller.doors.leftovers import find_leftovers
+from controller.doors.manual import shell_files
 from controller.doors.operator_token import operator_token
 from controller.doors.policies import read_policy
 from controller.doors.stacks import ENVIRONMENT_FILE, Stack, open_mirror, open_runtime, utc_now
@@ -176,6 +177,7 @@ def examine_files(topology: Topology) -> Finding:
         app="",
         caddy="",
         shared_redis=read_shared_redis(),
+        shell_files=shell_files(),
     )
     paths = [file.path for file in wanted_files(wanted)]
     found = {path: read_file(path) for path in paths}

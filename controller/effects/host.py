@@ -40,7 +40,7 @@ from controller.decisions.host_environment import (
 from controller.decisions.host_units import POLKIT_RULE, TMPFILES, UNITS
 from controller.decisions.installation import (
     API_IS_BOUNDED,
-    COMMAND,
+    COMMAND_FILES,
     ODD_ROLES,
     REDIS_CONFIG,
     REDIS_FILE,
@@ -108,7 +108,7 @@ class Host:
     def observe(self, passwords: Passwords, paths: Iterable[Path], folders: Iterable[Path]) -> HostFacts:
         """Return what this host is like, as far as we may see it."""
         postgres = observe_postgres(passwords, sql_folder=self.sql_folder)
-        more = [REDIS_FILE, REDIS_CONFIG, COMMAND]
+        more = [REDIS_FILE, REDIS_CONFIG, *COMMAND_FILES]
         if postgres is not None:
             more += [postgres.hba_file, postgres.ident_file]
         found = {path: read_file(path) for path in {*paths, *more}}

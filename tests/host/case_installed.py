@@ -50,6 +50,13 @@ def test_a_service_runs_as_its_user_and_holds_its_ports(
         assert host.text("ss", "-Htln", f"sport = :{port}").split()[3] == f"127.0.0.1:{port}"
 
 
+def test_a_shell_completes_the_commands_and_man_has_a_page(host: Host) -> None:
+    script = "/usr/local/share/bash-completion/completions/oroboros"
+    asking = f"source {script}; COMP_WORDS=(oroboros ro); COMP_CWORD=1; _oroboros_completion oroboros; echo $COMPREPLY"
+    assert host.text("bash", "--norc", "-c", asking, user="oroboros") == "rollback"
+    assert ".SS oroboros rollback" in host.read("/usr/local/share/man/man1/oroboros.1")
+
+
 def test_the_api_is_behind_a_socket_of_systemd(host: Host) -> None:
     shown = host.unit("ouroboros-api.service", "ActiveState", "User")
     assert (shown["ActiveState"], shown["User"]) == ("active", "oroboros")

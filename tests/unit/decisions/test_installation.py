@@ -19,7 +19,9 @@ from controller.decisions.installation import (
     API_RIGHTS,
     BEGIN,
     COMMAND,
+    COMPLETIONS,
     END,
+    MAN_PAGE,
     REDIS_FILE,
     FileFact,
     HostFacts,
@@ -54,6 +56,7 @@ from controller.decisions.installation import (
 )
 from controller.model.config import Edge, Policy, Previews, Production
 from controller.model.errors import ConfigInvalid
+from controller.model.host_files import HostFile
 from controller.model.names import CONTRACT, HOST_CONFIG, HOST_LAYOUT, Topology, database_name
 from controller.model.profiles import Walls
 
@@ -67,6 +70,7 @@ WANTED = Wanted(
     operator_token="drawn",
     app="a1",
     caddy="c1",
+    shell_files=(HostFile(path=MAN_PAGE, text=".TH"), *(HostFile(path=path, text="") for path in COMPLETIONS.values())),
 )
 HBA, IDENT, REDIS = Path("/pg/hba"), Path("/pg/ident"), Path("/etc/redis/redis.conf")
 TRACKED = {
@@ -421,7 +425,7 @@ def test_removal_takes_units_and_code_and_no_data() -> None:
     ]
     first_removal = next(n for n, change in enumerate(changes) if isinstance(change, RemoveFile))
     assert changes.index(Systemctl(verb="reset-failed", units=("ouroboros-*",))) < first_removal
-    assert COMMAND in removed
+    assert {COMMAND, MAN_PAGE, *COMPLETIONS.values()} <= set(removed)
     assert not [path for path in removed if str(path).startswith(("/srv", "/etc/oroboros"))]
     assert plan_removal(HostFacts()) == ()
 
