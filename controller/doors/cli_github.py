@@ -22,7 +22,7 @@ from controller.decisions.github import app as protocol
 from controller.decisions.github.app import EVENTS, HOOK_PATH, App, HookConfig, LoggedDelivery, NewApp
 from controller.decisions.github.identity import Installation, lacks
 from controller.decisions.github.wire import Object
-from controller.doors.doctor import Finding, failed, note, ok
+from controller.doors.doctor import Finding, Outcome, ok
 from controller.doors.forges import Forges
 from controller.doors.stacks import utc_now
 from controller.effects.github_http import Client, Forge
@@ -257,6 +257,16 @@ def _manifest(wanted: SetUp, port: int) -> Object:
 
 
 # -- is it as it should be? -------------------------------------------------------------------------------------------
+
+
+def failed(name: str, found: str, remedy: str) -> Finding:
+    """Return what is wrong with the App, and what mends it there."""
+    return Finding(name=name, outcome=Outcome.FAILED, found=found, remedy=remedy)
+
+
+def note(name: str, found: str, remedy: str) -> Finding:
+    """Return what the operator should know of the App."""
+    return Finding(name=name, outcome=Outcome.NOTE, found=found, remedy=remedy)
 
 
 def examine(forges: Forges, *, webhook_url: str | None) -> list[Finding]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -22,10 +21,11 @@ from controller.decisions.admission import RESIDUAL_RISK
 from controller.decisions.edge import shared_cookie_name
 from controller.decisions.gates import describe_exposed
 from controller.decisions.leftovers import Leftover
+from controller.decisions.remedies import Fault, Place, remedy_of
 from controller.doors.tables import plain
 from controller.effects.publish import Problem
 from controller.model.config import Policy
-from controller.model.names import SlotName, Topology, unit_instance
+from controller.model.names import MAIN, SlotName, Topology, unit_instance
 
 PYTHON_MIN = (3, 11)
 GIT_MIN = (2, 34)
@@ -53,6 +53,18 @@ class Finding:
     outcome: Outcome
     found: str
     remedy: str = ""
+    #: The shell commands in the remedy, in their order.
+    commands: tuple[str, ...] = ()
+    #: The row of the table of remedies, and what is filled in there; None: the check says its remedy itself.
+    fault: Fault | None = None
+    about: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+
+    def prescribed(self, place: Place) -> Finding:
+        """Return the finding with the remedy for where the stack runs."""
+        if self.fault is None:
+            return self
+        remedy = remedy_of(self.fault, place, self.about)
+        return dataclasses.replace(self, remedy=remedy.text, commands=remedy.commands)
 
 
 def ok(name: str, found: str) -> Finding:
@@ -60,14 +72,14 @@ def ok(name: str, found: str) -> Finding:
     return Finding(name=name, outcome=Outcome.OK, found=found)
 
 
-def failed(name: str, found: str, remedy: str) -> Finding:
-    """Return what is wrong, and what mends it."""
-    return Finding(name=name, outcome=Outcome.FAILED, found=found, remedy=remedy)
+def failed(name: str, found: str, fault: Fault, **about: str | tuple[str, ...]) -> Finding:
+    """Return what is wrong; the table of remedies has what mends it."""
+    return Finding(name=name, outcome=Outcome.FAILED, found=found, fault=fault, about=about)
 
 
-def note(name: str, found: str, remedy: str = "") -> Finding:
-    """Return what somebody should know."""
-    return Finding(name=name, outcome=Outcome.NOTE, found=found, remedy=remedy)
+def note(name: str, found: str, fault: Fault | None = None, **about: str | tuple[str, ...]) -> Finding:
+    """Return what the operator should know, with a fault where something may be done about it."""
+    return Finding(name=name, outcome=Outcome.NOTE, found=found, fault=fault, about=about)
 
 
 # -- the programs that we stand on ------------------------------------------------------------------------------------
@@ -77,21 +89,21 @@ def check_python(version: tuple[int, ...]) -> Finding:
     """Judge the interpreter that runs us."""
     found = ".".join(map(str, version[:3]))
     if version < PYTHON_MIN:
-        return failed("python", found, f"install Python {_dotted(PYTHON_MIN)} or newer, and make the venv anew with it")
+        return failed("python", found, Fault.PYTHON_OLD, wanted=_dotted(PYTHON_MIN))
     return ok("python", found)
 
 
 def check_git(said: str | None) -> Finding:
     """Judge what `git --version` printed; None: there is none."""
-    remedy = f"install git {_dotted(GIT_MIN)} or newer, and see that it is on the PATH of the worker"
+    wanted = _dotted(GIT_MIN)
     if said is None:
-        return failed("git", "there is no git on the PATH", remedy)
+        return failed("git", "there is no git on the PATH", Fault.GIT_UNFIT, wanted=wanted)
     match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", said)
     if match is None:
-        return failed("git", f"{said.strip()!r:.60} names no version", remedy)
+        return failed("git", f"{said.strip()!r:.60} names no version", Fault.GIT_UNFIT, wanted=wanted)
     version = tuple(int(part) for part in match.groups() if part)
     if version < GIT_MIN:
-        return failed("git", f"{match[0]} is older than {_dotted(GIT_MIN)}", remedy)
+        return failed("git", f"{match[0]} is older than {wanted}", Fault.GIT_UNFIT, wanted=wanted)
     return ok("git", match[0])
 
 
@@ -99,23 +111,15 @@ def check_starlette(version: str) -> Finding:
     """Judge the version of the library that reads strangers' requests."""
     numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
     if numbers < STARLETTE_MIN:
-        return failed(
-            "starlette",
-            f"{version} has known holes in how requests are read",
-            f"install {_dotted(STARLETTE_MIN)} or newer: pip install --require-hashes -r requirements.lock",
-        )
+        told = f"{version} has known holes in how requests are read"
+        return failed("starlette", told, Fault.STARLETTE_OLD, wanted=_dotted(STARLETTE_MIN))
     return ok("starlette", version)
 
 
 def check_environment(problems: Sequence[str], *, root: Path) -> Finding:
     """Judge whether the settings can be read."""
     if problems:
-        return failed(
-            "environment",
-            "; ".join(problems),
-            f"name a stack with --root DIR, start one with `oroboros up --root {root}`, or set what the worker is"
-            " started with",
-        )
+        return failed("environment", "; ".join(problems), Fault.SETTINGS_UNREADABLE, root=str(root))
     return ok("environment", f"complete, root {root}")
 
 
@@ -125,7 +129,7 @@ def check_environment(problems: Sequence[str], *, root: Path) -> Finding:
 def check_users(missing: Sequence[str]) -> Finding:
     """Judge whether every user is there."""
     if missing:
-        return failed("users", f"missing: {', '.join(missing)}", "sudo oroboros install")
+        return failed("users", f"missing: {', '.join(missing)}", Fault.INSTALLATION_CHANGED)
     return ok("users", "all there")
 
 
@@ -133,29 +137,38 @@ def check_units(states: Mapping[str, str], *, count: int) -> Finding:
     """Judge the units that must run; `states` are those that do not."""
     if states:
         told = ", ".join(f"{unit} is {state}" for unit, state in sorted(states.items()))
-        return failed("units", told, f"journalctl -u {min(states)}; then sudo systemctl restart {min(states)}")
+        return failed("units", told, Fault.UNITS_DOWN, units=tuple(sorted(states)), unit=min(states))
     return ok("units", f"{count} are active")
+
+
+def check_maintenance(states: Mapping[str, str]) -> Finding:
+    """Judge how the newest run of each maintenance job ended; `states` are the services that failed."""
+    if states:
+        told = ", ".join(f"{unit} {state}" for unit, state in sorted(states.items()))
+        return failed("maintenance", told, Fault.MAINTENANCE_FAILED, units=tuple(sorted(states)), unit=min(states))
+    return ok("maintenance", "no job failed at its newest run")
 
 
 def check_folders(wrong: Sequence[str]) -> Finding:
     """Judge whether every folder is there, with its owner and mode."""
     if wrong:
-        return failed("folders", f"missing, or of another owner or mode: {', '.join(wrong)}", "sudo oroboros install")
+        told = f"missing, or of another owner or mode: {', '.join(wrong)}"
+        return failed("folders", told, Fault.INSTALLATION_CHANGED)
     return ok("folders", "all there, each of its owner")
 
 
 def check_enabled(disabled: Sequence[str]) -> Finding:
     """Judge whether everything comes back after a reboot."""
     if disabled:
-        return failed("boot", f"does not start at boot: {', '.join(disabled)}", "sudo oroboros install")
+        return failed("boot", f"does not start at boot: {', '.join(disabled)}", Fault.INSTALLATION_CHANGED)
     return ok("boot", "everything starts at boot")
 
 
 def check_overrides(paths: Sequence[str]) -> Finding:
     """Judge whether systemd reads for our units what install wrote, and nothing else."""
     if paths:
-        told, first = f"units are changed by {', '.join(paths)}", paths[0]
-        return failed("overrides", told, f"sudo rm {shlex.quote(first)}; then sudo systemctl daemon-reload")
+        told = f"units are changed by {', '.join(paths)}"
+        return failed("overrides", told, Fault.UNITS_OVERRIDDEN, paths=tuple(paths))
     return ok("overrides", "nothing changes a unit beside what was installed")
 
 
@@ -164,14 +177,13 @@ def check_files(differing: Sequence[str], *, count: int) -> Finding:
     if differing:
         shown = ", ".join(differing[:PROBLEMS_SHOWN_MAX])
         more = f" and {len(differing) - PROBLEMS_SHOWN_MAX} more" if len(differing) > PROBLEMS_SHOWN_MAX else ""
-        return failed("files", f"missing, or changed by hand: {shown}{more}", "sudo oroboros install")
+        return failed("files", f"missing, or changed by hand: {shown}{more}", Fault.INSTALLATION_CHANGED)
     return ok("files", f"{count} files and the code are as they were installed")
 
 
 def note_repository() -> Finding:
     """Tell that nobody has said which repository this host is about."""
-    remedy = "sudo oroboros repo set OWNER/NAME --token-stdin"
-    return note("repository", "none yet: api and worker wait for one", remedy)
+    return note("repository", "none yet: api and worker wait for one", Fault.REPOSITORY_UNSET)
 
 
 # -- the disk ---------------------------------------------------------------------------------------------------------
@@ -193,12 +205,8 @@ class RootFacts:
 def check_root_writable(facts: RootFacts) -> Finding:
     """Judge whether releases can be written."""
     if not facts.writable:
-        return failed(
-            "root",
-            f"{facts.path} cannot be written: {facts.problem}",
-            f"make the folder, and give it to the worker's user: mkdir -p {facts.path};"
-            f" chown oroboros-worker {facts.path}",
-        )
+        told = f"{facts.path} cannot be written: {facts.problem}"
+        return failed("root", told, Fault.ROOT_NOT_WRITABLE, path=str(facts.path))
     return ok("root", f"{facts.path} can be written")
 
 
@@ -208,7 +216,7 @@ def check_hard_links(facts: RootFacts) -> Finding:
         return failed(
             "hard links",
             f"the file system of {facts.path} makes no hard links: {facts.problem}",
-            "put the root on ext4, xfs or btrfs: without links each release is a full copy",
+            Fault.HARD_LINKS_MISSING,
         )
     return ok("hard links", "yes") if facts.writable else note("hard links", "not checked: the root cannot be written")
 
@@ -220,13 +228,13 @@ def check_free_space(facts: RootFacts) -> Finding:
         return failed(
             "disk space",
             f"{free} under {facts.path}; less than {FREE_BYTES_MIN >> 30} GiB",
-            "free some space, or keep fewer releases: `[retention] keep` in deploy.toml",
+            Fault.DISK_FULL,
         )
     if facts.free_inodes is not None and facts.free_inodes < FREE_INODES_MIN:
         return failed(
             "disk space",
             f"{facts.free_inodes:,} inodes free under {facts.path}; less than {FREE_INODES_MIN:,}",
-            "remove files, or make the file system anew with more inodes: each release needs some for its folders",
+            Fault.INODES_SPENT,
         )
     return ok("disk space", free)
 
@@ -244,39 +252,26 @@ def check_secret_modes(files: Sequence[SecretFile]) -> Finding:
     open_ones = [file for file in files if file.mode is not None and file.mode & 0o077]
     if open_ones:
         named = ", ".join(f"{file.path} ({file.mode:04o})" for file in open_ones if file.mode is not None)
-        words = " ".join(str(file.path) for file in open_ones)
-        return failed("secret files", f"others may read {named}", f"chmod 600 {words}; then draw those secrets anew")
+        paths = tuple(str(file.path) for file in open_ones)
+        return failed("secret files", f"others may read {named}", Fault.SECRETS_OPEN, paths=paths)
     return ok("secret files", f"{sum(file.mode is not None for file in files)} files, all closed to others")
 
 
 def check_webhook_secret(path: Path | None, *, exists: bool, problems: Sequence[str]) -> Finding:
     """Judge whether deliveries can be believed. `problems` are what `read_secrets` says of the content."""
-    draw = "openssl rand -hex 32"
     if path is None:
-        return failed(
-            "webhook secret",
-            "OROBOROS_WEBHOOK_SECRETS_FILE is not set",
-            f"write a secret ({draw}) to a file of mode 600 and name it there, and at the forge's webhook",
-        )
-    if not exists:
-        return failed("webhook secret", f"{path} is not there", f"umask 077; {draw} > {path}; and tell the forge")
-    if problems:
-        return failed(
-            "webhook secret",
-            f"{path}: {'; '.join(problems)}",
-            f"{draw} > {path}; set the same secret at the forge's webhook",
-        )
+        return failed("webhook secret", "OROBOROS_WEBHOOK_SECRETS_FILE is not set", Fault.WEBHOOK_SECRET_UNNAMED)
+    if not exists or problems:
+        told = f"{path}: {'; '.join(problems)}" if exists else f"{path} is not there"
+        return failed("webhook secret", told, Fault.WEBHOOK_SECRET_UNFIT, path=str(path))
     return ok("webhook secret", f"{path} holds good secrets")
 
 
 def check_operator_token(path: Path | None, *, problem: str) -> Finding:
     """Judge whether the operator can ask api and worker for more than whether they are well. `problem` is "" if so."""
     if path is None or problem:
-        return failed(
-            "operator token",
-            f"the JSON API answers nobody: {problem}",
-            "draw one: `sudo oroboros install` on a host, `oroboros up` elsewhere; api and worker read it at start",
-        )
+        told = f"the JSON API answers nobody: {problem}"
+        return failed("operator token", told, Fault.OPERATOR_TOKEN_UNFIT, path=str(path))
     return ok("operator token", f"{path} holds it: whoever knows it may read the JSON API")
 
 
@@ -286,13 +281,9 @@ def check_operator_token(path: Path | None, *, problem: str) -> Finding:
 def check_mirror(path: Path, *, problem: str, head: str | None) -> Finding:
     """Judge whether the repository can be read. `problem` is "" when it could."""
     if problem:
-        return failed(
-            "mirror",
-            problem,
-            f"move {path} away: the worker makes it anew with the next fetch; nothing is kept there alone",
-        )
+        return failed("mirror", problem, Fault.MIRROR_BROKEN, path=str(path))
     if head is None:
-        return note("mirror", "nothing was fetched yet", "push to the production branch, or wait for the resync")
+        return note("mirror", "nothing was fetched yet", Fault.MIRROR_EMPTY)
     return ok("mirror", f"production is at {head[:7]}")
 
 
@@ -302,21 +293,17 @@ def check_signatures(problems: Sequence[str]) -> Finding:
         return failed(
             "signatures",
             "production serves only signed commits, and none can be verified: " + "; ".join(problems),
-            "say who may sign in allowed-signers (SSH, with ssh-keygen installed) or allowed-keys.asc (OpenPGP, with"
-            " gpg) in the configuration folder, for all to read and root alone to write",
+            Fault.SIGNERS_MISSING,
         )
     return ok("signatures", "production serves only signed commits, and they can be verified")
 
 
-def check_forge(url: str, *, problem: str, branch: str) -> Finding:
-    """Judge whether the forge answers and takes our token."""
+def check_forge(
+    url: str, *, problem: str, branch: str, fault: Fault = Fault.FORGE_AWAY, words: Sequence[str] = ()
+) -> Finding:
+    """Judge whether the forge answers and takes our token. `words` are those of `repo set` that say it anew."""
     if problem:
-        return failed(
-            "forge",
-            f"{url}: {problem}",
-            "see that the network lets us out, that OROBOROS_REPOSITORY is its name there, and that the token in"
-            " OROBOROS_FORGE_TOKEN_FILE may read contents and write commit statuses, deployments and pull requests",
-        )
+        return failed("forge", f"{url}: {problem}", fault, words=tuple(words))
     return ok("forge", f"{url} takes our token; its default branch is {branch}")
 
 
@@ -326,7 +313,7 @@ def check_reports(late: int, refused: int, *, error: str) -> Finding:
         return failed(
             "reports",
             f"{late} not sent for over {REPORT_LATE_S / 60:g} minutes, {refused} refused for good; the newest: {error}",
-            "docs/reasons.md says what the reason means; deploys go on, and what is late is sent once it can be",
+            Fault.REPORTS_LATE,
         )
     return ok("reports", "the forge shows what is so")
 
@@ -334,11 +321,7 @@ def check_reports(late: int, refused: int, *, error: str) -> Finding:
 def check_troubles(said: Sequence[str]) -> Finding:
     """Judge whether the worker tries anything in vain; `said` is a line for each such thing."""
     if said:
-        return failed(
-            "troubles",
-            "; ".join(said),
-            "docs/reasons.md says what each reason means; it is tried again by itself, and this ends when it works",
-        )
+        return failed("troubles", "; ".join(said), Fault.TROUBLES_LAST)
     return ok("troubles", "nothing fails for long")
 
 
@@ -358,12 +341,9 @@ class DatabaseFacts:
 def check_database(facts: DatabaseFacts) -> Finding:
     """Judge whether the control plane can remember."""
     if facts.problem:
-        return failed(
-            "database",
-            facts.problem,
-            "start Postgres (systemctl start postgresql, or `oroboros up`), and see that DATABASE_URL is right;"
-            " what serves goes on serving meanwhile",
-        )
+        # libpq hands on what a server answered with its severity; of one that is away there is none.
+        answers = "FATAL:" in facts.problem
+        return failed("database", facts.problem, Fault.DATABASE_REFUSES if answers else Fault.DATABASE_AWAY)
     return ok("database", "answers")
 
 
@@ -378,10 +358,10 @@ def check_migrations(facts: DatabaseFacts) -> Finding:
         return failed(
             "migrations",
             f"{', '.join(changed)} was applied with other content",
-            "restore the file as it was applied: a change belongs in a new file",
+            Fault.MIGRATIONS_EDITED,
         )
     if missing:
-        return failed("migrations", f"{', '.join(missing)} not applied", "start the worker: it applies them at start")
+        return failed("migrations", f"{', '.join(missing)} not applied", Fault.MIGRATIONS_MISSING)
     newer = sorted(set(applied) - set(facts.wanted))
     if newer:
         return note("migrations", f"the database has {', '.join(newer)}, which this version does not know")
@@ -396,7 +376,7 @@ def check_clock(facts: DatabaseFacts) -> Finding:
         return failed(
             "clock",
             f"the database's clock is {facts.clock_ahead_s:+.1f} s off ours",
-            "let both keep time: timedatectl set-ntp true, on this host and on the database's",
+            Fault.CLOCKS_DIFFER,
         )
     return ok("clock", f"the database's is {facts.clock_ahead_s:+.1f} s off ours")
 
@@ -404,24 +384,15 @@ def check_clock(facts: DatabaseFacts) -> Finding:
 def check_redis(*, answers: bool) -> Finding:
     """Judge whether the bell can be rung. Nothing is lost without it, but all takes a poll interval longer."""
     if not answers:
-        return failed(
-            "redis",
-            "does not answer: what happens is noticed at the next poll only; nothing is lost",
-            "start it (systemctl start redis, or `oroboros up`), and see that REDIS_URL is right",
-        )
+        told = "does not answer: what happens is noticed at the next poll only; nothing is lost"
+        return failed("redis", told, Fault.REDIS_AWAY)
     return ok("redis", "answers")
 
 
 def check_runtime(*, problem: str, units: int, limitations: Sequence[str]) -> tuple[Finding, ...]:
     """Judge whether processes can be started, and tell what the runtime cannot enforce."""
     if problem:
-        return (
-            failed(
-                "runtime",
-                problem,
-                "start the supervisor: `oroboros up` does; instances that run are adopted, none is stopped",
-            ),
-        )
+        return (failed("runtime", problem, Fault.RUNTIME_AWAY),)
     return (
         ok("runtime", f"answers; {units} unit{'' if units == 1 else 's'}"),
         *(note("runtime", limitation) for limitation in limitations),
@@ -439,25 +410,19 @@ class HealthFacts:
     said: str = ""
 
 
-def check_surface(slot: SlotName, facts: HealthFacts) -> Finding:
-    """Judge what answers at a slot's web port."""
-    name = f"surface {slot}"
+def check_surface(slot: SlotName, facts: HealthFacts, *, stopped: str = "") -> Finding:
+    """Judge what answers at a slot's web port. `stopped` says who stopped its backend by hand; "" when nobody did."""
+    name, unit = f"surface {slot}", _unit("web", slot)
     if facts.status is None:
-        return failed(
-            name, f"nothing answers at {facts.url}: {facts.said}", f"start the slot's surface: {_restart('web', slot)}"
-        )
+        return failed(name, f"nothing answers at {facts.url}: {facts.said}", Fault.SURFACE_DOWN, unit=unit)
     if facts.slot != slot:
-        return failed(
-            name,
-            f"{facts.url} is answered by something that is not the surface of {slot}",
-            "stop what holds that port (see the check of ports), then start the surface",
-        )
+        told = f"{facts.url} is answered by something that is not the surface of {slot}"
+        return failed(name, told, Fault.SURFACE_FOREIGN, unit=unit)
+    if stopped:
+        return note(name, f"nothing serves: {stopped}", Fault.SLOT_STOPPED, slot=slot)
     if facts.status != 200:
-        return failed(
-            name,
-            f"{facts.url} says {facts.status}: what is live does not pass its own health check",
-            f"look at `oroboros logs {slot}`; `oroboros rollback` goes back",
-        )
+        told = f"{facts.url} says {facts.status}: what is live does not pass its own health check"
+        return failed(name, told, Fault.PRODUCTION_UNWELL if slot == MAIN else Fault.PREVIEW_UNWELL, slot=slot)
     return ok(name, f"{facts.url} answers")
 
 
@@ -465,31 +430,22 @@ def check_edge(slot: SlotName, host: str, facts: HealthFacts) -> Finding:
     """Judge whether the edge leads a host name to its slot."""
     name = f"edge {slot}"
     if facts.status is None:
-        return failed(
-            name, f"the edge does not answer at {facts.url}: {facts.said}", f"start the edge: {_restart('caddy')}"
-        )
+        return failed(name, f"the edge does not answer at {facts.url}: {facts.said}", Fault.EDGE_DOWN)
     if facts.slot != slot:
         led = f"to {facts.slot}" if facts.slot else f"nowhere ({facts.status})"
-        return failed(
-            name,
-            f"{host} leads {led}, not to {slot}",
-            "render the edge's configuration anew and restart it: `oroboros up` or `oroboros install`",
-        )
+        return failed(name, f"{host} leads {led}, not to {slot}", Fault.EDGE_MISLEADS)
     return ok(name, f"{host} leads to {slot}")
 
 
 def check_part(what: str, facts: HealthFacts) -> Finding:
     """Judge what the api or the worker says about itself."""
+    unit = _unit(what)
     if facts.status is None:
-        return failed(
-            what, f"does not answer at {facts.url}: {facts.said}", f"start it: {_restart(what)}; then read its log"
-        )
+        # A socket of systemd's may be what is down.
+        units = ("ouroboros-api.socket", unit) if what == "api" else (unit,)
+        return failed(what, f"does not answer at {facts.url}: {facts.said}", Fault.PART_DOWN, units=units, unit=unit)
     if facts.status != 200:
-        return failed(
-            what,
-            f"{facts.url} says {facts.status}: {facts.said:.200}",
-            "mend what it names; it goes on by itself. Its log has the rest",
-        )
+        return failed(what, f"{facts.url} says {facts.status}: {facts.said:.200}", Fault.PART_UNWELL, unit=unit)
     return ok(what, f"{facts.url} answers")
 
 
@@ -512,8 +468,8 @@ def check_ports(owners: Iterable[PortOwner]) -> Finding:
         named = "; ".join(
             f"{owner.port} ({owner.what}) is held by process {owner.pid} ({owner.command:.60})" for owner in strangers
         )
-        pids = " ".join(str(owner.pid) for owner in strangers)
-        return failed("ports", named, f"stop it (kill {pids}), or shift this stack: `oroboros up --port-base N`")
+        pids = tuple(dict.fromkeys(str(owner.pid) for owner in strangers))
+        return failed("ports", named, Fault.PORTS_TAKEN, pids=pids)
     unknown = sum(owner.ours is None for owner in listening)
     if unknown:
         return note("ports", f"{len(listening)} in use; of {unknown} the owner cannot be seen by this user")
@@ -524,7 +480,7 @@ def note_exposed(listens: Mapping[SlotName, Sequence[str]]) -> Finding:
     """Tell which apps listen where other machines reach them, past the edge: theirs to decide, so never a failure."""
     told = [f"{slot} {exposed}" for slot, every in listens.items() if (exposed := describe_exposed(every))]
     if told:
-        return note("listens", "; ".join(told), "have the app listen at HOST, or keep its port behind a firewall")
+        return note("listens", "; ".join(told), Fault.APP_EXPOSED)
     return ok("listens", "no app listens past the edge")
 
 
@@ -533,24 +489,23 @@ def check_leftovers(left: Sequence[Leftover]) -> Finding:
     if left:
         shown = "; ".join(f"{one.path}: {one.message}" for one in left[:PROBLEMS_SHOWN_MAX])
         more = f" and {len(left) - PROBLEMS_SHOWN_MAX} more" if len(left) > PROBLEMS_SHOWN_MAX else ""
-        remedy = "`oroboros maintenance reset-audit` lists all; see that the worker runs, and remove by hand what stays"
-        return failed("leftovers", f"{shown}{more}", remedy)
+        return failed("leftovers", f"{shown}{more}", Fault.LEFT_BEHIND)
     return ok("leftovers", "everything below the root has its owner")
 
 
 # -- what is said against what is so ----------------------------------------------------------------------------------
 
 
-def check_live(slot: SlotName, *, live: str | None, current: str | None, problem: str) -> Finding:
-    """Judge whether `current` names what `live` serves."""
+def check_live(slot: SlotName, path: Path, *, live: str | None, current: str | None, problem: str) -> Finding:
+    """Judge whether `current` names what the slot's live link, at `path`, serves."""
     name = f"live {slot}"
     if problem:
-        return failed(name, problem, f"move it away and order a release: `oroboros deploy <commit>`; slot {slot}")
+        return failed(name, problem, Fault.LIVE_UNREADABLE, path=str(path))
     if live is not None and live != current:
         return failed(
             name,
             f"live serves {live[:7]}, current names {'nothing' if current is None else current[:7]}",
-            "let the worker tick: it makes current follow live; if it does not, its log says why",
+            Fault.CURRENT_LAGS,
         )
     return ok(name, "serves nothing" if live is None else f"serves {live[:7]}")
 
@@ -558,9 +513,7 @@ def check_live(slot: SlotName, *, live: str | None, current: str | None, problem
 def check_release(release: str | None, problems: Sequence[Problem], *, problem: str = "") -> Finding:
     """Judge whether what production serves is what git has."""
     if problem:
-        return failed(
-            "release", problem, "see the checks of mirror and disk; `oroboros verify` compares the release again"
-        )
+        return failed("release", problem, Fault.RELEASE_UNREADABLE)
     if release is None:
         return note("release", "production serves no release yet")
     if problems:
@@ -569,8 +522,7 @@ def check_release(release: str | None, problems: Sequence[Problem], *, problem: 
         return failed(
             "release",
             f"{release[:7]} is not as git has it: {shown}" + (f" and {more} more" if more > 0 else ""),
-            f"`oroboros rollback`, or move releases/{release} away and `oroboros deploy {release[:7]}`: it is checked"
-            " out again; and find out who wrote there",
+            Fault.RELEASE_DAMAGED,
         )
     return ok("release", f"{release[:7]} is whole")
 
@@ -597,10 +549,10 @@ def waiting_for_install(policy: Policy, topology: Topology) -> tuple[str, ...]:
     if policy.edge.trusted_proxies != topology.trusted_proxies:
         here = ", ".join(topology.trusted_proxies) or "none"
         waits.append(f"[edge] trusted_proxies = {', '.join(policy.edge.trusted_proxies) or '[]'}, this host has {here}")
-    for field in dataclasses.fields(policy.walls):
-        wanted, installed_value = getattr(policy.walls, field.name), getattr(topology.walls, field.name)
+    for wall in dataclasses.fields(policy.walls):
+        wanted, installed_value = getattr(policy.walls, wall.name), getattr(topology.walls, wall.name)
         if wanted != installed_value:
-            waits.append(f"[walls] {field.name} = {wanted}, this host has {installed_value}")
+            waits.append(f"[walls] {wall.name} = {wanted}, this host has {installed_value}")
     return tuple(f"{wait}: it waits for `oroboros install`" for wait in waits)
 
 
@@ -626,33 +578,21 @@ def note_cookies(topology: Topology) -> Finding:
     """Tell whether a preview can set cookies for production: allowed, for whoever knows it, so never a failure."""
     warning = warn_of_shared_cookies(topology)
     if warning:
-        return note(
-            "cookies",
-            warning,
-            "give previews a domain of their own: `[previews] host` in deploy.toml, then install; until then have the"
-            " app name its cookies __Host-…, which no other host can set",
-        )
+        return note("cookies", warning, Fault.COOKIES_SHARED)
     return ok("cookies", "no preview can set one for production")
 
 
 def check_policy(policy: Policy | None, problems: Sequence[str], topology: Topology) -> tuple[Finding, ...]:
     """Judge whether the newest policy is valid and in effect. None: there is no production head to read it from."""
     if problems:
-        return (
-            failed(
-                "policy",
-                "; ".join(problems),
-                "mend deploy.toml on the production branch; until then the last valid policy stays in effect",
-            ),
-        )
+        return (failed("policy", "; ".join(problems), Fault.POLICY_INVALID),)
     if policy is None:
         return (note("policy", "not checked: nothing was fetched yet"),)
     waits = waiting_for_install(policy, topology)
     forks = warn_of_forks(policy)
-    told = (note("forks", forks, "take `accept_fork_risk` out of [permissions] if that is not meant"),) if forks else ()
+    told = (note("forks", forks, Fault.FORKS_RUN),) if forks else ()
     if waits:
-        remedy = "`oroboros install` on a host, or start `oroboros up` anew with the same number of --previews"
-        return (*(note("policy", wait, remedy) for wait in waits), *told)
+        return (*(note("policy", wait, Fault.POLICY_WAITS) for wait in waits), *told)
     return (ok("policy", "valid and in effect"), *told)
 
 
@@ -678,6 +618,5 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def _restart(part: str, slot: SlotName | None = None) -> str:
-    unit = f"ouroboros-{part}" + (f"@{unit_instance(slot)}" if slot is not None else "")
-    return f"systemctl restart {unit}, or `oroboros up` where it is embedded"
+def _unit(part: str, slot: SlotName | None = None) -> str:
+    return f"ouroboros-{part}" + (f"@{unit_instance(slot)}" if slot is not None else "") + ".service"

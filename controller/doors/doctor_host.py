@@ -36,6 +36,7 @@ from controller.decisions.installation import (
     wanted_folders,
     wanted_users,
 )
+from controller.decisions.remedies import Fault, Place
 from controller.doors import doctor, views
 from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, PortOwner, RootFacts, SecretFile
 from controller.doors.forges import open_forges, secret_files
@@ -91,6 +92,11 @@ def examine(stack: Stack) -> list[Finding]:
 
     Refused where only root may look: half of a host's truth would be a false alarm."""
     stack.require_open()
+    place = Place.HOST if stack.is_host else Place.DEVELOPMENT
+    return [finding.prescribed(place) for finding in _examine(stack)]
+
+
+def _examine(stack: Stack) -> list[Finding]:
     findings = [
         doctor.check_python(sys.version_info[:3]),
         doctor.check_git(ask_git()),
@@ -114,8 +120,7 @@ def examine(stack: Stack) -> list[Finding]:
         try:
             topology = read_topology(settings.layout)
         except ConfigInvalid as error:
-            remedy = "`oroboros up` or `oroboros install` writes it"
-            return [*findings, doctor.failed("topology", error.message, remedy)]
+            return [*findings, doctor.failed("topology", error.message, Fault.TOPOLOGY_UNREADABLE)]
         findings += examine_addresses(settings, topology)
         findings += examine_leftovers(settings, topology)
     findings += examine_slots(settings, topology)
@@ -152,9 +157,17 @@ def examine_installation(topology: Topology) -> list[Finding]:
         doctor.check_folders(wrong),
         doctor.check_units({unit: state for unit, state in states.items() if state != "active"}, count=len(awaited)),
         doctor.check_enabled(disabled),
+        examine_maintenance(topology),
         examine_overrides(topology),
         examine_files(topology),
     ]
+
+
+def examine_maintenance(topology: Topology) -> Finding:
+    """Ask how the newest run of each service ended that a timer starts."""
+    services = [unit.replace(".timer", ".service") for unit in enabled_units(topology) if unit.endswith(".timer")]
+    states = zip(services, unit_states(services, ask="is-failed"), strict=False)
+    return doctor.check_maintenance({unit: state for unit, state in states if state == "failed"})
 
 
 def examine_overrides(topology: Topology) -> Finding:
@@ -162,7 +175,7 @@ def examine_overrides(topology: Topology) -> Finding:
     try:
         units = look_at_units(topology)
     except Unavailable as error:
-        return doctor.failed("overrides", error.message, "systemctl status")
+        return doctor.failed("overrides", error.message, Fault.RUNTIME_AWAY)
     return doctor.check_overrides(sorted({path for unit in units for path in unit.strange_files}))
 
 
@@ -191,7 +204,9 @@ def examine_files(topology: Topology) -> Finding:
     return doctor.check_files(differing, count=len(paths))
 
 
-def unit_states(units: Sequence[str], *, ask: Literal["is-active", "is-enabled"] = "is-active") -> list[str]:
+def unit_states(
+    units: Sequence[str], *, ask: Literal["is-active", "is-enabled", "is-failed"] = "is-active"
+) -> list[str]:
     """Return what systemd says of each unit, in their order; "unknown" for all when it does not answer."""
     try:
         done = subprocess.run(
@@ -357,8 +372,21 @@ def _examine_forge(settings: Settings) -> Finding:
             found = forges.forge.repository()
             require_ours(found, pinned=_pinned(settings))
     except OroborosError as error:
-        return doctor.check_forge(settings.forge_url, problem=f"{error.reason}: {error.message}", branch="")
+        fault = Fault.TOKEN_REFUSED if settings.github_app_id is None else Fault.APP_REFUSED
+        return doctor.check_forge(
+            settings.forge_url,
+            problem=f"{error.reason}: {error.message}",
+            branch="",
+            fault=Fault.FORGE_AWAY if isinstance(error, Unavailable) else fault,
+            words=_words_of_repository(settings),
+        )
     return doctor.check_forge(settings.forge_url, problem="", branch=found.default_branch)
+
+
+def _words_of_repository(settings: Settings) -> tuple[str, ...]:
+    """Return the words of `repo set` that say again what is set."""
+    branch = settings.production_branch
+    return (settings.repository, "--forge-url", settings.forge_url, *(("--branch", branch) if branch else ()))
 
 
 def _pinned(settings: Settings) -> int | None:
@@ -408,7 +436,11 @@ def _examine_runtime(settings: Settings) -> tuple[Finding, ...]:
 def examine_addresses(settings: Settings, topology: Topology) -> list[Finding]:
     """Ask every address that this stack answers on, and see who holds its ports."""
     ports = topology.ports
-    findings = [doctor.check_surface(slot, ask_health(f"surface {slot}", ports.web(slot))) for slot in topology.slots]
+    stops = _find_stops(settings)
+    findings = [
+        doctor.check_surface(slot, ask_health(f"surface {slot}", ports.web(slot)), stopped=stops.get(slot, ""))
+        for slot in topology.slots
+    ]
     findings += [
         doctor.check_edge(
             slot, topology.host(slot), ask_health("edge", ports.edge, host=topology.host(slot), path=PUBLIC_HEALTH_PATH)
@@ -421,6 +453,16 @@ def examine_addresses(settings: Settings, topology: Topology) -> list[Finding]:
     findings.append(doctor.check_part("worker", ask_health("worker", ports.worker_health, token=token)))
     findings.append(doctor.check_ports(find_owners(settings, topology)))
     return findings
+
+
+def _find_stops(settings: Settings) -> dict[str, str]:
+    """Return who stopped a slot's backend by hand, slot by slot."""
+    store = Store(settings.database_url, repository=settings.repository, host=settings.host)
+    with contextlib.closing(store):
+        try:
+            return views.read_stops(store)
+        except (OroborosError, psycopg.Error):
+            return {}  # the check of the database says why
 
 
 def ask_health(
@@ -599,7 +641,7 @@ def _examine_listeners(settings: Settings, topology: Topology) -> Finding:
 def _examine_live(layout: Layout, slot: SlotName) -> Finding:
     live, current, problem = views.read_host_slot(layout, slot)
     serves = live.release if live is not None and live.state == "live" else None
-    return doctor.check_live(slot, live=serves, current=current, problem=problem)
+    return doctor.check_live(slot, layout.live(slot), live=serves, current=current, problem=problem)
 
 
 def _examine_release(settings: Settings) -> Finding:

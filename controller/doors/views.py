@@ -512,14 +512,7 @@ def read_slots(rows: Rows, layout: Layout, topology: Topology) -> tuple[SlotView
             [rows.repository_id, rows.host],
         )
     }
-    stops = {
-        _text(row["slot"]): row
-        for row in rows.load_rows(
-            "SELECT slot, fence, actor, reason FROM overrides"
-            " WHERE repository_id = %s AND host = %s AND ended_at IS NULL AND kind IN ('stopped', 'restart')",
-            [rows.repository_id, rows.host],
-        )
-    }
+    stops = read_stops(rows)
     running = {
         run.slot: run
         for run in _runs(rows, "repository_id = %s AND host = %s AND ended_at IS NULL", [rows.repository_id, rows.host])
@@ -532,7 +525,7 @@ def read_slots(rows: Rows, layout: Layout, topology: Topology) -> tuple[SlotView
             slot,
             lease=leases.get(slot, {}),
             run=running.get(slot),
-            stop=stops.get(slot, {}),
+            stopped=stops.get(slot, ""),
         )
         for slot in topology.slots
     )
@@ -546,7 +539,7 @@ def _slot_view(
     *,
     lease: Mapping[str, object],
     run: RunView | None,
-    stop: Mapping[str, object],
+    stopped: str,
 ) -> SlotView:
     live, current, problem = read_host_slot(layout, slot)
     serves = live is not None and live.state == "live"
@@ -583,14 +576,21 @@ def _slot_view(
         lease_expires_at=_instant(lease.get("expires_at")),
         run=run,
         problem=problem,
-        stopped=_describe_stop(stop),
+        stopped=stopped,
     )
 
 
-def _describe_stop(stop: Mapping[str, object]) -> str:
-    if not stop:
-        return ""
-    return ": ".join(part for part in (stopped_by(_text(stop["actor"])), _text(stop["reason"])) if part)
+def read_stops(rows: Rows) -> dict[str, str]:
+    """Return who stopped a slot's backend by hand, and why, slot by slot."""
+    stops = rows.load_rows(
+        "SELECT slot, actor, reason FROM overrides"
+        " WHERE repository_id = %s AND host = %s AND ended_at IS NULL AND kind IN ('stopped', 'restart')",
+        [rows.repository_id, rows.host],
+    )
+    return {
+        _text(row["slot"]): ": ".join(part for part in (stopped_by(_text(row["actor"])), _text(row["reason"])) if part)
+        for row in stops
+    }
 
 
 def read_host_slot(layout: Layout, slot: SlotName) -> tuple[Live | None, Sha | None, str]:

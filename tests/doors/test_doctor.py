@@ -6,6 +6,7 @@ import dataclasses
 import http.server
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -17,6 +18,7 @@ import psycopg
 import pytest
 
 from controller.decisions.leftovers import Leftover
+from controller.decisions.remedies import Fault, Place
 from controller.development.parts import Part, PartSpec, listens_at
 from controller.doors import doctor, doctor_host
 from controller.doors.doctor import DatabaseFacts, Finding, HealthFacts, Outcome, PortOwner, RootFacts, SecretFile
@@ -28,6 +30,7 @@ from controller.model.names import CONTRACT, MAIN, Topology, preview_slot
 from tests.doors.stack import Small
 
 TOPOLOGY = Topology()
+LIVE = Path("/srv/x/live")
 ROOT = RootFacts(path=Path("/srv/x"), writable=True, hard_links=True, free_bytes=1 << 40, free_inodes=1 << 30)
 DATABASE = DatabaseFacts(problem="", applied={"1.sql": "x"}, wanted={"1.sql": "x"}, clock_ahead_s=0.0)
 SURFACE = HealthFacts(what="surface", url="http://127.0.0.1:3100/health", status=200, slot="main")
@@ -36,10 +39,10 @@ OURS = PortOwner(what="edge", port=8088, pid=7, command="caddy", ours=True)
 
 #: (what is broken, the check of it, the name under which it is found, a word of what was found, a word of the remedy)
 BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, str]] = [
-    ("old python", lambda: doctor.check_python((3, 10, 9)), "python", "3.10.9", "3.11"),
-    ("no git", lambda: doctor.check_git(None), "git", "no git", "install git 2.34"),
-    ("old git", lambda: doctor.check_git("git version 2.30.2\n"), "git", "2.30.2", "install git 2.34"),
-    ("odd git", lambda: doctor.check_git("hello"), "git", "no version", "install git"),
+    ("old python", lambda: doctor.check_python((3, 10, 9)), "python", "3.10.9", "upgrade Debian"),
+    ("no git", lambda: doctor.check_git(None), "git", "no git", "apt-get install -y git"),
+    ("old git", lambda: doctor.check_git("git version 2.30.2\n"), "git", "2.30.2", "git 2.34 or newer"),
+    ("odd git", lambda: doctor.check_git("hello"), "git", "no version", "apt-get install"),
     (
         "nobody may sign",
         lambda: doctor.check_signatures(["gpg is not installed on this host"]),
@@ -47,20 +50,20 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         "gpg is not installed",
         "allowed-signers",
     ),
-    ("old starlette", lambda: doctor.check_starlette("1.5.0"), "starlette", "1.5.0", "1.5.1"),
+    ("old starlette", lambda: doctor.check_starlette("1.5.0"), "starlette", "1.5.0", "scripts/install.sh"),
     (
         "no settings",
         lambda: doctor.check_environment(["DATABASE_URL: is not set"], root=Path("/srv/x")),
         "environment",
         "DATABASE_URL",
-        "--root",
+        "oroboros install",
     ),
     (
         "read-only root",
         lambda: doctor.check_root_writable(dataclasses.replace(ROOT, writable=False, problem="Read-only file system")),
         "root",
         "Read-only",
-        "chown",
+        "dmesg",
     ),
     (
         "no links",
@@ -102,14 +105,14 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         lambda: doctor.check_webhook_secret(Path("/etc/x"), exists=False, problems=()),
         "webhook secret",
         "not there",
-        "openssl rand",
+        "sudo rm -f /etc/x; then sudo oroboros install",
     ),
     (
         "short secret",
         lambda: doctor.check_webhook_secret(Path("/etc/x"), exists=True, problems=["secret 1 is shorter"]),
         "webhook secret",
         "shorter",
-        "openssl rand",
+        "enter it at the forge's webhook",
     ),
     (
         "no operator",
@@ -123,28 +126,35 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         lambda: doctor.check_mirror(Path("/x/repo.git"), problem="cannot be opened", head=None),
         "mirror",
         "cannot be opened",
-        "move /x/repo.git away",
+        "sudo rm -rf /x/repo.git",
     ),
     (
         "token refused",
         lambda: doctor.check_forge("https://github.com", problem="TokenRefused: 401", branch=""),
         "forge",
         "401",
-        "OROBOROS_FORGE_TOKEN_FILE",
+        "see that the network lets us out",
     ),
     (
         "database away",
         lambda: doctor.check_database(dataclasses.replace(DATABASE, problem="does not answer: refused")),
         "database",
         "refused",
-        "start Postgres",
+        "restart postgresql",
+    ),
+    (
+        "database refuses",
+        lambda: doctor.check_database(dataclasses.replace(DATABASE, problem="failed: FATAL:  password refused")),
+        "database",
+        "password refused",
+        "sudo oroboros install",
     ),
     (
         "not migrated",
         lambda: doctor.check_migrations(dataclasses.replace(DATABASE, applied=None)),
         "migrations",
         "1.sql not applied",
-        "start the worker",
+        "restart ouroboros-worker.service",
     ),
     (
         "migration changed",
@@ -174,13 +184,13 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         "fetch fails since 2026-03-01 12:00 UTC",
         "docs/reasons.md",
     ),
-    ("redis away", lambda: doctor.check_redis(answers=False), "redis", "next poll", "REDIS_URL"),
+    ("redis away", lambda: doctor.check_redis(answers=False), "redis", "next poll", "restart redis-server"),
     (
         "runtime away",
         lambda: doctor.check_runtime(problem="no socket", units=0, limitations=()),
         "runtime",
         "no socket",
-        "supervisor",
+        "systemctl status",
     ),
     (
         "surface down",
@@ -194,14 +204,21 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         lambda: doctor.check_surface(preview_slot(1), SURFACE),
         "surface preview-1",
         "not the surface of preview-1",
-        "stop what holds that port",
+        "stop what holds the port",
     ),
     (
         "sick instance",
         lambda: doctor.check_surface(MAIN, dataclasses.replace(SURFACE, status=503)),
         "surface main",
         "503",
-        "oroboros logs main",
+        "sudo oroboros rollback",
+    ),
+    (
+        "sick preview",
+        lambda: doctor.check_surface(preview_slot(1), dataclasses.replace(SURFACE, slot="preview-1", status=503)),
+        "surface preview-1",
+        "503",
+        "sudo oroboros backend restart preview-1",
     ),
     (
         "edge down",
@@ -215,14 +232,14 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         lambda: doctor.check_edge(preview_slot(1), "preview1.localhost", SURFACE),
         "edge preview-1",
         "leads to main",
-        "render",
+        "sudo oroboros install",
     ),
     (
         "no route",
         lambda: doctor.check_edge(MAIN, "app.localhost", dataclasses.replace(SURFACE, status=404, slot=None)),
         "edge main",
         "nowhere (404)",
-        "render",
+        "sudo oroboros install",
     ),
     (
         "worker down",
@@ -247,10 +264,10 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
     ),
     (
         "current behind",
-        lambda: doctor.check_live(MAIN, live="a" * 40, current="b" * 40, problem=""),
+        lambda: doctor.check_live(MAIN, LIVE, live="a" * 40, current="b" * 40, problem=""),
         "live main",
         "current names bbbbbbb",
-        "worker tick",
+        "restart ouroboros-worker",
     ),
     ("no user", lambda: doctor.check_users(["oroboros"]), "users", "oroboros", "install"),
     ("edited unit", lambda: doctor.check_files(["/u/x.service"], count=9), "files", "/u/x.service", "oroboros install"),
@@ -260,7 +277,14 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         lambda: doctor.check_units({"ouroboros-x.service": "failed"}, count=2),
         "units",
         "ouroboros-x.service is failed",
-        "journalctl -u ouroboros-x.service",
+        "sudo systemctl restart ouroboros-x.service",
+    ),
+    (
+        "maintenance failed",
+        lambda: doctor.check_maintenance({"ouroboros-x.service": "failed"}),
+        "maintenance",
+        "ouroboros-x.service failed",
+        "journalctl -b -u ouroboros-x.service",
     ),
     (
         "leftover",
@@ -269,21 +293,27 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         "builds/production/x: its release is gone",
         "reset-audit",
     ),
-    ("override", lambda: doctor.check_overrides(["/etc/systemd/system/a b"]), "overrides", "a b", "rm '/etc/systemd"),
+    (
+        "override",
+        lambda: doctor.check_overrides(["/etc/systemd/system/a b"]),
+        "overrides",
+        "a b",
+        "rm '/etc/systemd/system/a b'",
+    ),
     ("not at boot", lambda: doctor.check_enabled(["ouroboros-x.timer"]), "boot", "ouroboros-x.timer", "install"),
     (
         "live unreadable",
-        lambda: doctor.check_live(MAIN, live=None, current=None, problem="live.json makes no sense"),
+        lambda: doctor.check_live(MAIN, LIVE, live=None, current=None, problem="live.json makes no sense"),
         "live main",
         "makes no sense",
-        "deploy",
+        "sudo rm /srv/x/live",
     ),
     (
         "release damaged",
         lambda: doctor.check_release("a" * 40, [Problem(path="app.py", damage=Damage.CONTENT, message="other")]),
         "release",
         "app.py: content",
-        "rollback",
+        "sudo oroboros heal",
     ),
     (
         "release unreadable",
@@ -313,7 +343,28 @@ def test_what_is_broken_is_named_with_its_remedy(
 
     assert (finding.name, finding.outcome) == (name, Outcome.FAILED)
     assert found in finding.found
-    assert remedy in finding.remedy
+    told = finding.prescribed(Place.HOST)
+    assert remedy in told.remedy
+    assert told.remedy.startswith("; then ".join(told.commands))
+
+
+def test_what_was_stopped_by_hand_is_a_note_that_never_tells_to_go_back() -> None:
+    facts = dataclasses.replace(SURFACE, slot="preview-1", status=503)
+
+    told = doctor.check_surface(preview_slot(1), facts, stopped="stopped by eva: noisy").prescribed(Place.HOST)
+
+    assert (told.outcome, told.found) == (Outcome.NOTE, "nothing serves: stopped by eva: noisy")
+    assert told.commands == ("sudo oroboros backend start preview-1",)
+    assert "rollback" not in told.remedy
+
+
+def test_a_refused_token_is_replaced_without_changing_what_else_was_said() -> None:
+    words = ("acme/shop", "--forge-url", "https://git.example.com", "--branch", "release 2")
+    refused = doctor.check_forge("https://x", problem="401", branch="", fault=Fault.TOKEN_REFUSED, words=words)
+
+    assert refused.prescribed(Place.HOST).commands == (
+        "sudo oroboros repo set acme/shop --forge-url https://git.example.com --branch 'release 2' --token-stdin",
+    )
 
 
 def test_every_check_is_broken_by_some_test() -> None:
@@ -345,12 +396,13 @@ def test_every_check_is_broken_by_some_test() -> None:
         doctor.check_edge(MAIN, "app.localhost", dataclasses.replace(SURFACE, status=503)),
         doctor.check_part("api", PART),
         doctor.check_ports([OURS]),
-        doctor.check_live(MAIN, live="a" * 40, current="a" * 40, problem=""),
-        doctor.check_live(MAIN, live=None, current=None, problem=""),
+        doctor.check_live(MAIN, LIVE, live="a" * 40, current="a" * 40, problem=""),
+        doctor.check_live(MAIN, LIVE, live=None, current=None, problem=""),
         doctor.check_release("a" * 40, ()),
         doctor.check_users(()),
         doctor.check_folders(()),
         doctor.check_units({}, count=3),
+        doctor.check_maintenance({}),
         doctor.check_enabled(()),
         doctor.check_overrides(()),
         doctor.check_leftovers(()),
@@ -388,7 +440,8 @@ def test_what_waits_for_install_is_said(policy: Policy, word: str) -> None:
 
     assert finding.outcome is Outcome.NOTE
     assert word in finding.found
-    assert "oroboros install" in finding.remedy
+    assert "oroboros install" in finding.prescribed(Place.HOST).remedy
+    assert "oroboros up" in finding.prescribed(Place.DEVELOPMENT).remedy
 
 
 def test_a_policy_that_is_in_effect_waits_for_nothing() -> None:
@@ -411,7 +464,7 @@ def test_t_p13_the_second_switch_for_forks_tells_what_remains_to_be_feared() -> 
 
     assert [one.outcome for one in told] == [Outcome.NOTE]
     assert "same kernel" in told[0].found
-    assert "accept_fork_risk" in told[0].remedy
+    assert "accept_fork_risk" in told[0].prescribed(Place.HOST).remedy
 
 
 def test_production_on_the_apis_own_port_waits_for_nothing_once_it_is_installed() -> None:
@@ -425,7 +478,7 @@ def test_previews_below_productions_own_domain_are_a_note_with_a_remedy_and_no_f
 
     assert shared.outcome is Outcome.NOTE
     assert "both below example.com" in shared.found
-    assert "[previews] host" in shared.remedy
+    assert "[previews] host" in shared.prescribed(Place.HOST).remedy
     apart = doctor.note_cookies(dataclasses.replace(CONTRACT, preview_host="p{n}.example-previews.com"))
     assert apart.outcome is Outcome.OK
 
@@ -436,7 +489,7 @@ def test_an_app_on_all_interfaces_is_a_note_with_a_remedy_and_no_failure() -> No
     assert told.outcome is Outcome.NOTE
     assert "main listens on all interfaces" in told.found
     assert "0.0.0.0:8200" in told.found
-    assert "HOST" in told.remedy
+    assert "HOST" in told.prescribed(Place.HOST).remedy
     assert doctor.note_exposed({MAIN: ("127.0.0.1:8200",)}).outcome is Outcome.OK
 
 
@@ -477,7 +530,10 @@ def test_doctor_exits_1_and_tells_it_as_json(small: Small) -> None:
 
     value = json.loads(result.stdout)
     assert (result.exit_code, value["ok"]) == (1, False)
-    assert {"name", "outcome", "found", "remedy"} == set(value["checks"][0])
+    assert {"name", "outcome", "found", "remedy", "commands", "fault", "about"} == set(value["checks"][0])
+    remedies = " ".join(check["remedy"] for check in value["checks"])
+    assert "oroboros up" in remedies
+    assert not re.search("systemctl|journalctl|sudo|oroboros install", remedies), "it is no host"
     said = small.run("doctor").stdout
     assert "-> " in said
     assert max(map(len, said.splitlines())) <= 80
