@@ -208,29 +208,44 @@ class PortHolder:
     what: str
     port: int
     holders: frozenset[str]
+    #: The slots that visitors cannot reach while another process has it.
+    blocks: tuple[SlotName, ...] = ()
+    #: It is listened on at every address of the machine.
+    is_public: bool = False
 
 
 def port_holders(topology: Topology) -> tuple[PortHolder, ...]:
     """Return who may listen on each port of the table."""
-    ports, caddy = topology.ports, "ouroboros-caddy.service"
-    # Whatever service of the host's own: which one, and under which name, is its administrator's choice.
-    found = [(name, port, "system.slice") for name, port in (("Postgres", POSTGRES_PORT), ("Redis", REDIS_PORT))]
-    found += [("edge", ports.edge, caddy), ("worker health", ports.worker_health, "ouroboros-worker.service")]
-    if topology.tls != "off":
-        found += [("edge, HTTPS", ports.edge_https, caddy), ("edge, HTTP", ports.edge_http, caddy)]
-    for slot in topology.slots:
-        web = f"ouroboros-web@{unit_instance(slot)}.service"
-        found += [(f"{slot} web", ports.web(slot), web), (f"{slot} backend", ports.backend(slot), web)]
-        for colour in COLOURS:
-            instance = systemd_unit(instance_unit(slot, colour))
-            found.append((f"{slot} instance {colour}", ports.instance(slot, colour), instance))
-        stable = topology.backend_port(slot)
-        if stable not in (ports.api, ports.backend(slot)):
-            found.append((f"{slot} backend", stable, web))
+    ports, caddy = topology.ports, frozenset({"ouroboros-caddy.service"})
     # systemd itself makes the socket that it passes on, in a control group of that or in its own.
     of_api = frozenset({"ouroboros-api.socket", "init.scope", "ouroboros-api.service"})
-    api = PortHolder(what="api", port=ports.api, holders=of_api)
-    return (api, *(PortHolder(what=what, port=port, holders=frozenset({holder})) for what, port, holder in found))
+    # Whatever service of the host's own: which one, and under which name, is its administrator's choice.
+    of_host = frozenset({"system.slice"})
+    found = [
+        PortHolder(what="api", port=ports.api, holders=of_api),
+        PortHolder(what="Postgres", port=POSTGRES_PORT, holders=of_host),
+        PortHolder(what="Redis", port=REDIS_PORT, holders=of_host),
+        PortHolder(what="edge", port=ports.edge, holders=caddy, blocks=topology.slots),
+        PortHolder(what="worker health", port=ports.worker_health, holders=frozenset({"ouroboros-worker.service"})),
+    ]
+    if topology.tls != "off":
+        public = (("edge, HTTPS", ports.edge_https), ("edge, HTTP", ports.edge_http))
+        found += [PortHolder(what=what, port=port, holders=caddy, is_public=True) for what, port in public]
+    for slot in topology.slots:
+        web = f"ouroboros-web@{unit_instance(slot)}.service"
+        of_slot = [("web", ports.web(slot), web), ("backend", ports.backend(slot), web)]
+        of_slot += [
+            (f"instance {colour}", ports.instance(slot, colour), systemd_unit(instance_unit(slot, colour)))
+            for colour in COLOURS
+        ]
+        stable = topology.backend_port(slot)
+        if stable not in (ports.api, ports.backend(slot)):
+            of_slot.append(("backend", stable, web))
+        found += [
+            PortHolder(what=f"{slot} {what}", port=port, holders=frozenset({holder}), blocks=(slot,))
+            for what, port, holder in of_slot
+        ]
+    return tuple(found)
 
 
 def _unit(name: str, text: str) -> HostFile:
@@ -308,7 +323,6 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
             "Requires=ouroboros-api.socket\n"
             "After=ouroboros-api.socket network.target postgresql.service redis.service\n"
             "Wants=postgresql.service redis.service\n"
-            f"{needs_repository}"
             "StartLimitIntervalSec=0\n"
             "\n"
             "[Service]\n"
@@ -317,7 +331,8 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
             f"User={SERVING_USER}\nGroup={SERVING_USER}\n"
             "Slice=ouroboros-control.slice\n"
             f"EnvironmentFile={HOST_CONFIG}/api.env\n"
-            f"EnvironmentFile={HOST_CONFIG}/repository.env\n"
+            # Without one it says so: a connection must not be the end of the socket (TriggerLimitIntervalSec=).
+            f"EnvironmentFile=-{HOST_CONFIG}/repository.env\n"
             f"LoadCredential=webhook-secrets:{HOST_CONFIG}/webhook-secrets\n"
             "Environment=OROBOROS_WEBHOOK_SECRETS_FILE=%d/webhook-secrets\n"
             f"{_OPERATOR_CREDENTIAL}"

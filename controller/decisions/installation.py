@@ -151,7 +151,7 @@ class HostFacts:
     #: None: it does not answer.
     redis: RedisFact | None = None
     versions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    #: Somebody has said which repository this host is about: until then api and worker wait.
+    #: Somebody has said which repository this host is about: until then the worker waits.
     has_repository: bool = False
 
 
@@ -730,7 +730,7 @@ def _services(facts: HostFacts, wanted: Wanted, changes: list[Change]) -> list[C
     if missing:
         result.append(Systemctl(verb="enable", units=missing))
     stirred = stirred_units(changes, wanted.topology)
-    waiting = () if facts.has_repository else ("ouroboros-api.service", "ouroboros-worker.service")
+    waiting = () if facts.has_repository else ("ouroboros-worker.service",)
     ours = [unit for unit in units if _is_started_by_us(unit) and unit not in waiting]
     started = tuple(unit for unit in ours if unit not in facts.active)
     restarted = tuple(unit for unit in ours if unit in facts.active and unit in stirred)

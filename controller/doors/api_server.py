@@ -30,7 +30,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -250,6 +250,26 @@ def build_app(settings: Settings, *, more: Sequence[Route] = ()) -> Starlette:
     # A redirect would be built from the Host header, which anybody may write.
     app.router.redirect_slashes = False
     return app
+
+
+def build_app_without_repository() -> Starlette:
+    """Return the application of a host that was not told which repository it is about: 503 with the remedy, to every
+    request. It takes no delivery, so that the forge keeps each as failed."""
+    _require_starlette()
+    told = Refused(
+        "RepositoryUnset",
+        "this host has no repository yet: sudo oroboros repo set OWNER/NAME --token-stdin",
+        status_hint=503,
+    )
+    log.warning("api: %s", told.message, extra={"action": "api.waits", "reason": told.reason})
+    body = {"status": "unfit", "error": told.reason, "message": told.message}
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            answer = JSONResponse(body, status_code=told.status_hint, headers={"Cache-Control": "no-store"})
+            await answer(scope, receive, send)
+
+    return Starlette(routes=[Mount("/", refuse)])
 
 
 def serve(settings: Settings, *, port: int, more: Sequence[Route] = (), fd: int | None = None) -> int:

@@ -339,11 +339,15 @@ def demo(context: click.Context, leave: bool, port_base: int | None) -> int:
 @click.pass_context
 def api(context: click.Context, port: int | None, fd: int | None) -> int:
     """Run the receiver and the JSON API."""
-    from controller.doors.api_server import serve
+    from controller.doors.api_server import build_app_without_repository, serve, serve_app
     from controller.doors.json_api import routes
 
     log_to_stderr()
-    settings = stack_of(context).settings()
+    stack = stack_of(context)
+    # systemd holds the port: an api that ended would be started at each connection, until systemd gives the port up.
+    if fd is not None and not stack.environ.get("OROBOROS_REPOSITORY", "").strip():
+        return serve_app(build_app_without_repository(), port=0, fd=fd)
+    settings = stack.settings()
     hide_contents_of(secret_files(settings))
     if port is None:
         port = read_topology(settings.layout).ports.api

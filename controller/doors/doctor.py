@@ -183,7 +183,9 @@ def check_files(differing: Sequence[str], *, count: int) -> Finding:
 
 def note_repository() -> Finding:
     """Tell that nobody has said which repository this host is about."""
-    return note("repository", "none yet: api and worker wait for one", Fault.REPOSITORY_UNSET)
+    return note(
+        "repository", "none yet: the worker waits for one, and the api takes no delivery", Fault.REPOSITORY_UNSET
+    )
 
 
 # -- the disk ---------------------------------------------------------------------------------------------------------

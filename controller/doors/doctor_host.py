@@ -145,7 +145,7 @@ def examine_installation(topology: Topology) -> list[Finding]:
     users = {user.pw_name for user in pwd.getpwall()}
     is_told = (HOST_CONFIG / "repository.env").exists()
     running = [unit.name for unit in installed_units(topology) if unit.runs]
-    awaited = [unit for unit in running if is_told or unit not in ("ouroboros-api.service", WORKER_UNIT)]
+    awaited = [unit for unit in running if is_told or unit != WORKER_UNIT]
     states = dict(zip(awaited, unit_states(awaited), strict=False))
     at_boot = enabled_units(topology)
     disabled = [

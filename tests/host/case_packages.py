@@ -76,3 +76,15 @@ def test_a_dry_run_says_what_one_command_then_does_and_leaves_nothing(host: Host
     for package in MISSING:
         assert host.text("dpkg-query", "-W", "-f", "${db:Status-Status}", package) == "installed"
     assert "nothing to do" in install(host)
+
+
+def test_before_a_repository_is_set_the_api_says_so_however_often_it_is_asked(host: Host) -> None:
+    health = "http://127.0.0.1:8000/health"
+    # systemd gives a socket up that starts its service more often than 20 times within 2 s.
+    words = ["curl", "-s", "-m", "60", "-o", "/dev/null", "-w", "%{http_code}\\n", f"{health}?[1-40]"]
+    assert set(host.text(*words).split()) == {"503"}
+    assert "repo set OWNER/NAME" in host.text("curl", "-s", "-m", "5", health)
+    assert host.run(["oroboros", "health"], check=False).returncode == 1
+    states = host.text("systemctl", "is-active", "ouroboros-api.socket", "ouroboros-api.service")
+    assert states.split() == ["active", "active"]
+    assert "none yet: the worker waits for one" in host.run(["oroboros", "doctor"], check=False).stdout

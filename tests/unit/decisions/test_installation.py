@@ -211,13 +211,13 @@ def test_fewer_slots_remove_their_units() -> None:
     assert Systemctl(verb="daemon-reload") in changes
 
 
-def test_api_and_worker_wait_for_a_repository() -> None:
-    waiting = frozenset({"ouroboros-api.service", "ouroboros-worker.service"})
+def test_the_worker_waits_for_a_repository() -> None:
+    waiting = frozenset({"ouroboros-worker.service"})
     facts = replace(installed(), has_repository=False, active=installed().active - waiting)
 
     assert plan_installation(facts, WANTED) == ()
     assert plan_installation(replace(facts, has_repository=True), WANTED) == (
-        Systemctl(verb="start", units=("ouroboros-api.service", "ouroboros-worker.service")),
+        Systemctl(verb="start", units=("ouroboros-worker.service",)),
     )
 
 
