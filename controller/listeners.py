@@ -1,8 +1,9 @@
-"""Where do processes listen? Reads /proc/net and /proc/<pid>/fd (proc_pid_net(5), proc_pid_fd(5))."""
+"""Find where processes listen, and which process holds a socket, from /proc (proc_pid_net(5), proc_pid_fd(5))."""
 
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import sys
 from collections.abc import Iterable, Iterator
@@ -69,3 +70,53 @@ def socket_inodes(process_ids: Iterable[int]) -> set[str]:
             if target.startswith("socket:["):
                 found.add(target[8:-1])
     return found
+
+
+def taking_loopback() -> dict[int, set[str]]:
+    """Return the inodes of the sockets that get connections to 127.0.0.1, by their port: those bound to that address,
+    else those bound to a wildcard."""
+    bound: dict[int, set[str]] = {}
+    wildcard: dict[int, set[str]] = {}
+    for address, inode in _listening([os.getpid()]):
+        host, _, port = address.rpartition(":")
+        if host in ("127.0.0.1", "[::ffff:127.0.0.1]"):
+            bound.setdefault(int(port), set()).add(inode)
+        elif host in ("0.0.0.0", "[::]"):  # noqa: S104 - what others listen at
+            wildcard.setdefault(int(port), set()).add(inode)
+    return {**wildcard, **bound}
+
+
+def holder_of(inodes: set[str], *, among: Iterable[int] | None = None) -> int | None:
+    """Return a process that holds one of these sockets, as far as we may see."""
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit()) if among is None else among
+    return next((pid for pid in pids if socket_inodes([pid]) & inodes), None)
+
+
+def describe_process(pid: int | None) -> str:
+    """Return a process in words: its name, its id, its user, and its systemd unit if it has one."""
+    if pid is None:
+        return "a process that we cannot see"
+    try:
+        command = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+        uid = os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return f"process {pid}, which has ended"
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    unit = _unit_of(pid)
+    shown = "".join(c if c.isprintable() else "?" for c in command)
+    return f"{shown} (process {pid} of {user}{f', {unit}' if unit else ''})"
+
+
+def _unit_of(pid: int) -> str:
+    """Return the innermost unit in a process' control group (cgroups(7)); "" when there is none."""
+    try:
+        groups = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return ""
+    # Hybrid hosts have systemd's units in the hierarchy of that name as well.
+    paths = [line.split(":", 2)[2] for line in groups if line.startswith("0::") or ":name=systemd:" in line]
+    names = [name for path in paths for name in reversed(path.split("/"))]
+    return next((name for name in names if name.endswith((".service", ".scope", ".socket"))), "")

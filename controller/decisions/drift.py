@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from controller.decisions.host_units import InstalledUnit, PortHolder
 from controller.model.names import MAIN, Sha, SlotName, instance_unit
-from controller.model.nouns import Drift, Handling
+from controller.model.nouns import Drift, Handling, PortFact
 from controller.model.states import ProcessState
 from controller.model.world import Observed, SlotObserved
 
@@ -43,6 +43,8 @@ OF_DISTRIBUTION = ("/lib/", "/usr/lib/")
 #: What a tick sees by itself; the others come from a slower look.
 SEEN_BY_TICK = frozenset({CURRENT_CHANGED, INSTANCE_STOPPED})
 NAMED_MAX = 3
+#: What the subject of a port begins with.
+PORT = "port "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,15 +67,6 @@ class FileFact:
     path: str
     rendered: str
     on_disk: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortFact:
-    """A port of ours that somebody else listens on, and who that is."""
-
-    what: str
-    port: int
-    owner: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +127,16 @@ def compare_unit(wanted: InstalledUnit, shown: Mapping[str, str]) -> UnitFact:
 def is_stranger(holder: PortHolder, cgroup: str) -> bool:
     """Say whether a listener in this control group, a path, is somebody else than whose the port is."""
     return holder.holders.isdisjoint(cgroup.split("/"))
+
+
+def port_subject(fact: PortFact) -> str:
+    """Return how a taken port is called in a drift and in a trouble."""
+    return f"{PORT}{fact.port}"
+
+
+def describe_taken(fact: PortFact) -> str:
+    """Return which port is taken, and by which process."""
+    return f"port {fact.port} ({fact.what}) is held by {fact.owner}"
 
 
 def is_held(observed: Observed, reason: str, subject: str) -> bool:
@@ -240,8 +243,7 @@ def _of_root(host: HostDrift) -> Iterator[Drift]:
             what = "is gone" if file.on_disk is None else "is not what was installed"
             yield _by_hand(FILE_EDITED, file.path, f"{file.path} {what}")
     for port in host.ports:
-        message = f"port {port.port} ({port.what}) is held by {port.owner}"
-        yield _by_hand(PORT_TAKEN, f"port {port.port}", message)
+        yield _by_hand(PORT_TAKEN, port_subject(port), describe_taken(port))
 
 
 def _drift(observed: Observed, reason: str, subject: str, message: str, *, slot: SlotName | None) -> Drift:

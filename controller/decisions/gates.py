@@ -26,6 +26,8 @@ SLOW_START_PAUSE_S = 0.1
 WINDOW_PAUSE_S = 1.0
 #: After a failed probe: look again soon, since users see it.
 WINDOW_RETRY_PAUSE_S = 0.25
+#: While another process has a port of ours.
+TAKEN_PAUSE_MAX_S = 5.0
 #: An answer that says "not yet".
 NOT_YET = frozenset({502, 503, 504})
 #: The same wrong answer for so long, from the very process, is its answer.
@@ -158,6 +160,11 @@ def window_pause_s(result: Result, *, confirmed: bool, over_by_s: float) -> floa
     if not confirmed or over_by_s >= 0:
         return GATE_PAUSE_S
     return min(WINDOW_PAUSE_S, -over_by_s)
+
+
+def taken_pause_s(tries: int) -> float:
+    """Return how long a window whose ports other processes have waits before it looks again."""
+    return min(TAKEN_PAUSE_MAX_S, WINDOW_RETRY_PAUSE_S * 2.0 ** min(tries, 10))
 
 
 def with_log_line(judgement: Judgement, line: str) -> Judgement:

@@ -5,6 +5,9 @@ switch: each of these touches what serves (its database, its queues, its memory)
 weekend proves nothing after it. So a run waits where it is, without blame and without a limit, and goes on by itself
 once nothing holds it; one that was at its gate already ends without blame and is begun anew then.
 
+A slot is held too while another process has one of its ports, or the edge's: no probe could tell its answers from the
+release's.
+
 What goes all the same: the way back of a release whose window fails, what restores or starts again what served, and an
 order by hand that says why. A freeze is production's alone; an order to hold is about one slot, and one lease of it.
 
@@ -18,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from controller.decisions.drift import PORT_TAKEN, describe_taken
 from controller.model.config import DatedFreeze, Freeze, WeeklyFreeze
 from controller.model.names import MAIN, SlotName
 from controller.model.nouns import HoldOrder, Run
@@ -107,8 +111,16 @@ def _last(local: datetime, zone: ZoneInfo) -> datetime:
     return max(local.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
 
 
+def describe_taken_ports(observed: Observed, slot: SlotName) -> str:
+    """Return which ports of a slot, or of the edge in front of it, other processes have; "" for none."""
+    return "; ".join(describe_taken(fact) for fact in observed.taken_ports if slot in fact.blocks)
+
+
 def held_slot(observed: Observed, slot: SlotObserved, *, now: datetime) -> Held | None:
     """Return what holds a slot now, whatever runs there."""
+    taken = describe_taken_ports(observed, slot.slot)
+    if taken:
+        return Held(reason=PORT_TAKEN, why=taken, by="", until=None)
     fence = slot.lease.fence if slot.lease is not None else 0
     freezes = observed.policy.production.freeze
     return judge_held(observed.holds, freezes, slot=slot.slot, fence=fence, now=now)
@@ -151,11 +163,18 @@ def freeze_from_json(value: Mapping[str, object]) -> Freeze:
 
 def describe_held(held: Held) -> str:
     """Return in one line what holds, until when, why and by whom."""
-    return f"{describe_end(held)}: {held.why} (by {held.by})"
+    return f"{describe_end(held)}: {describe_cause(held)}"
+
+
+def describe_cause(held: Held) -> str:
+    """Return why something is held, and by whom."""
+    return f"{held.why} (by {held.by})" if held.by else held.why
 
 
 def describe_end(held: Held) -> str:
     """Return that something is held, and until when."""
+    if held.reason == PORT_TAKEN:
+        return "waits"
     return f"held until {describe_instant(held.until, held.timezone)}" if held.until is not None else "held"
 
 

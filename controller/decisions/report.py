@@ -28,7 +28,7 @@ from datetime import datetime
 
 from controller.decisions.admission import NEEDS_APPROVAL, admission
 from controller.decisions.explain import DOING, superseded_by
-from controller.decisions.holds import describe_end, held_run
+from controller.decisions.holds import describe_cause, describe_end, describe_taken_ports, held_run
 from controller.decisions.markdown import chars, visible
 from controller.decisions.merge_queue import PASSED, entry_of, is_checked
 from controller.decisions.plan import (
@@ -168,8 +168,10 @@ def say_of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topol
     url: str | None = topology.url(slot.slot)
     check: CheckState | None = None
     match run.state:
-        case _ if _is_quiet(observed, slot, run):
+        case _ if _is_quiet(observed, slot, run) and not describe_taken_ports(observed, slot.slot):
             state, text = StatusState.SUCCESS, describe(REPAIRED, _restored(run), tail)
+        case RunState.WATCHING if taken := describe_taken_ports(observed, slot.slot):
+            state, text, url = StatusState.PENDING, describe("waits", f": {taken}", tail), None
         case RunState.WATCHING if run.confirmed_at is not None:
             until = f", watched until {run.watch_until:%H:%M} UTC" if run.watch_until is not None else ", watched"
             state, text = StatusState.SUCCESS, describe("live", f"{until}{_restored(run)}", tail)
@@ -193,7 +195,7 @@ def say_of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topol
             url = url if check is CheckState.SUCCESS and _serves_run(slot, run) else None
         case _ if run.state is not RunState.WATCHING and (held := held_run(observed, slot, run, now=now)) is not None:
             # A build may still go on; what people wait for is the end of the hold.
-            start, detail = describe_end(held), f": {held.why} (by {held.by})"
+            start, detail = describe_end(held), f": {describe_cause(held)}"
             state, check, text, url = StatusState.PENDING, CheckState.QUEUED, describe(start, detail, tail), None
         case _:
             doing = {Cause.REPAIR: "starting again: ", Cause.ROLLBACK: "going back to this commit: "}

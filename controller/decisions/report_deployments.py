@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from datetime import datetime
 
+from controller.decisions.holds import describe_taken_ports
 from controller.decisions.report import UNDER_WAY, runs_to_report, say_of_run
 from controller.model.names import MAIN, Topology, environment, is_of_queue
 from controller.model.nouns import Run
@@ -46,7 +47,7 @@ def _of_slot(
     for generation, run in known.items():
         if is_of_queue(run.domain):
             continue  # it is checked, and deployed nowhere
-        state = _state(slot, run)
+        state = _state(observed, slot, run)
         if state is None or (
             generation not in shown and state not in (DeploymentState.IN_PROGRESS, DeploymentState.SUCCESS)
         ):
@@ -54,7 +55,7 @@ def _of_slot(
         yield _wanted(observed, slot, run, state, topology, now=now)
 
 
-def _state(slot: SlotObserved, run: Run) -> DeploymentState | None:
+def _state(observed: Observed, slot: SlotObserved, run: Run) -> DeploymentState | None:
     """Return how a run's deployment stands; None while there is nothing to show."""
     live = slot.live
     held = slot.slot == MAIN or (slot.lease is not None and slot.lease.fence == run.fence)
@@ -65,7 +66,8 @@ def _state(slot: SlotObserved, run: Run) -> DeploymentState | None:
         return _FAILED[run.state]
     if run.state is RunState.PLANNED:
         return None
-    if run.state not in RUN_TERMINAL and run.confirmed_at is None:
+    is_seen = run.confirmed_at is not None and not describe_taken_ports(observed, slot.slot)
+    if run.state not in RUN_TERMINAL and not is_seen:
         return DeploymentState.IN_PROGRESS
     return DeploymentState.SUCCESS if serves else DeploymentState.INACTIVE
 

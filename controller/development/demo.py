@@ -28,6 +28,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from controller.development.author import LOOK_EVERY_S, Author, NotAsTold
+from controller.development.embedded_runtime import PARTS_FILE
 from controller.disk import remove_tree
 from controller.effects.stack_files import read_stack
 from controller.model.errors import Unavailable
@@ -323,7 +324,7 @@ class Demo:
 
     def kill(self, part: str) -> None:
         """Kill a part as a crash would; `up` starts it again."""
-        pids = json.loads((self.run_folder() / "parts.json").read_text())
+        pids = json.loads((self.run_folder() / PARTS_FILE).read_text())
         os.kill(int(pids[part]), signal.SIGKILL)
         self.say(f"   kill -9 {part}")
 

@@ -12,15 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from controller.decisions.drift import HostDrift
+from controller.decisions.host_units import PortHolder, port_holders
 from controller.decisions.log_lines import ERROR_TAIL_BYTES, LOG_END_BYTES, error_line, last_lines
 from controller.disk import remove_folder
 from controller.effects.probe import strangers_at
 from controller.effects.runtime import ProcessSpec
-from controller.listeners import listeners_of
+from controller.effects.stack_files import read_topology
+from controller.listeners import describe_process, holder_of, listeners_of, socket_inodes, taking_loopback
 from controller.model.command import parse_environment
 from controller.model.errors import Stalled, Unavailable
-from controller.model.names import Layout, SlotName, slot_of_unit
-from controller.model.nouns import ProcessFact
+from controller.model.names import Layout, SlotName, slot_of_unit, unit_of_systemd
+from controller.model.nouns import PortFact, ProcessFact
 from controller.model.states import ProcessState
 from controller.threads import new_thread
 
@@ -29,12 +31,26 @@ ANSWER_BYTES_MAX = 4 << 20
 RECONNECT_PAUSE_S = 0.2
 
 
+#: Before a stranger at a port is called one: longer than `oroboros up` takes to tell of a part that it started.
+STRANGER_PAUSE_S = 0.05
+#: Below `Layout.run`: the process of each part of the stack.
+PARTS_FILE = "parts.json"
+#: The part that has the ports of a host's unit; that of a surface is named by its slot.
+PART_OF_UNIT = {
+    "ouroboros-caddy.service": "edge",
+    "ouroboros-api.service": "api",
+    "ouroboros-worker.service": "worker",
+}
+
+
 class EmbeddedRuntime:
     """A client of one supervisor. Safe to use from several threads: each call is a connection of its own."""
 
     def __init__(self, socket_path: Path, layout: Layout) -> None:
         self._socket_path = socket_path
         self._layout = layout
+        #: Sockets at ports of the stack that were found to be its own.
+        self._known: frozenset[tuple[int, str]] = frozenset()
 
     def start(self, spec: ProcessSpec) -> None:
         """Start a unit. Safe to repeat: see `Runtime.start`.
@@ -101,6 +117,53 @@ class EmbeddedRuntime:
         """Return who else listens at the address."""
         return strangers_at(address, lambda: self.process_ids(unit, generation))
 
+    def taken_ports(self) -> tuple[PortFact, ...]:
+        """Return the ports of the stack that other processes than its own listen on."""
+        ports = {fact.port for fact in self._strangers()}
+        if not ports:
+            return ()
+        # A part that was started a moment ago is told of at the second look.
+        time.sleep(STRANGER_PAUSE_S)
+        return tuple(fact for fact in self._strangers() if fact.port in ports)
+
+    def _strangers(self) -> list[PortFact]:
+        try:
+            parts = json.loads((self._layout.run / PARTS_FILE).read_text())
+        except (OSError, ValueError):
+            return []  # the stack still starts
+        listening = taking_loopback()
+        known: set[tuple[int, str]] = set()
+        found: list[PortFact] = []
+        for holder in port_holders(read_topology(self._layout)):
+            if "system.slice" in holder.holders:
+                continue  # Postgres and Redis of the machine: this stack has its own, elsewhere
+            sockets = {(holder.port, inode) for inode in listening.get(holder.port, ())}
+            strange = sockets - self._known
+            if strange:
+                inodes = socket_inodes(self._holders(holder, parts))
+                strange = {(port, inode) for port, inode in strange if inode not in inodes}
+            known |= sockets - strange
+            if strange:
+                owner = describe_process(holder_of({inode for _, inode in strange}))
+                found.append(PortFact(what=holder.what, port=holder.port, owner=owner, blocks=holder.blocks))
+        self._known = frozenset(known)
+        return found
+
+    def _holders(self, holder: PortHolder, parts: Mapping[str, object]) -> frozenset[int]:
+        """Return the processes that may listen on a port: of a part, or of an instance."""
+        pids: set[int] = set()
+        for name in holder.holders:
+            unit = unit_of_systemd(name)
+            if unit is not None:
+                for fact in self.observe():
+                    pids |= self.process_ids(unit, fact.generation) if fact.unit == unit else frozenset()
+            pid = parts.get(
+                PART_OF_UNIT.get(name) or name.replace("ouroboros-web@", "surface-").removesuffix(".service")
+            )
+            if isinstance(pid, int):
+                pids.add(pid)
+        return frozenset(pids)
+
     def listeners(self, unit: str, generation: int) -> tuple[str, ...]:
         """Return where the unit's processes listen."""
         return listeners_of(self.process_ids(unit, generation))
@@ -161,6 +224,9 @@ class EmbeddedRuntime:
     def restart_control_plane(self) -> None:
         """Refuse, as `start_judge` does."""
         self.start_judge()
+
+    def reopen_api_port(self) -> None:
+        """Do nothing: `oroboros up` starts a part again by itself."""
 
     def control_plane_restarts(self) -> int:
         """Return 0: nobody asks without a judge."""

@@ -41,6 +41,7 @@ from controller.decisions.surfaces import (
     surface_environment,
     surface_listens,
 )
+from controller.development.embedded_runtime import PARTS_FILE
 from controller.development.forge_client import clone_for_author
 from controller.development.keeper import bound_log
 from controller.development.parts import (
@@ -53,6 +54,7 @@ from controller.development.parts import (
     prepare_redis,
 )
 from controller.effects.stack_files import write_private, write_stack, write_topology
+from controller.listeners import describe_process, holder_of, taking_loopback
 from controller.model.errors import ConfigInvalid, Unavailable
 from controller.model.names import COLOURS, HOST_ROOT, PORT_OFFSET_MAX, Layout, Ports, SlotName, Topology, unit_instance
 
@@ -147,7 +149,7 @@ class Stack:
     def write_pids(self) -> None:
         """Tell which process each part is, for whoever wants to kill one."""
         pids = {name: part.pid for name, part in self.parts.items()}
-        write_private(self.layout.run / "parts.json", json.dumps(pids))
+        write_private(self.layout.run / PARTS_FILE, json.dumps(pids))
 
 
 def main_up(options: Options, *, say: Callable[[str], None], on_ready: Callable[[Stack], None] | None = None) -> int:
@@ -453,24 +455,7 @@ def _is_free(port: int) -> bool:
 
 def _owner(port: int) -> str:
     """Return who listens on a port, as far as /proc lets us see."""
-    inodes = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            rows = Path(table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for row in rows:
-            fields = row.split()
-            if fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port:
-                inodes.add(f"socket:[{fields[9]}]")
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(os.readlink(fd) in inodes for fd in (process / "fd").iterdir()):
-                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-                return f"process {process.name} ({command.strip():.60})"
-        except OSError:
-            continue
-    return "another process"
+    return describe_process(holder_of(taking_loopback().get(port, set())))
 
 
 @contextmanager

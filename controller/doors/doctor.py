@@ -458,7 +458,8 @@ class PortOwner:
     what: str
     port: int
     pid: int | None
-    command: str
+    #: In words, with its user and unit.
+    process: str
     ours: bool | None
 
 
@@ -467,9 +468,7 @@ def check_ports(owners: Iterable[PortOwner]) -> Finding:
     listening = list(owners)
     strangers = [owner for owner in listening if owner.ours is False]
     if strangers:
-        named = "; ".join(
-            f"{owner.port} ({owner.what}) is held by process {owner.pid} ({owner.command:.60})" for owner in strangers
-        )
+        named = "; ".join(f"{owner.port} ({owner.what}) is held by {owner.process}" for owner in strangers)
         pids = tuple(dict.fromkeys(str(owner.pid) for owner in strangers))
         return failed("ports", named, Fault.PORTS_TAKEN, pids=pids)
     unknown = sum(owner.ours is None for owner in listening)

@@ -61,6 +61,7 @@ from controller.effects.stack_files import read_stack, read_topology
 from controller.effects.store import SQL_FOLDER, Store
 from controller.effects.systemd import look_at_units
 from controller.effects.wake import Bell
+from controller.listeners import describe_process
 from controller.model.config import Policy, Settings
 from controller.model.deploy_toml import DEPLOY_TOML_BYTES_MAX, parse_policy
 from controller.model.errors import ConfigInvalid, OroborosError, Unavailable
@@ -513,7 +514,9 @@ def find_owners(
 def _look_for_owners(settings: Settings, topology: Topology) -> list[PortOwner]:
     listening = _listening_sockets()
     is_host = settings.runtime == "systemd"
-    wanted = {port: what for what, port in topology.ports.all_for(topology.slots) if port in listening}
+    ports = topology.ports
+    public = [] if topology.tls == "off" else [("edge, HTTPS", ports.edge_https), ("edge, HTTP", ports.edge_http)]
+    wanted = {port: what for what, port in (*ports.all_for(topology.slots), *public) if port in listening}
     if is_host:
         wanted.pop(topology.ports.forge, None)  # a host has no forge of its own
     if not wanted:
@@ -528,7 +531,7 @@ def _look_for_owners(settings: Settings, topology: Topology) -> list[PortOwner]:
         if pid is not None and (is_host or not roots):
             # systemd itself holds the api's port.
             ours = True if is_host and pid == 1 else _is_unit_of_ours(pid)
-        found.append(PortOwner(what=what, port=port, pid=pid, command="" if pid is None else _command(pid), ours=ours))
+        found.append(PortOwner(what=what, port=port, pid=pid, process=describe_process(pid), ours=ours))
     return found
 
 
@@ -600,14 +603,6 @@ def _is_unit_of_ours(pid: int) -> bool | None:
         return "ouroboros-" in (Path("/proc") / str(pid) / "cgroup").read_text()
     except OSError:
         return None
-
-
-def _command(pid: int) -> str:
-    try:
-        words = (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ")
-    except OSError:
-        return ""
-    return words.decode("utf-8", "replace").strip()
 
 
 # -- slots and releases -----------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any
 
 from controller.decisions.access import WORKER_ACCESS
+from controller.decisions.drift import PORT_TAKEN
 from controller.decisions.fitness import judge_fitness
 from controller.decisions.report_checks import STEP_OF_VERDICT
 from controller.decisions.troubles import describe
@@ -59,6 +60,8 @@ from controller.threads import new_thread
 START_PATIENCE_S = 30.0
 LOCK_PATIENCE_S = 10.0
 STOP_TIMEOUT_S = 5.0
+#: Between two tries to bind the health port while another process has it.
+HEALTH_PORT_PAUSE_MIN_S, HEALTH_PORT_PAUSE_MAX_S = 0.5, 5.0
 NOTIFICATIONS: tuple[Surface, ...] = ("notification",)
 NOTIFY_SECRET_BYTES_MAX = 4_096
 #: News is given up once it is old: 40 tries take about three hours.
@@ -347,13 +350,6 @@ def _when_reachable(attempt: Callable[[], object]) -> None:
 class _HealthServer(ThreadingHTTPServer):
     """A server whose bugs end the worker; that a client went away is none."""
 
-    thread: threading.Thread
-
-    def end(self) -> None:
-        """Stop to answer. One whose thread is gone has stopped; `shutdown` would wait for it without end."""
-        if self.thread.is_alive():
-            self.shutdown()
-
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
         """Answer in a thread of the worker's own kind."""
 
@@ -368,6 +364,45 @@ class _HealthServer(ThreadingHTTPServer):
         new_thread("health request", answer).start()
 
 
+class HealthDoor:
+    """The health port of the worker. While another process has it, the worker goes on and tries to bind it again."""
+
+    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._address = ("127.0.0.1", port)
+        self._handler = handler
+        self._ended = threading.Event()
+        self._is_told = False
+        self._server = self._open()
+        self._thread = new_thread("health", self._serve)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop to answer. `shutdown` would wait without end for a thread that is gone."""
+        self._ended.set()
+        if self._server is not None and self._thread.is_alive():
+            self._server.shutdown()
+            self._server.server_close()
+
+    def _open(self) -> _HealthServer | None:
+        try:
+            return _HealthServer(self._address, self._handler)
+        except OSError as error:
+            level, self._is_told = logging.DEBUG if self._is_told else logging.ERROR, True
+            log.log(
+                level, "worker: health port %d cannot be bound: %s", self._address[1], error.strerror,
+                extra={"action": "worker.health_port", "reason": PORT_TAKEN},
+            )  # fmt: skip
+            return None
+
+    def _serve(self) -> None:
+        pause_s = HEALTH_PORT_PAUSE_MIN_S
+        while self._server is None:
+            if self._ended.wait(pause_s):
+                return
+            self._server, pause_s = self._open(), min(HEALTH_PORT_PAUSE_MAX_S, pause_s * 2)
+        self._server.serve_forever()
+
+
 def serve_health(
     port: int,
     health: Health,
@@ -377,7 +412,7 @@ def serve_health(
     poll_interval_s: float,
     release: str | None,
     token: bytes | None,
-) -> _HealthServer:
+) -> HealthDoor:
     """Answer on the health port, in threads of its own: whether the worker is well, to the operator also why."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -423,13 +458,7 @@ def serve_health(
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
             """Health probes are not worth a line."""
 
-    try:
-        server = _HealthServer(("127.0.0.1", port), Handler)
-    except OSError as error:
-        raise ConfigInvalid("PortBusy", f"worker health port {port} cannot be bound: {error.strerror}") from error
-    server.thread = new_thread("health", server.serve_forever)
-    server.thread.start()
-    return server
+    return HealthDoor(port, Handler)
 
 
 def _age_s(at: datetime | None, now: datetime) -> float | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
-import os
 import socket
 import string
 import struct
@@ -21,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from controller.listeners import LISTEN_STATE, rows_of, socket_inodes
+from controller.listeners import LISTEN_STATE, describe_process, holder_of, rows_of, socket_inodes
 
 HEAD_BYTES_MAX = 32 << 10
 #: Answers like 103 that only announce the real one.
@@ -109,7 +108,7 @@ def ask_instance(
         if answer.refused or answer.listener in process_ids():
             return answer
         if answer.listener is not None and answer.listener > 0 and Path(f"/proc/{answer.listener}").exists():
-            return replace(answer, stranger=_named(answer.listener))
+            return replace(answer, stranger=describe_process(answer.listener))
         # Who called listen(2) has ended; who holds the socket now?
         return replace(answer, stranger=strangers() or "")
     stranger = strangers()
@@ -313,7 +312,7 @@ def strangers_at(address: str, process_ids: Callable[[], frozenset[int]]) -> str
         if not inodes:
             return ""
         time.sleep(STRANGER_PAUSE_S)
-    return _owner_of(inodes)
+    return describe_process(holder_of(inodes))
 
 
 def _listening_inodes(address: str) -> set[str]:
@@ -336,21 +335,6 @@ def _addresses_that_take(host: str) -> tuple[str, ...]:
     own = f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}"
     mapped = f"{0:08X}{0:08X}{int.from_bytes(bytes((0, 0, 255, 255)), sys.byteorder):08X}{own}"
     return own, f"{0:08X}", f"{0:032X}", mapped
-
-
-def _owner_of(inodes: set[str]) -> str:
-    for name in os.listdir("/proc"):
-        if name.isdigit() and socket_inodes([int(name)]) & inodes:
-            return _named(int(name))
-    return "a process that we cannot see"
-
-
-def _named(pid: int) -> str:
-    try:
-        command = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-    except OSError:
-        command = "?"
-    return f"process {pid} ({_visible(command)[:30]})"
 
 
 def _visible(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from controller.decisions.drift import HostDrift
 from controller.model.names import SlotName
-from controller.model.nouns import ProcessFact
+from controller.model.nouns import PortFact, ProcessFact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,9 @@ class Runtime(Protocol):
     def strangers_at(self, unit: str, generation: int, address: str) -> str | None:
         """Return who else than the unit listens at the address, "" when only it does, None when nobody listens."""
 
+    def taken_ports(self) -> tuple[PortFact, ...]:
+        """Return the ports of this stack that other processes than its own parts listen on. Quick."""
+
     def listeners(self, unit: str, generation: int) -> tuple[str, ...]:
         """Return every TCP address at which the unit's own processes listen, `127.0.0.1:8200` or `[::1]:8200`, in
         order; () when it listens nowhere, or does not run."""
@@ -99,6 +102,9 @@ class Runtime(Protocol):
 
     def restart_control_plane(self) -> None:
         """Have api and worker started anew: they run what production serves. Returns at once."""
+
+    def reopen_api_port(self) -> None:
+        """Have the api's port listened on again, which another process had."""
 
     def control_plane_restarts(self) -> int:
         """Return how often api and worker were started anew since they were last ordered to, because they ended."""

@@ -30,11 +30,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from controller.decisions.drift import FileFact, HostDrift, PortFact, UnitFact, compare_unit, is_stranger
+from controller.decisions.drift import FileFact, HostDrift, UnitFact, compare_unit, is_stranger
 from controller.decisions.host_units import installed_units, port_holders, render_units
 from controller.decisions.log_lines import (
     ERROR_TAIL_BYTES,
@@ -53,7 +54,7 @@ from controller.disk import (
     sync_folder,
 )
 from controller.effects.runtime import ProcessSpec
-from controller.listeners import listeners_in_network_of
+from controller.listeners import describe_process, holder_of, listeners_in_network_of
 from controller.model.errors import ConfigInvalid, Unavailable, Waiting
 from controller.model.names import (
     COLOURS,
@@ -72,7 +73,7 @@ from controller.model.names import (
     systemd_unit,
     unit_of_systemd,
 )
-from controller.model.nouns import ProcessFact
+from controller.model.nouns import PortFact, ProcessFact
 from controller.model.states import ProcessState
 from controller.threads import new_thread
 
@@ -113,13 +114,18 @@ LOGGED_JOBS: tuple[JobKind, ...] = ("build", "migrate", "seed")
 COMPARED = ("Id", "ActiveState", "FragmentPath", "DropInPaths", "UnitFileState")
 JUDGE = "ouroboros-judge.service"
 CONTROL_PLANE = ("ouroboros-api.service", "ouroboros-worker.service")
+#: Before a stranger at a port is called one.
+STRANGER_PAUSE_S = 0.01
+#: Of control groups, whose ids are used once only.
+PATHS_KEPT_MAX = 1_024
 #: CLD_EXITED of waitid(2), as ExecMainCode says it; anything else that is not 0 is an end by a signal.
 CLD_EXITED = 1
 SIGKILL = 9
 
 #: From <linux/netlink.h>, <linux/sock_diag.h>, <linux/inet_diag.h>.
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_REQUEST_DUMP = 4, 20, 0x301
-_NLMSG_ERROR, _NLMSG_DONE, _INET_DIAG_CGROUP_ID, _TCP_LISTEN = 2, 3, 21, 10
+_NLMSG_ERROR, _NLMSG_DONE, _TCP_LISTEN = 2, 3, 10
+_INET_DIAG_SKV6ONLY, _INET_DIAG_CGROUP_ID = 11, 21
 _DIAG_FIXED_BYTES, _HEADER_BYTES = 72, 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -133,6 +139,8 @@ class SystemdRuntime:
         self._topology = topology
         #: A slot has one unit that empties folders, and several threads may need it.
         self._wiping = threading.Lock()
+        #: Paths of control groups, by their ids.
+        self._paths: dict[int, str] = {}
 
     # -- the interface ------------------------------------------------------------------------------------------------
 
@@ -208,15 +216,25 @@ class SystemdRuntime:
     def strangers_at(self, unit: str, generation: int, address: str) -> str | None:
         """Return who else listens at the address."""
         host, _, port = address.rpartition(":")
-        found = [cgroup for bound, cgroup in _tcp_listeners(int(port)) if bound in (host, "0.0.0.0")]  # noqa: S104
+        found = [one for one in _dump_listeners() if one.port == int(port) and one.takes(host)]
         if not found:
             return None
         shown = self._shown(systemd_unit(unit)).get(unit)
         own = set()
         if shown is not None and self._generation(shown) == generation and shown["ControlGroup"]:
             own = _cgroup_ids(_cgroup(shown["ControlGroup"]))
-        strange = [cgroup for cgroup in found if cgroup not in own]
-        return f"another unit or session ({Path(_path_of_cgroup(strange[0])).name or 'unknown'})" if strange else ""
+        strange = [one for one in found if one.cgroup not in own]
+        return _owner_of(strange[0], _path_of_cgroup(strange[0].cgroup)) if strange else ""
+
+    def taken_ports(self) -> tuple[PortFact, ...]:
+        """Return the ports of the table that other processes than their units listen on."""
+        found = tuple(self._strangers())
+        if not found:
+            return ()
+        # A unit that was started anew in between has another control group at the second look.
+        time.sleep(STRANGER_PAUSE_S)
+        ports = {fact.port for fact in found}
+        return tuple(fact for fact in self._strangers() if fact.port in ports)
 
     def listeners(self, unit: str, generation: int) -> tuple[str, ...]:
         """Return where the unit's processes listen: in its own network, or by the cgroup of each socket."""
@@ -231,11 +249,9 @@ class SystemdRuntime:
         own = _cgroup_ids(cgroup)
         return tuple(
             sorted(
-                f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
-                for family in (socket.AF_INET, socket.AF_INET6)
-                for port, address, of in _dump_listeners(family)
-                if of in own
-                for host in (socket.inet_ntop(family, address[: 4 if family == socket.AF_INET else 16]),)
+                f"[{one.host}]:{one.port}" if one.family == socket.AF_INET6 else f"{one.host}:{one.port}"
+                for one in _dump_listeners()
+                if one.cgroup in own
             )
         )
 
@@ -325,9 +341,7 @@ class SystemdRuntime:
 
     def look_at_host(self) -> HostDrift:
         """Compare units, their files and the host's ports with what install makes of the topology."""
-        return HostDrift(
-            units=look_at_units(self._topology), files=tuple(self._files()), ports=tuple(self._strangers())
-        )
+        return HostDrift(units=look_at_units(self._topology), files=tuple(self._files()), ports=self.taken_ports())
 
     def _files(self) -> Iterator[FileFact]:
         for file in render_units(self._topology):
@@ -340,11 +354,31 @@ class SystemdRuntime:
             yield FileFact(path=str(file.path), rendered=_digest(file.text.encode()), on_disk=on_disk)
 
     def _strangers(self) -> Iterator[PortFact]:
+        by_port: dict[int, list[_Listener]] = {}
+        for listener in _dump_listeners():
+            by_port.setdefault(listener.port, []).append(listener)
         for holder in port_holders(self._topology):
-            for address, cgroup in _tcp_listeners(holder.port):
-                owner = _path_of_cgroup(cgroup)
-                if address in ("127.0.0.1", "0.0.0.0") and is_stranger(holder, owner):  # noqa: S104
-                    yield PortFact(what=holder.what, port=holder.port, owner=owner or "a process that we cannot see")
+            mine = by_port.get(holder.port, [])
+            # To 127.0.0.1 a socket that is bound to it comes before a wildcard.
+            exact = [one for one in mine if one.takes("127.0.0.1", exactly=True)]
+            takes = mine if holder.is_public else exact or [one for one in mine if one.takes("127.0.0.1")]
+            for one in takes:
+                path = self._path_of(one.cgroup)
+                if is_stranger(holder, path):
+                    owner = _owner_of(one, path)
+                    yield PortFact(what=holder.what, port=holder.port, owner=owner, blocks=holder.blocks)
+                    break
+
+    def _path_of(self, cgroup: int) -> str:
+        """Return the path of a control group; what was found once is kept, since ids are used once only."""
+        if cgroup not in self._paths:
+            if len(self._paths) >= PATHS_KEPT_MAX:
+                self._paths.clear()
+            path = _path_of_cgroup(cgroup)
+            if not path:
+                return ""
+            self._paths[cgroup] = path
+        return self._paths.get(cgroup, "")
 
     def start_judge(self) -> None:
         """Start the judge's unit; it reads its order from a file."""
@@ -353,6 +387,10 @@ class SystemdRuntime:
     def restart_control_plane(self) -> None:
         """Restart api and worker; the api's socket stays open meanwhile."""
         self._call("restart", "--no-block", *CONTROL_PLANE)
+
+    def reopen_api_port(self) -> None:
+        """Restart the api, and with it the socket that it requires."""
+        self._call("restart", "--no-block", CONTROL_PLANE[0])
 
     def control_plane_restarts(self) -> int:
         """Return how often systemd started api and worker anew by itself: NRestarts of systemd.service(5)."""
@@ -712,27 +750,52 @@ def _watch_for_ever(ring: Callable[[], None]) -> None:
 # -- whose listener ---------------------------------------------------------------------------------------------------
 
 
-def _tcp_listeners(port: int) -> list[tuple[str, int]]:
-    """Return (address, cgroup id) of every TCP listener at a port; an IPv6 wildcard counts as 0.0.0.0."""
-    found: list[tuple[str, int]] = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        for local_port, address, cgroup in _dump_listeners(family):
-            if local_port == port:
-                is_wildcard = family == socket.AF_INET6 and not any(address)
-                found.append(("0.0.0.0" if is_wildcard else _spelled(family, address), cgroup))  # noqa: S104
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listener:
+    """A TCP socket that listens, as the kernel tells of it (sock_diag(7))."""
+
+    family: socket.AddressFamily
+    host: str
+    port: int
+    #: Takes no IPv4 connection at its IPv6 wildcard.
+    only_ipv6: bool
+    uid: int
+    inode: int
+    cgroup: int
+
+    def takes(self, host: str, *, exactly: bool = False) -> bool:
+        """Say whether a connection to this IPv4 address may come to it."""
+        if self.host in (host, f"::ffff:{host}"):
+            return True
+        is_wildcard = self.host == "0.0.0.0" or (self.host == "::" and not self.only_ipv6)  # noqa: S104
+        return is_wildcard and not exactly
 
 
-def _spelled(family: socket.AddressFamily, address: bytes) -> str:
-    if family == socket.AF_INET:
-        return socket.inet_ntop(family, address[:4])
-    mapped = address[:12] == bytes(10) + b"\xff\xff"
-    return socket.inet_ntop(socket.AF_INET, address[12:]) if mapped else socket.inet_ntop(family, address)
+def _owner_of(listener: _Listener, cgroup: str) -> str:
+    """Return whose a listener is, in words. Whose descriptors are not ours to read is told by group and user."""
+    processes = sorted(_processes_in(_hierarchy() / cgroup)) if cgroup else []
+    holder = holder_of({str(listener.inode)}, among=processes)
+    if holder is None:
+        of_user = [pid for pid in processes if _user_of(pid) == listener.uid]
+        holder = of_user[0] if of_user else None
+    if holder is None and cgroup:
+        return f"a process of {Path(cgroup).name}"
+    return describe_process(holder)
 
 
-def _dump_listeners(family: socket.AddressFamily) -> list[tuple[int, bytes, int]]:
-    """Ask the kernel for every listener of a family: (port, address bytes, cgroup id)."""
-    found: list[tuple[int, bytes, int]] = []
+def _user_of(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.stat(f"/proc/{pid}").st_uid
+    return None
+
+
+def _dump_listeners() -> list[_Listener]:
+    """Ask the kernel for every TCP listener."""
+    return [one for family in (socket.AF_INET, socket.AF_INET6) for one in _dump_listeners_of(family)]
+
+
+def _dump_listeners_of(family: socket.AddressFamily) -> list[_Listener]:
+    found: list[_Listener] = []
     request = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 1 << _TCP_LISTEN) + bytes(48)
     head = struct.pack("=IHHII", _HEADER_BYTES + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_REQUEST_DUMP, 1, 0)
     try:
@@ -748,20 +811,25 @@ def _dump_listeners(family: socket.AddressFamily) -> list[tuple[int, bytes, int]
                         return found
                     if kind == _NLMSG_ERROR:
                         raise OSError(-struct.unpack_from("=i", data, at + _HEADER_BYTES)[0], "sock_diag")
-                    found.append(_read_listener(data[at + _HEADER_BYTES : at + length]))
+                    found.append(_read_listener(family, data[at + _HEADER_BYTES : at + length]))
                     at += (length + 3) & ~3
     except OSError as error:
         raise Unavailable("ListenersUnknown", f"the kernel does not tell who listens: {error}") from error
 
 
-def _read_listener(message: bytes) -> tuple[int, bytes, int]:
+def _read_listener(family: socket.AddressFamily, message: bytes) -> _Listener:
+    """Read a `struct inet_diag_msg` and its attributes."""
     (port,) = struct.unpack_from("!H", message, 4)
-    address, cgroup, at = message[8:24], 0, _DIAG_FIXED_BYTES
+    uid, inode = struct.unpack_from("=II", message, 64)
+    cgroup, only_ipv6, at = 0, False, _DIAG_FIXED_BYTES
     while at + 4 <= len(message):
         length, kind = struct.unpack_from("=HH", message, at)
         if length < 4:
             break
         if kind == _INET_DIAG_CGROUP_ID:
             (cgroup,) = struct.unpack_from("=Q", message, at + 4)
+        elif kind == _INET_DIAG_SKV6ONLY:
+            only_ipv6 = message[at + 4] != 0
         at += (length + 3) & ~3
-    return port, address, cgroup
+    host = socket.inet_ntop(family, message[8 : 12 if family == socket.AF_INET else 24])
+    return _Listener(family=family, host=host, port=port, only_ipv6=only_ipv6, uid=uid, inode=inode, cgroup=cgroup)

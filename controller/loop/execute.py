@@ -22,6 +22,7 @@ from controller.decisions.drift import (
     BuildFact,
     HostDrift,
     ReleaseFact,
+    describe_taken,
     judge_drift,
     release_subject,
 )
@@ -800,6 +801,9 @@ class Hands:
                 instance=instance,
                 static=self._static_files(run, recipe).files if instance is None else (),
                 url=self.topology.url(step.slot),
+                taken=lambda: "; ".join(
+                    describe_taken(fact) for fact in self.runtime.taken_ports() if step.slot in fact.blocks
+                ),
                 doors=(f"127.0.0.1:{ports.web(step.slot)}", f"127.0.0.1:{ports.edge}"),
                 # A worker that died meanwhile has looked at nothing: whatever is left, a window is begun and confirmed.
                 window_left_s=max((until - now).total_seconds(), min(recipe.gate.window_s, WINDOW_AGAIN_S)),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from controller.awake_clock import AwakeClock
-from controller.decisions.drift import STOPPED_FROM_OUTSIDE
+from controller.decisions.drift import PORT_TAKEN, STOPPED_FROM_OUTSIDE
 from controller.decisions.gates import (
     RESULTS_KEPT,
     UNREACHED,
@@ -27,6 +27,7 @@ from controller.decisions.gates import (
     judge_confirmation,
     judge_gate,
     judge_window,
+    taken_pause_s,
     window_pause_s,
     with_listeners,
     with_log_line,
@@ -121,6 +122,8 @@ class WatchOrder:
     url: str
     #: Addresses: the slot's web surface, and the edge.
     doors: tuple[str, ...]
+    #: Which ports of the slot or of the edge other processes have, in words; "" while they have none.
+    taken: Callable[[], str] = _nothing_away
     window_left_s: float
 
 
@@ -209,9 +212,18 @@ class GateThreads:
         began = time.monotonic()
         until = began + order.window_left_s
         results: list[Result] = []
-        confirmed = False
+        confirmed, blocked = False, 0
         while not cancelled.is_set():
             result = probe_doors(order, at_s=time.monotonic() - began)
+            if result.reason == PORT_TAKEN:
+                # Nothing that is seen now is about the release: the window begins anew once the ports are ours.
+                results.clear()
+                until, blocked = time.monotonic() + order.window_left_s, blocked + 1
+                if blocked == 1:
+                    self._ring()  # the next tick tells of it
+                cancelled.wait(taken_pause_s(blocked))
+                continue
+            blocked = 0
             results.append(result)
             del results[:-RESULTS_KEPT]
             if not confirmed and judge_confirmation(results).outcome is Outcome.PASS:
@@ -300,7 +312,18 @@ def probe_doors(order: WatchOrder, *, at_s: float) -> Result:
     """Ask every door once what the gate asked; the first that fails is the result.
 
     The surface itself says that it serves this release, and asks its instance on our behalf: an app's own pages and
-    files are not in the way."""
+    files are not in the way. Whose the ports are is looked at before and after: a process that took one in between
+    could have been the one that answered."""
+    try:
+        if taken := order.taken():
+            return _port_taken(taken, at_s=at_s)
+        result = _ask_doors(order, at_s=at_s)
+        return _port_taken(taken, at_s=at_s) if (taken := order.taken()) else result
+    except OroborosError as error:
+        return _runtime_away(error, at_s=at_s)
+
+
+def _ask_doors(order: WatchOrder, *, at_s: float) -> Result:
     if order.instance is not None:
         try:
             ended = _ended(order.instance, at_s=at_s)
@@ -308,6 +331,10 @@ def probe_doors(order: WatchOrder, *, at_s: float) -> Result:
             return _runtime_away(error, at_s=at_s)
         if ended is not None:
             return ended
+        # It may have closed its listener since its gate.
+        squatter = "" if order.instance.forwarded else _squatter(order.instance)
+        if squatter:
+            return _not_ours(order.instance.address, squatter, at_s=at_s)
     for address in order.doors:
         result = _through_door(order, address, at_s=at_s)
         if not result.passed:
@@ -427,6 +454,10 @@ def _squatter(instance: Instance) -> str:
 def _not_ours(address: str, stranger: str, *, at_s: float) -> Result:
     message = f"{address} is not held by this release, but by {stranger}"
     return Result(at_s=at_s, passed=False, reason="NotOurs", message=message, blames_release=False)
+
+
+def _port_taken(taken: str, *, at_s: float) -> Result:
+    return Result(at_s=at_s, passed=False, reason=PORT_TAKEN, message=taken, blames_release=False)
 
 
 def _door_away(address: str, host: str, told: str, *, at_s: float) -> Result:

@@ -143,6 +143,7 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         retries=history.retries,
         disk_free_bytes=_free_bytes(sight.layout),
         preview_orders=history.preview_orders,
+        taken_ports=sight.runtime.taken_ports(),
         holds=history.holds,
         commands=history.commands,
         hints=_answered_hints(sight.mirror, history),

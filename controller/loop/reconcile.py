@@ -22,7 +22,16 @@ from functools import partial
 
 from controller.decisions.admission import forks_to_fetch
 from controller.decisions.disk_floor import previews_to_stop
-from controller.decisions.drift import BY_HAND, RELEASE_EDITED, SEEN_BY_TICK, judge_drift
+from controller.decisions.drift import (
+    BY_HAND,
+    PORT,
+    PORT_TAKEN,
+    RELEASE_EDITED,
+    SEEN_BY_TICK,
+    describe_taken,
+    judge_drift,
+    port_subject,
+)
 from controller.decisions.explain import why
 from controller.decisions.fitness import DATABASE_TROUBLES, RUNTIME_TROUBLES, WorkerFacts
 from controller.decisions.forget import select_spent_quarantines
@@ -438,6 +447,22 @@ class Reconciler:
             self.troubles.failed("disk", Unavailable("DiskFull", said))
         else:
             self.troubles.worked("disk")
+        self._note_ports(observed)
+
+    def _note_ports(self, observed: Observed) -> None:
+        """Note which ports of ours other processes have. What listens there tries again by itself, but for systemd,
+        which gives up a socket that it could not bind."""
+        now_free = self.troubles.still_failing(PORT, (port_subject(fact) for fact in observed.taken_ports))
+        for subject in now_free:
+            log.warning("%s is ours again", subject, extra={"action": "port.free"})
+        for fact in observed.taken_ports:
+            if self.troubles.failed(port_subject(fact), Stalled(PORT_TAKEN, describe_taken(fact))):
+                log.error("%s", describe_taken(fact), extra={"action": "port.taken", "reason": PORT_TAKEN})
+        if f"{PORT}{self.hands.topology.ports.api}" in now_free:
+            try:
+                self.hands.runtime.reopen_api_port()
+            except Unavailable as error:
+                self._note_error(error)
 
     def _note_head(self, observed: Observed, history: History, *, now: datetime) -> None:
         """Remember which head production may move to, and tell when its branch was moved by force, once."""

@@ -33,21 +33,29 @@ class Troubles:
 
     def failed(
         self, subject: str, error: OroborosError, *, again_at: datetime | None = None, sha: Sha | None = None
-    ) -> None:
-        """One more try of this subject was in vain. To wait for something is no failure."""
+    ) -> bool:
+        """One more try of this subject was in vain; return whether it is the first. To wait is no failure."""
         if isinstance(error, Waiting):
-            return
+            return False
         with self._lock:
             known = self._current.get(subject)
             if known is None and len(self._current) >= TROUBLES_MAX:
-                return
+                return False
             self._current[subject] = note_failure(known, subject, error, now=self._clock(), again_at=again_at, sha=sha)
+            return known is None
 
     def worked(self, *subjects: str) -> None:
         """These subjects work."""
         with self._lock:
             for subject in subjects:
                 self._current.pop(subject, None)
+
+    def still_failing(self, kind: str, subjects: Iterable[str]) -> tuple[str, ...]:
+        """Of the subjects that begin with `kind` only these still fail; return those that work again."""
+        with self._lock:
+            ended = tuple(sorted({one for one in self._current if one.startswith(kind)} - set(subjects)))
+        self.worked(*ended)
+        return ended
 
     def lasting(self) -> tuple[Trouble, ...]:
         """Return those that a person must be told of."""

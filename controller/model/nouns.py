@@ -133,6 +133,18 @@ def read_rerun(target: str) -> Rerun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PortFact:
+    """A port of ours that another process listens on."""
+
+    what: str
+    port: int
+    #: The process, its user and its unit, in words.
+    owner: str
+    #: The slots that visitors cannot reach because of it.
+    blocks: tuple[SlotName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
     """Something that the worker tries again and again in vain."""
 

@@ -19,6 +19,7 @@ from controller.model.nouns import (
     Lease,
     Live,
     Override,
+    PortFact,
     PreviewOrder,
     ProcessFact,
     Proven,
@@ -123,7 +124,7 @@ class Held:
     reason: str
     #: What the order or the policy says.
     why: str
-    #: Who ordered it; "policy" for a freeze.
+    #: Who ordered it; "policy" for a freeze, "" for a port that is taken.
     by: str
     #: The first instant at which nothing holds it; None when no end is known.
     until: datetime | None
@@ -209,6 +210,8 @@ class Observed:
     disk_free_bytes: int | None = None
     #: What people said of single previews, as long as it counts.
     preview_orders: tuple[PreviewOrder, ...] = ()
+    #: Ports of ours that other processes listen on.
+    taken_ports: tuple[PortFact, ...] = ()
     #: Not ended by anybody; their time may be over.
     holds: tuple[HoldOrder, ...] = ()
     #: The last commands whose answer is shown, of each pull request that is open, or was lately, or that was given

@@ -1,8 +1,16 @@
-"""What becomes of a push while the API of GitHub is away, or limits us? git is asked; statuses come later."""
+"""What becomes of a push while the API of GitHub is away, or limits us, or another process has a port of ours?"""
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pygit2
 import pytest
@@ -84,3 +92,54 @@ def test_a_fetch_that_fails_for_long_is_told_first_everywhere_and_at_the_head_un
     )
     assert "fails since" not in world.command("status").stdout
     assert world.serves() == before
+
+
+class _Theirs(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"theirs")
+
+
+@contextlib.contextmanager
+def stranger_at(world: World, part: str, port: int) -> Iterator[None]:
+    """Kill a part and take its port before it is started again; answer 200 to everything there."""
+    pid, listener = world.pids()[part], socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    world.kill(part)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+            break
+        except OSError:
+            assert time.monotonic() < deadline, f"port {port} of {part}, process {pid}, is not free"
+    server = http.server.HTTPServer(("127.0.0.1", port), _Theirs, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listener
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_commit_waits_while_another_process_has_a_port_of_its_slot(world: World) -> None:
+    before = world.release("ok", "Before the port is taken")
+    world.author.push()
+    world.author.await_status(before, "success", says="live since")
+    port = urlsplit(str(world.stack["edge"])).port or 0
+    web = port - 8088 + 3100
+    with stranger_at(world, "surface-main", web):
+        sha = world.release("ok", "While the port is taken")
+        world.author.push()
+        told = world.author.await_status(sha, "pending", says=f"waits: port {web} (main web) is held by ")
+        assert f"(process {os.getpid()} of " in told
+        assert world.rows("SELECT 1 FROM quarantine WHERE sha = %s", sha) == []
+        assert f"port {web}" in world.command("status").stdout
+    world.await_serving(sha)
+    world.author.await_status(sha, "success", says="live since")

@@ -118,8 +118,7 @@ def ways(small: Small) -> Iterator[dict[str, Way]]:
         return Seen(*json.loads(done.stdout))
 
     with host.closing, contextlib.ExitStack() as closing:
-        closing.callback(worker.server_close)
-        closing.callback(worker.shutdown)
+        closing.callback(worker.end)
         closing.enter_context(Part(api))
         write_certificate(host.credentials, [site.host for site in edge_sites(topology)])
         host.edge()

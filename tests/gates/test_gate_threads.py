@@ -409,6 +409,23 @@ def test_a_window_confirms_then_passes(run: Run, port: int, surface: Host) -> No
     assert [(v.kind, v.outcome) for v in told] == [("confirm", Outcome.PASS), ("watch", Outcome.PASS)]
 
 
+def test_a_window_waits_while_another_process_has_a_port_of_the_slot(run: Run, port: int, surface: Host) -> None:
+    """Whatever is answered there meanwhile: it takes the port in the window, and leaves it later."""
+    order = served(instance_of(run("good"), port), surface)
+    looks = iter([""] * 3 + ["port 3100 is held by nc"] * 3)
+    told = watch(replace(order, taken=lambda: next(looks, "")))
+
+    assert [(v.kind, v.outcome) for v in told] == [("confirm", Outcome.PASS), ("watch", Outcome.PASS)]
+
+
+def test_an_answer_does_not_count_when_the_port_was_taken_meanwhile(surface: Host) -> None:
+    looks = iter(["", "port 3100 is held by nc"])
+    result = probe_doors(replace(order_for(None, surface), taken=lambda: next(looks)), at_s=0)
+
+    assert (result.passed, result.reason, result.blames_release) == (False, "PortTaken", False)
+    assert result.message == "port 3100 is held by nc"
+
+
 def test_a_window_fails_when_the_instance_dies(run: Run, port: int, surface: Host) -> None:
     process = run("good")
     threading.Timer(0.4, process.kill).start()

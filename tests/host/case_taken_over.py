@@ -1,9 +1,11 @@
-"""What does whoever took over the worker get of root, and of Postgres, by the commands that root runs?"""
+"""Check what other processes can do to a host: one that has a port of ours, and one that has taken over the worker."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,93 @@ def as_worker(host: Host, script: str, *, stdin: str = "") -> None:
 
 def psql(host: Host, text: str, *, user: str, role: str, database: str) -> str:
     return host.run(["psql", "-X", "-A", "-t", "-q", "-U", role, "-d", database], user=user, stdin=text).stdout.strip()
+
+
+@contextmanager
+def stranger_at(host: Host, port: int, *, status: int, units: tuple[str, ...]) -> Iterator[None]:
+    """Another user's service has a port that these units of ours listen on, and answers everything with a status."""
+    answers = f"def do_GET(self): self.send_response({status}); self.end_headers(); self.wfile.write(b'theirs')"
+    code = (
+        "import http.server\nclass Answers(http.server.BaseHTTPRequestHandler):\n"
+        f" {answers}\nhttp.server.HTTPServer(('127.0.0.1', {port}), Answers).serve_forever()"
+    )
+    # With its socket, where systemd holds the port.
+    host.run(["systemctl", "stop", *(f"{unit}.*" for unit in units)])
+    words = ["--quiet", "--collect", "--unit=stranger", "--property=User=nobody", "--", "python3", "-c", code]
+    host.run(["systemd-run", *words])
+    host.wait_until(
+        lambda: host.run(["curl", "-s", f"http://127.0.0.1:{port}/"], check=False).stdout == "theirs", "it is to answer"
+    )
+    host.run(["systemctl", "start", "--no-block", *units])
+    try:
+        yield
+    finally:
+        host.run(["systemctl", "stop", "stranger"])
+
+
+def told_of(port: int, what: str) -> str:
+    return rf"port {port} \({what}\) is held by python3 \(process \d+ of nobody, stranger.service\)"
+
+
+def wait_told(team: Team, sha: str, context: str, told: str) -> None:
+    """Wait until a commit waits, and says for which port and process."""
+
+    def is_told() -> bool:
+        state, text = team.status(sha, context)
+        return state == "pending" and re.match(f"waits: {told}", text) is not None
+
+    team.wait(is_told, f"{sha[:7]} is to wait: {team.status(sha, context)}")
+
+
+@pytest.mark.parametrize(
+    ("version", "port", "what", "status"),
+    [(2, 3101, "preview-1 web", 200), (3, 3101, "preview-1 web", 500), (4, 8101, "preview-1 backend", 200)],
+)
+def test_a_commit_waits_while_another_process_has_a_port_of_its_slot(
+    team: Team, host: Host, version: int, port: int, what: str, status: int
+) -> None:
+    with stranger_at(host, port, status=status, units=("ouroboros-web@preview1",)):
+        number = team.open_pull(f"port-{version}", version)
+        sha = team.git("rev-parse", f"port-{version}")
+        wait_told(team, sha, "oroboros/preview", told_of(port, what))
+        for command in ("status", "doctor"):
+            assert re.search(told_of(port, what), " ".join(host.run(["oroboros", command], check=False).stdout.split()))
+        assert team.sql("SELECT count(*) FROM quarantine") == "0"
+        assert team.sql("SELECT count(*) FROM runs WHERE state = 'failed'") == "0"
+    team.wait_live("preview1", version)
+    team.wait_status(sha, "success", "oroboros/preview")
+    team.close_pull(number)
+    left = "SELECT count(*) FROM leases l JOIN slots s ON s.name = l.slot WHERE l.fence > s.wiped_fence"
+    team.wait(lambda: team.sql(left) == "0", "nothing is to be left of the preview")
+
+
+def test_a_window_waits_while_another_process_has_the_port(team: Team, host: Host) -> None:
+    sha = team.push(5, recipe=RECIPE.replace("window_s = 3", "window_s = 6"))
+    team.wait_live("app", 5)
+    with stranger_at(host, 3100, status=500, units=("ouroboros-web@main",)):
+        wait_told(team, sha, "oroboros/production", told_of(3100, "main web"))
+        assert team.sql("SELECT state FROM runs ORDER BY generation DESC LIMIT 1") == "watching"
+    team.wait_live("app", 5)
+    team.settle()
+    assert team.status(sha)[0] == "success"
+    assert team.sql("SELECT count(*) FROM quarantine") == "0"
+
+
+def test_the_port_of_the_api_and_of_the_worker_are_told_and_taken_again(team: Team, host: Host) -> None:
+    for port, what, units in (
+        (8000, "api", ("ouroboros-api",)),
+        (8090, "worker health", ("ouroboros-worker",)),
+    ):
+        with stranger_at(host, port, status=200, units=units):
+            team.wait(
+                lambda port=port, what=what: re.search(
+                    told_of(port, what), " ".join(host.run(["oroboros", "status"], check=False).stdout.split())
+                ),
+                f"{port} is to be told of",
+            )
+        healthy = ["curl", "-sf", "-m", "5", f"http://127.0.0.1:{port}/health"]
+        team.wait(lambda words=healthy: "status" in host.run(words, check=False).stdout, f"{port} is to be ours")
+    team.wait(lambda: "PortTaken" not in host.run(["oroboros", "status"], check=False).stdout, "all is to be well")
 
 
 def test_a_view_in_place_of_a_table_makes_nobody_a_superuser(host: Host) -> None:

@@ -12,7 +12,6 @@ from controller.decisions.drift import (
     BuildFact,
     FileFact,
     HostDrift,
-    PortFact,
     ReleaseFact,
     UnitFact,
     compare_unit,
@@ -23,7 +22,7 @@ from controller.decisions.host_units import UNITS, installed_units, port_holders
 from controller.decisions.plan import desired, plan_slot
 from controller.model.config import Policy, Production
 from controller.model.names import CONTRACT, MAIN, SlotName
-from controller.model.nouns import Stop
+from controller.model.nouns import PortFact, Stop
 from controller.model.states import Cause, ProcessState, RunState
 from controller.model.steps import BeginRun, RepairCurrent, Step
 from controller.model.world import Observed, SlotObserved

@@ -26,7 +26,7 @@ from controller.decisions.plan import HELD, desired, plan_slot
 from controller.decisions.report import project
 from controller.model.config import DatedFreeze, Freeze, Policy, Production, WeeklyFreeze
 from controller.model.names import MAIN, SlotName, Topology
-from controller.model.nouns import HoldOrder, Override, Run
+from controller.model.nouns import HoldOrder, Override, PortFact, Run
 from controller.model.states import Cause, Outcome, RunState, StatusState
 from controller.model.steps import AdvanceRun, BeginRun, Checkout, EndRun, StartGate, StartInstance, StartJob, Switch
 from controller.model.world import Held, Observed, SlotObserved
@@ -394,3 +394,21 @@ class TestWhatIsSaid:
         assert why(None, slot, (), held=held) == f"waits with {head(2).sha[:7]}: held: the moon (by ann)"
         idle = why(desired(held_world(serving(R1)), serving(R1)), serving(R1), (), held=held)
         assert idle.endswith("; held: the moon (by ann)")
+
+
+class TestTakenPorts:
+    OWNER = "python3 (process 7 of bob, session-3.scope)"
+
+    def taken(self, slot: SlotObserved, **more: Any) -> Observed:
+        fact = PortFact(what="main web", port=3100, owner=self.OWNER, blocks=(MAIN,))
+        return replace(held_world(slot), holds=(), taken_ports=(replace(fact, **more),))
+
+    def test_a_run_waits_while_another_process_has_a_port_of_its_slot(self) -> None:
+        assert plan(self.taken(working(run(2, 2, colour="b")))) == ()
+        assert plan(self.taken(working(run(2, 2, colour="b")), blocks=())) != ()
+
+    def test_its_commit_says_which_port_and_whose_process(self) -> None:
+        said = (StatusState.PENDING, f"waits: port 3100 (main web) is held by {self.OWNER}")
+        watched = replace(run(2, 2, RunState.WATCHING, colour="b"), confirmed_at=NOW)
+        for one in (run(2, 2, colour="b"), watched):
+            assert TestWhatIsSaid().said(self.taken(working(one))) == said
