@@ -44,6 +44,7 @@ WINDOW_OVERTIME_S = 60.0
 LOG_LINE_CHARS_MAX = 300
 LISTENERS_SHOWN_MAX = 3
 #: A gate may end in the second of these when a few probes got no answer for another reason, before none listened.
+LISTENS_BY_NOW = "it listens there only now: if it needs that long, raise start_timeout_s of [gate]"
 UNREACHED = frozenset({"NeverBound", "GateTimedOut"})
 #: What runtimes say of EADDRINUSE.
 IN_USE = ("in use", "eaddrinuse", "errno 98")
@@ -188,10 +189,13 @@ def describe_end(code: int | None) -> str:
 def with_listeners(judgement: Judgement, wanted: str, listens: Sequence[str]) -> Judgement:
     """Add where the processes of a release listen, if not at the address that it was given.
 
-    One that listens there and does not answer in time is not meant."""
-    if judgement.reason not in UNREACHED or (judgement.reason == "GateTimedOut" and _takes(wanted, listens)):
+    One that listens there and does not answer in time is not meant. One that listens there by now began too late."""
+    if judgement.reason not in UNREACHED:
         return judgement
-    told = describe_listeners(wanted, listens)
+    is_bound = _is_bound(wanted, listens)
+    if judgement.reason == "GateTimedOut" and (is_bound or wanted.startswith("unix/")):
+        return judgement
+    told = LISTENS_BY_NOW if is_bound else describe_listeners(wanted, listens)
     return replace(judgement, message=f"{judgement.message}; {told}") if told else judgement
 
 
@@ -208,9 +212,9 @@ def describe_listeners(wanted: str, listens: Sequence[str]) -> str:
     return f"it listens at {shown}: bind {f'HOST ({host})' if has_port else f'PORT ({port})'}"
 
 
-def _takes(wanted: str, listens: Sequence[str]) -> bool:
+def _is_bound(wanted: str, listens: Sequence[str]) -> bool:
     port = wanted.rpartition(":")[2]
-    return wanted.startswith("unix/") or any(one in (wanted, f"0.0.0.0:{port}", f"[::]:{port}") for one in listens)
+    return any(one in (wanted, f"0.0.0.0:{port}", f"[::]:{port}") for one in listens)
 
 
 def with_port_in_use(judgement: Judgement, line: str, beside: Sequence[str]) -> Judgement:
