@@ -14,12 +14,15 @@ import pytest
 
 from tests.host.team import BASE_HOST, CLONE, RECIPE, WITH_DATABASE, Team, install, new_team
 
+SMALL_SERVER_BYTES = 1 << 30
 CONTROL_UNITS = ("ouroboros-worker", "ouroboros-api", "ouroboros-caddy", "ouroboros-web@main", "redis-server")
 
 
 @pytest.fixture(scope="module")
 def team(image: Path, hosts_folder: Path) -> Iterator[Team]:
     with new_team(image, hosts_folder) as team:
+        # All of this holds on the smallest server that one can rent.
+        team.host.limit_memory(SMALL_SERVER_BYTES)
         yield team
 
 
@@ -474,6 +477,21 @@ def test_an_app_that_is_not_where_it_was_told_is_told_where_it_is(team: Team) ->
     assert "cannot start nodee: no program of that name is in PATH" in said
     team.push(63, recipe=RECIPE + WITH_DATABASE)
     team.wait_live("app", 63)
+
+
+def test_a_server_of_1_gb_carries_production_and_three_previews(team: Team) -> None:
+    team.settle()
+    numbers = [team.open_pull(f"small-{slot}", 70 + slot, recipe=RECIPE + WITH_DATABASE) for slot in (1, 2, 3)]
+    for slot in (1, 2, 3):
+        team.wait(
+            lambda slot=slot: any(team.get(f"preview{n}").get("version") == 70 + slot for n in (1, 2, 3)),
+            f"version {70 + slot} is to be in a preview",
+        )
+    team.push(74, recipe=RECIPE + WITH_DATABASE)
+    team.wait_live("app", 74)
+    assert team.host.ended_for_memory() == 0
+    for number in numbers:
+        team.close_pull(number)
 
 
 def test_the_installation_is_still_as_it_must_be(team: Team) -> None:

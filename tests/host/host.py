@@ -108,6 +108,25 @@ class Host:
         if self.folder.exists():
             raise HostFailed(f"{self.folder} cannot be removed")
 
+    def limit_memory(self, bytes_max: int) -> None:
+        """Give it no more memory than this from now on, as the machine it stands for has."""
+        for folder in control_groups(self.name):
+            for name in ("memory.max", "memory.limit_in_bytes"):
+                if (folder / name).exists():
+                    (folder / name).write_text(str(bytes_max))
+                    return
+        raise HostFailed(f"{self.name} has no control group that limits memory")
+
+    def ended_for_memory(self) -> int:
+        """Return how many of the processes of units that are still there the kernel ended for lack of memory."""
+        ended = 0
+        for folder in control_groups(self.name):
+            # On v1 each group counts its own, on v2 the first counts all.
+            for file in (*folder.rglob("memory.oom_control"), folder / "memory.events"):
+                with contextlib.suppress(FileNotFoundError):
+                    ended += sum(int(n) for n in re.findall(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE))
+        return ended
+
     def _await_systemd(self, deadline: float) -> int:
         assert self.process is not None
         while time.monotonic() < deadline:
