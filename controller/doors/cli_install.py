@@ -37,6 +37,9 @@ from controller.doors.manual import shell_files
 from controller.doors.stacks import Stack, find_stack
 from controller.effects.host import (
     Host,
+    edited_code,
+    installed_code,
+    kept_code,
     packaged_postgres,
     read_host_name,
     read_passwords,
@@ -53,6 +56,7 @@ from controller.model.config import Policy
 from controller.model.errors import ConfigInvalid, Refused, Unavailable
 from controller.model.host_files import HostFile
 from controller.model.names import (
+    HOST_APP,
     HOST_CONFIG,
     HOST_LAYOUT,
     HOST_PROGRAM,
@@ -73,6 +77,7 @@ RESOLV_CONF = Path("/etc/resolv.conf")
 #: A file that is there, though it may be empty.
 THERE = b"="
 POLICY_WITHIN_S = 10.0
+FILES_SHOWN_MAX = 10
 VALUE_BYTES_MAX = 64 << 10
 REPOSITORY_FILE = HOST_CONFIG / "repository.env"
 REPOSITORY_VALUES = frozenset(
@@ -130,6 +135,7 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
     """Bring this host to what is wanted; return the exit code."""
     if not dry_run:
         require_root("install")
+    _require_installed_code()
     host = _this_host()
     installed = _installed_topology()
     topology = choose_topology(choices, installed=installed, policy=_installed_policy())
@@ -194,6 +200,27 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
         host.execute(change)
     _tell_next_steps()
     return _end_with_doctor()
+
+
+def _require_installed_code() -> None:
+    """Go on with the kept copy, where this is the installed code and somebody edited it: it is never installed from
+    itself. Refused when the copy was edited too."""
+    if HOST_APP.resolve() != CHECKOUT_ROOT or installed_code(HOST_APP) != "edited":
+        return
+    kept = kept_code(HOST_APP)
+    if kept is None:
+        raise Refused(
+            "CodeEdited",
+            f"the code in {HOST_APP} is not as it was installed, and neither is a copy that was kept of it:"
+            " run scripts/install.sh in a checkout that you trust",
+        )
+    files = [str(path) for path in edited_code(HOST_APP)]
+    more = f" and {len(files) - FILES_SHOWN_MAX} more" if len(files) > FILES_SHOWN_MAX else ""
+    click.echo(f"edited since it was installed: {', '.join(files[:FILES_SHOWN_MAX])}{more}; the kept copy installs")
+    sys.stdout.flush()
+    # All that follows is decided by code that is as it was installed.
+    environment = {**os.environ, "PYTHONPATH": str(kept), "PYTHONDONTWRITEBYTECODE": "1"}
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "controller.doors.cli", *sys.argv[1:]], environment)  # noqa: S606
 
 
 def _read_resolv_conf() -> str:

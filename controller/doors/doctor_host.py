@@ -48,7 +48,7 @@ from controller.doors.stacks import ENVIRONMENT_FILE, Stack, open_mirror, open_r
 from controller.doors.tables import progress
 from controller.effects.host import (
     CLOSED,
-    installed_code,
+    edited_code,
     read_file,
     read_folder,
     read_host_name,
@@ -200,8 +200,7 @@ def examine_files(topology: Topology) -> Finding:
         closed=frozenset(path for path, fact in found.items() if fact is CLOSED),
     )
     differing = [str(change.file.path) for change in plan_files(facts, wanted)]
-    if installed_code(HOST_APP) in ("", "edited"):
-        differing.append(str(HOST_APP))
+    differing += [str(path) for path in edited_code(HOST_APP)]
     return doctor.check_files(differing, count=len(paths))
 
 

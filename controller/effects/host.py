@@ -76,6 +76,8 @@ CALL_TIMEOUT_S = 120.0
 TEXT_BYTES_MAX = 1 << 20
 CONNECT_TIMEOUT_S = 5
 DIGEST_DIGITS = 12
+#: Beside the installed code, root's as well: a copy of it under its digest.
+KEPT = "kept"
 #: Postgres' administrator, let in by who it is. Never in a database of somebody else's: a view or a setting of its
 #: owner's could have whoever looks run anything.
 AS_POSTGRES = ("runuser", "-u", "postgres", "--", "psql", "-d", "postgres")
@@ -120,7 +122,7 @@ class Host:
             units=observe_units(),
             enabled=_unit_files(),
             active=_active_units(),
-            app=installed_code(HOST_APP),
+            app="edited" if edited_code(HOST_APP) else installed_code(HOST_APP),
             caddy=digest_of([HOST_CADDY]) if HOST_CADDY.exists() else "",
             postgres=postgres,
             redis=observe_redis(passwords),
@@ -189,31 +191,40 @@ class Host:
 
 
 def install_code(files: Iterable[Path], *, source: Path, digest: str, link: Path) -> None:
-    """Copy files beside the link's other targets and point it there, by one rename. What it pointed at before stays:
-    api and worker may run from there until they are started anew. Safe to repeat: an edited copy is replaced."""
-    apps = link.with_name("apps")
-    target, before = apps / digest, os.path.basename(os.path.realpath(link))
-    if installed_code(target) != digest:
-        pending = apps / f".{digest}.{secrets.token_hex(4)}"
-        for path in files:
-            to = pending / path.relative_to(source)
-            to.parent.mkdir(parents=True, exist_ok=True)
-            to.write_bytes(path.read_bytes())
-            to.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
-        for folder, _, _ in os.walk(pending):
-            Path(folder).chmod(0o755)
-        if target.is_dir():
-            os.rename(target, apps / f".{digest}.{secrets.token_hex(4)}")
-        os.rename(pending, target)
-    apps.chmod(0o755)
+    """Copy files beside the link's other targets and point it there, by one rename; keep a second copy, from which an
+    edited one is restored. What the link pointed at before stays: api and worker may run from there until they are
+    started anew. Safe to repeat: an edited copy is replaced."""
+    every = list(files)
+    before = os.path.basename(os.path.realpath(link))
+    copies = (link.with_name(KEPT), link.with_name("apps"))
+    for folder in copies:
+        _copy_code(every, source=source, target=folder / digest)
     new = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
-    new.symlink_to(target)
+    new.symlink_to(copies[1] / digest)
     os.replace(new, link)
     if before == digest:
         return  # a repetition: what was before that is not known
-    for old in apps.iterdir():
+    for old in (path for folder in copies for path in folder.iterdir()):
         if old.name not in (digest, before):
             remove_tree(os.fsencode(old))
+
+
+def _copy_code(files: Iterable[Path], *, source: Path, target: Path) -> None:
+    """Make `target` hold these files and nothing else, unless it does; it is there whole or not at all."""
+    if installed_code(target) == target.name:
+        return
+    pending, edited = (target.with_name(f".{target.name}.{secrets.token_hex(4)}") for _ in range(2))
+    for path in files:
+        to = pending / path.relative_to(source)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_bytes(path.read_bytes())
+        to.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
+    for folder, _, _ in os.walk(pending):
+        Path(folder).chmod(0o755)
+    if target.is_dir():
+        os.rename(target, edited)
+    os.rename(pending, target)
+    target.parent.chmod(0o755)
 
 
 def installed_code(link: Path) -> str:
@@ -221,8 +232,41 @@ def installed_code(link: Path) -> str:
     top = Path(os.path.realpath(link))
     if not top.is_dir():
         return ""
-    files = [path for path in top.rglob("*") if not path.is_dir() and "__pycache__" not in path.parts]
-    return top.name if digest_of(files) == top.name else "edited"
+    return top.name if digest_of(_code_files(top)) == top.name else "edited"
+
+
+def _code_files(top: Path) -> list[Path]:
+    return [path for path in top.rglob("*") if not path.is_dir() and "__pycache__" not in path.parts]
+
+
+def kept_code(link: Path) -> Path | None:
+    """Return the copy that was kept of the code that a link names; None when it is not as its digest says."""
+    digest = os.path.basename(os.path.realpath(link))
+    kept = link.with_name(KEPT) / digest
+    return kept if installed_code(kept) == digest else None
+
+
+def edited_code(link: Path) -> tuple[Path, ...]:
+    """Return what is not as it was installed: the files that differ from the kept copy, or the copy itself."""
+    top, kept = Path(os.path.realpath(link)), kept_code(link)
+    code = installed_code(link)
+    if kept is None:
+        copy = link.with_name(KEPT) / top.name
+        return (copy,) if code == top.name else (link, copy)
+    if code == top.name:
+        return ()
+    if not code:
+        return (link,)
+    found, whole = ({path.relative_to(folder): path for path in _code_files(folder)} for folder in (top, kept))
+    return tuple(
+        link / name
+        for name in sorted(found.keys() | whole.keys())
+        if name not in found or name not in whole or not _is_same_file(found[name], whole[name])
+    )
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    return os.access(one, os.X_OK) == os.access(other, os.X_OK) and one.read_bytes() == other.read_bytes()
 
 
 def run(argv: tuple[str, ...], *, text: str = "", timeout_s: float = CALL_TIMEOUT_S) -> str:

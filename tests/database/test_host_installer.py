@@ -30,8 +30,10 @@ from controller.decisions.installation import (
 from controller.development.parts import Postgres, postgres_binary
 from controller.effects.host import (
     digest_of,
+    edited_code,
     install_code,
     installed_code,
+    kept_code,
     make_folder,
     observe_postgres,
     run_sql,
@@ -287,9 +289,26 @@ def test_installed_code_that_was_changed_is_noticed_and_replaced(tmp_path: Path,
             at.chmod(0o755)
 
     assert installed_code(link) == "edited"
-    install_code(files, source=source, digest=digest, link=link)
+    assert edited_code(link) == ((at.with_name("b.py") if damage == "more" else at),)
+    kept = kept_code(link)
+    assert kept is not None
+    restored = [kept / path.relative_to(source) for path in files]
+    install_code(restored, source=kept, digest=digest, link=link)
     assert installed_code(link) == digest
+    assert edited_code(link) == ()
     assert installed_code(tmp_path / "nothing") == ""
+
+
+def test_a_kept_copy_that_was_edited_restores_nothing_and_is_kept_anew(tmp_path: Path) -> None:
+    source, link = tmp_path / "checkout", tmp_path / "opt" / "app"
+    files, digest = write_checkout(source, "one")
+    install_code(files, source=source, digest=digest, link=link)
+    kept = kept_code(link)
+    assert kept is not None
+    (kept / "README.md").write_text("as somebody else has it\n")
+    assert (kept_code(link), edited_code(link)) == (None, (kept,))
+    install_code([link / path.relative_to(source) for path in files], source=link, digest=digest, link=link)
+    assert kept_code(link) == kept
 
 
 def refuse() -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,33 @@ def test_what_somebody_changed_by_hand_is_put_right_by_installing_again(host: Ho
     assert host.text("stat", "-c", "%a", "/etc/oroboros/worker.env") == "600"
     assert host.text("systemctl", "is-enabled", "ouroboros-web@preview2.service") == "enabled"
     assert host.read("/etc/oroboros/webhook-secrets") == secret
+
+
+def test_the_remedy_that_doctor_prints_brings_edited_code_back_as_it_was_installed(host: Host) -> None:
+    file = "/opt/oroboros/app/controller/doors/tables.py"
+    whole = host.read(file)
+    host.run(["sh", "-c", f"echo '# mine' >>{file}"])
+    told = json.loads(host.run(["oroboros", "doctor", "--json"], check=False).stdout)
+    (wrong,) = [finding for finding in told["checks"] if finding["name"] == "files"]
+    assert file in wrong["found"]
+    (command,) = wrong["commands"]
+    # The test's host has no sudo(8), and it is root who runs this.
+    done = host.run(["sh", "-c", command.removeprefix("sudo ")], timeout_s=120)
+    assert f"edited since it was installed: {file}" in done.stdout
+    assert "all is well" in done.stdout
+    assert host.read(file) == whole
+
+
+def test_code_whose_kept_copy_was_edited_too_is_refused_and_a_checkout_mends_it(host: Host) -> None:
+    link = host.text("readlink", "/opt/oroboros/app")
+    copies = (link, link.replace("/apps/", "/kept/"))
+    for copy in copies:
+        host.run(["sh", "-c", f"echo '# mine' >>{copy}/controller/launcher.py"])
+    done = host.run(["oroboros", "install"], check=False)
+    assert (done.returncode, "CodeEdited" in done.stderr, "a checkout that you trust" in done.stderr) == (3, True, True)
+    assert "all is well" in install(host)
+    for copy in copies:
+        assert "# mine" not in host.read(f"{copy}/controller/launcher.py")
 
 
 def test_what_an_operator_adds_and_the_hosts_name_in_the_tables_outlive_an_installation(host: Host) -> None:
