@@ -1,7 +1,7 @@
 """Map each fault that `doctor` can name to its remedy, for a host and for a development stack apart.
 
 A remedy is shell commands that mend the fault when they are run as printed, and a sentence for what no command does.
-A new fault is one row here.
+`tests/host/case_doctor.py` brings a host into each state and runs the commands. A new fault is one row here.
 """
 
 from __future__ import annotations
@@ -143,7 +143,13 @@ _REMEDIES: Final[Mapping[Fault, Mapping[Place | None, Remedy]]] = {
         ),
         Place.DEVELOPMENT: Remedy(advice="name a stack with --root DIR, or start one: oroboros up --root {root}"),
     },
-    Fault.TOPOLOGY_UNREADABLE: {Place.HOST: _INSTALL, Place.DEVELOPMENT: _UP},
+    Fault.TOPOLOGY_UNREADABLE: {
+        Place.HOST: Remedy(
+            advice="run sudo oroboros install with every option that was given before, --base-host first: without them"
+            " the host's names are not known"
+        ),
+        Place.DEVELOPMENT: _UP,
+    },
     Fault.INSTALLATION_CHANGED: {Place.HOST: _INSTALL},
     Fault.UNITS_DOWN: {
         Place.HOST: Remedy(("sudo systemctl restart {units}",), "if one ends again: sudo journalctl -b -u {unit}"),
@@ -154,7 +160,9 @@ _REMEDIES: Final[Mapping[Fault, Mapping[Place | None, Remedy]]] = {
     Fault.UNITS_OVERRIDDEN: {Place.HOST: Remedy(("sudo rm {paths}", "sudo systemctl daemon-reload"))},
     Fault.REPOSITORY_UNSET: {Place.HOST: Remedy(advice="sudo oroboros repo set OWNER/NAME --token-stdin")},
     Fault.ROOT_NOT_WRITABLE: {
-        Place.HOST: Remedy(("sudo oroboros install",), "if the file system is read-only, `dmesg` says why"),
+        Place.HOST: Remedy(
+            advice="see whether its file system is full or read-only: `dmesg` says why, findmnt -T {path}"
+        ),
         Place.DEVELOPMENT: Remedy(("mkdir -p {path}",), "the folder must be yours"),
     },
     Fault.HARD_LINKS_MISSING: {
@@ -315,8 +323,10 @@ _REMEDIES: Final[Mapping[Fault, Mapping[Place | None, Remedy]]] = {
         Place.DEVELOPMENT: Remedy(("oroboros up",), "its worker makes current follow live"),
     },
     Fault.RELEASE_DAMAGED: {
-        Place.HOST: Remedy(("sudo oroboros heal",), "find out who wrote there"),
-        Place.DEVELOPMENT: Remedy(("oroboros heal",), "find out who wrote there"),
+        EVERYWHERE: Remedy(
+            advice="the worker puts it right at the next resync (OROBOROS_RESYNC_SECONDS), or at oroboros heal where"
+            " policy holds drift; find out who wrote there"
+        ),
     },
     Fault.RELEASE_UNREADABLE: {
         EVERYWHERE: Remedy(advice="see the checks of mirror and disk; oroboros verify compares the release again"),

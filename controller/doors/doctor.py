@@ -497,11 +497,20 @@ def check_leftovers(left: Sequence[Leftover]) -> Finding:
 # -- what is said against what is so ----------------------------------------------------------------------------------
 
 
-def check_live(slot: SlotName, path: Path, *, live: str | None, current: str | None, problem: str) -> Finding:
-    """Judge whether `current` names what the slot's live link, at `path`, serves."""
+def check_live(
+    slot: SlotName,
+    path: Path,
+    *,
+    live: str | None,
+    current: str | None,
+    problem: str,
+    fault: Fault = Fault.LIVE_UNREADABLE,
+) -> Finding:
+    """Judge whether `current` names what the slot's live link, at `path`, serves. `problem` says which of the two
+    cannot be read, `fault` what follows from that."""
     name = f"live {slot}"
     if problem:
-        return failed(name, problem, Fault.LIVE_UNREADABLE, path=str(path))
+        return failed(name, problem, fault, path=str(path))
     if live is not None and live != current:
         return failed(
             name,

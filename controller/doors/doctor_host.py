@@ -24,6 +24,7 @@ from typing import Literal
 import psycopg
 import starlette
 
+from controller.decisions.github.answers import AWAY
 from controller.decisions.github.repository import require_ours
 from controller.decisions.health import HEALTH_PATH, PUBLIC_HEALTH_PATH
 from controller.decisions.host_units import enabled_units, installed_units
@@ -106,7 +107,10 @@ def _examine(stack: Stack) -> list[Finding]:
     root = probe_root(stack.root)
     findings += [doctor.check_root_writable(root), doctor.check_hard_links(root), doctor.check_free_space(root)]
     if stack.is_host:
-        findings += examine_installation(read_topology(HOST_LAYOUT))
+        try:
+            findings += examine_installation(read_topology(HOST_LAYOUT))
+        except ConfigInvalid as error:
+            return [*findings, doctor.failed("topology", error.message, Fault.TOPOLOGY_UNREADABLE)]
         if not (HOST_CONFIG / "repository.env").exists():
             closed = [SecretFile(path=path, mode=_mode(path)) for path in (*HOST_CONFIG.glob("*.env"), *SECRETS)]
             return [*findings, doctor.check_secret_modes(closed), doctor.note_repository()]
@@ -377,7 +381,7 @@ def _examine_forge(settings: Settings) -> Finding:
             settings.forge_url,
             problem=f"{error.reason}: {error.message}",
             branch="",
-            fault=Fault.FORGE_AWAY if isinstance(error, Unavailable) else fault,
+            fault=Fault.FORGE_AWAY if error.reason in AWAY else fault,
             words=_words_of_repository(settings),
         )
     return doctor.check_forge(settings.forge_url, problem="", branch=found.default_branch)
@@ -635,13 +639,15 @@ def _examine_listeners(settings: Settings, topology: Topology) -> Finding:
 def _examine_live(layout: Layout, slot: SlotName) -> Finding:
     live, current, problem = views.read_host_slot(layout, slot)
     serves = live.release if live is not None and live.state == "live" else None
-    return doctor.check_live(slot, layout.live(slot), live=serves, current=current, problem=problem)
+    # What cannot be read is `live`, or else `current`, which the worker writes anew.
+    fault = Fault.LIVE_UNREADABLE if live is None else Fault.CURRENT_LAGS
+    return doctor.check_live(slot, layout.live(slot), live=serves, current=current, problem=problem, fault=fault)
 
 
 def _examine_release(settings: Settings) -> Finding:
     live, _, problem = views.read_host_slot(settings.layout, MAIN)
-    if problem or live is None or live.state != "live" or live.release is None:
-        return doctor.check_release(None, (), problem=problem)
+    if live is None or live.state != "live" or live.release is None:
+        return doctor.check_release(None, (), problem=problem if live is None else "")
     try:
         with progress(f"verifying {live.release[:7]}"):
             problems = verify_release(open_mirror(settings), settings.layout, live.release)

@@ -313,7 +313,7 @@ BROKEN: list[tuple[str, Callable[[], Finding | tuple[Finding, ...]], str, str, s
         lambda: doctor.check_release("a" * 40, [Problem(path="app.py", damage=Damage.CONTENT, message="other")]),
         "release",
         "app.py: content",
-        "sudo oroboros heal",
+        "at the next resync",
     ),
     (
         "release unreadable",
