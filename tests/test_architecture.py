@@ -41,6 +41,7 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     # Inside a slot's walls on a host: root's own, with the standard library alone.
     ("controller.launcher", (MODEL, DECISIONS, "controller.effects.checkout", *LEAVES)),
     ("controller.control_launcher", ()),
+    ("controller.edge_launcher", ()),
     # A test breaks each thread as it begins.
     ("controller.threads", (MODEL, "controller.failpoints")),
     *((leaf, (MODEL,)) for leaf in LEAVES),

@@ -1,10 +1,11 @@
-"""What does the edge do with a request? One Caddyfile, the same on a host and under `oroboros up`.
+"""Render the Caddyfiles of the edge: that on loopback, the same on a host and under `oroboros up`, and the public one.
 
 A site for each host name: the slots', `api.` and `worker.`; any other name is 404. Of `api.` and `worker.` it hands on
 only what `access` opens to anyone, under that very path, without credentials, and says of their health no more than
 well or not: whatever they answer besides is for loopback and for the operator. It has no admin API, and changes
-only at install. It listens on loopback, where a tunnel or a proxy may hand requests in; with TLS, also on the public
-ports of HTTPS and HTTP, with certificates for exactly these names: who asks for another name gets no certificate.
+only at install. It listens on loopback, where a tunnel or a proxy may hand requests in. With TLS a second Caddy has the
+public ports of HTTPS and HTTP, with certificates for exactly these names: a client that asks for another name gets
+none. It is a process of its own, so that another program on 80 or 443 does not keep the loopback port closed.
 """
 
 from __future__ import annotations
@@ -88,21 +89,25 @@ def edge_sites(topology: Topology) -> tuple[Site, ...]:
 
 
 def edge_listens(topology: Topology) -> tuple[tuple[str, int], ...]:
-    """Return where the edge answers on this machine."""
-    ports = topology.ports
-    public = () if topology.tls == "off" else (ports.edge_https, ports.edge_http)
-    return tuple(("127.0.0.1", port) for port in (ports.edge, *public))
+    """Return where the edge answers on loopback."""
+    return (("127.0.0.1", topology.ports.edge),)
+
+
+def public_ports(topology: Topology) -> tuple[int, ...]:
+    """Return the ports at which the edge answers at every address of the machine; () without TLS."""
+    return () if topology.tls == "off" else (topology.ports.edge_https, topology.ports.edge_http)
 
 
 def render_edge(topology: Topology, *, log_dir: Path) -> str:
-    """Return the Caddyfile of the edge, which writes its logs to `log_dir`."""
+    """Return the Caddyfile of the edge on loopback, which writes its logs to `log_dir`."""
     sites, ports = edge_sites(topology), topology.ports
-    blocks = [
-        _options(topology, log_dir=log_dir),
-        _every_site(log_dir),
-        _site_with_somebody_behind(),
-        _signed_only(),
-        _verdict_only(),
+    return _rendered(
+        _options(
+            ("auto_https off",),
+            _server_options(f"127.0.0.1:{ports.edge}", "h1", *_trusted(topology)),
+            log=log_dir / "edge.errors.log",
+        ),
+        *_shared(log_dir / "edge.access.log"),
         *(
             _block(
                 f"http://{site.host}:{ports.edge}",
@@ -113,26 +118,53 @@ def render_edge(topology: Topology, *, log_dir: Path) -> str:
             for site in sites
         ),
         _no_such_host(f"http://:{ports.edge}", "bind 127.0.0.1"),
-    ]
-    if topology.tls != "off":
-        blocks += [
+    )
+
+
+def render_public_edge(topology: Topology, *, log_dir: Path) -> str:
+    """Return the Caddyfile of the edge on the public ports, where the topology has TLS."""
+    sites, ports = edge_sites(topology), topology.ports
+    port = "" if ports.edge_https == 443 else f":{ports.edge_https}"
+    return _rendered(
+        _options(
+            (
+                # Redirects are sites of their own below, so that they have the same bounds and log.
+                f"auto_https {'disable_redirects' if topology.tls == 'auto' else 'off'}",
+                f"http_port {ports.edge_http}",
+                f"https_port {ports.edge_https}",
+                *(("skip_install_trust",) if topology.tls == "auto" else ()),
+            ),
+            # Whose name the certificate was chosen by is also whose site answers.
+            _server_options(f":{ports.edge_https}", "h1 h2", "strict_sni_host on"),
+            _server_options(f":{ports.edge_http}", "h1"),
+            log=log_dir / "edge-public.errors.log",
+        ),
+        *_shared(log_dir / "edge-public.access.log"),
+        *(
             _block(
                 f"https://{site.host}:{ports.edge_https}", *_certificate(topology), *_answers_of(site, scheme="https")
             )
             for site in sites
-        ]
+        ),
         # A certificate of yours may hold a wildcard: a name of nobody below it gets this answer.
-        blocks.append(_no_such_host(f"https://:{ports.edge_https}"))
-        port = "" if ports.edge_https == 443 else f":{ports.edge_https}"
-        blocks += [
+        _no_such_host(f"https://:{ports.edge_https}"),
+        *(
             _block(
                 f"http://{site.host}:{ports.edge_http}", "import site", f"redir https://{site.host}{port}{{uri}} 308"
             )
             for site in sites
-        ]
-        blocks.append(_no_such_host(f"http://:{ports.edge_http}"))
+        ),
+        _no_such_host(f"http://:{ports.edge_http}"),
+    )
+
+
+def _rendered(*blocks: _Lines) -> str:
     heading = "# Rendered from the topology that was installed: a change made here lasts until the next install.\n"
     return heading + "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
+
+
+def _shared(access_log: Path) -> tuple[_Lines, ...]:
+    return _every_site(access_log), _site_with_somebody_behind(), _signed_only(), _verdict_only()
 
 
 def shared_cookie_name(topology: Topology) -> str | None:
@@ -153,25 +185,14 @@ def _registered(host: str) -> str:
     return ".".join(labels[-3 if below_registry else -2 :])
 
 
-def _options(topology: Topology, *, log_dir: Path) -> _Lines:
-    ports = topology.ports
-    servers = [_server_options(f"127.0.0.1:{ports.edge}", "h1", *_trusted(topology))]
-    if topology.tls != "off":
-        servers += [
-            # Whose name the certificate was chosen by is also whose site answers.
-            _server_options(f":{ports.edge_https}", "h1 h2", "strict_sni_host on"),
-            _server_options(f":{ports.edge_http}", "h1"),
-        ]
+def _options(https: tuple[str, ...], *servers: _Lines, log: Path) -> _Lines:
     return _block(
         "",
         "admin off",
         "persist_config off",
-        # Redirects are sites of their own below, so that they have the same bounds and log.
-        f"auto_https {'disable_redirects' if topology.tls == 'auto' else 'off'}",
-        *((f"http_port {ports.edge_http}", f"https_port {ports.edge_https}") if topology.tls != "off" else ()),
-        *(("skip_install_trust",) if topology.tls == "auto" else ()),
+        *https,
         f"grace_period {bounds.GRACE_PERIOD}",
-        _block("log default", *_log_to(log_dir / "edge.errors.log"), "level WARN"),
+        _block("log default", *_log_to(log), "level WARN"),
         *servers,
     )
 
@@ -196,10 +217,10 @@ def _trusted(topology: Topology) -> _Lines:
     return (f"trusted_proxies static {' '.join(topology.trusted_proxies)}",) if topology.trusted_proxies else ()
 
 
-def _every_site(log_dir: Path) -> _Lines:
+def _every_site(access_log: Path) -> _Lines:
     return _block(
         "(site)",
-        _block("log access", *_log_to(log_dir / "edge.access.log")),
+        _block("log access", *_log_to(access_log)),
         _block("handle_errors", *_respond("{err.status_code}: {host} does not answer right now.", "{err.status_code}")),
     )
 

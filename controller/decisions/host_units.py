@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from controller.decisions.edge import CERTIFICATE, CERTIFICATE_KEY
+from controller.decisions.edge import CERTIFICATE, CERTIFICATE_KEY, public_ports
 from controller.model.host_files import HostFile
 from controller.model.names import (
     COLOURS,
@@ -48,6 +48,7 @@ POLKIT_RULE = Path("/etc/polkit-1/rules.d/50-oroboros.rules")
 TMPFILES = Path("/etc/tmpfiles.d/oroboros.conf")
 LAUNCHER = f"/usr/bin/python3 -I {HOST_PROGRAM}/app/controller/launcher.py"
 CONTROL = f"/usr/bin/python3 -I {HOST_PROGRAM}/app/controller/control_launcher.py"
+EDGE_LAUNCHER = f"/usr/bin/python3 -I {HOST_PROGRAM}/app/controller/edge_launcher.py"
 MAY_START = f"{HOST_PROGRAM}/app/infra/systemd/may-start"
 #: What systemd asks for before it says that the worker hangs; the worker tells it of each tick.
 WORKER_WATCHDOG_S = 60
@@ -64,6 +65,9 @@ PREVIEWS_GET, BUILDS_GET = 35, 25
 CONTROL_KEEPS, PRODUCTION_KEEPS = 10, 20
 #: All but the first, however many there are.
 PREVIEW_PROCESSORS = "1-1023"
+#: The edge on loopback, and on the public ports where there is TLS.
+EDGE_UNIT, PUBLIC_EDGE_UNIT = "ouroboros-caddy.service", "ouroboros-caddy-public.service"
+PUBLIC_CADDYFILE = "Caddyfile.public"
 #: What the worker may only have done again, never ended.
 RESTARTED_ONLY = ("ouroboros-worker.service", "ouroboros-api.service")
 
@@ -156,7 +160,8 @@ def enabled_units(topology: Topology) -> tuple[str, ...]:
     instances = [systemd_unit(instance_unit(slot, colour)) for slot in topology.slots for colour in COLOURS]
     return (
         *surfaces,
-        "ouroboros-caddy.service",
+        EDGE_UNIT,
+        *(() if topology.tls == "off" else (PUBLIC_EDGE_UNIT,)),
         "ouroboros-api.socket",
         "ouroboros-api.service",
         "ouroboros-worker.service",
@@ -216,7 +221,7 @@ class PortHolder:
 
 def port_holders(topology: Topology) -> tuple[PortHolder, ...]:
     """Return who may listen on each port of the table."""
-    ports, caddy = topology.ports, frozenset({"ouroboros-caddy.service"})
+    ports, caddy = topology.ports, frozenset({EDGE_UNIT})
     # systemd itself makes the socket that it passes on, in a control group of that or in its own.
     of_api = frozenset({"ouroboros-api.socket", "init.scope", "ouroboros-api.service"})
     # Whatever service of the host's own: which one, and under which name, is its administrator's choice.
@@ -230,7 +235,10 @@ def port_holders(topology: Topology) -> tuple[PortHolder, ...]:
     ]
     if topology.tls != "off":
         public = (("edge, HTTPS", ports.edge_https), ("edge, HTTP", ports.edge_http))
-        found += [PortHolder(what=what, port=port, holders=caddy, is_public=True) for what, port in public]
+        found += [
+            PortHolder(what=what, port=port, holders=frozenset({PUBLIC_EDGE_UNIT}), is_public=True)
+            for what, port in public
+        ]
     for slot in topology.slots:
         web = f"ouroboros-web@{unit_instance(slot)}.service"
         of_slot = [("web", ports.web(slot), web), ("backend", ports.backend(slot), web)]
@@ -410,27 +418,13 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
             "\n"
             "[Install]\nWantedBy=multi-user.target\n",
         ),
-        _unit(
-            "ouroboros-caddy.service",
-            "[Unit]\n"
-            "Description=Oroboros: the reverse proxy\n"
-            "After=network.target\n"
-            "StartLimitIntervalSec=0\n"
-            "\n"
-            "[Service]\n"
-            "Type=exec\n"
-            f"User={EDGE_USER}\nGroup={EDGE_USER}\n"
-            "Slice=ouroboros-control.slice\n"
-            f"ExecStart={HOST_CADDY} run --config {HOST_CONFIG}/Caddyfile --adapter caddyfile\n"
-            "Restart=always\nRestartSec=200ms\n"
-            "TimeoutStopSec=15s\n"
-            "StateDirectory=ouroboros-caddy\n"
-            "LogsDirectory=oroboros/edge\n"
-            "Environment=XDG_DATA_HOME=%S/ouroboros-caddy XDG_CONFIG_HOME=%S/ouroboros-caddy\n"
-            f"{_certificates(topology)}{_edge_walls(topology)}"
-            "\n"
-            "[Install]\nWantedBy=multi-user.target\n",
+        _edge_unit(
+            EDGE_UNIT,
+            "the reverse proxy",
+            command=f"{_RUN_CADDY} {HOST_CONFIG}/Caddyfile --adapter caddyfile",
+            walls=f"{_EDGE_WALLS}PrivateUsers=yes\nIPAddressDeny=any\nIPAddressAllow=localhost\n",
         ),
+        *(() if topology.tls == "off" else (_public_edge(topology),)),
         _unit(
             "ouroboros-web@.service",
             "[Unit]\n"
@@ -464,20 +458,49 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
     )
 
 
-def _certificates(topology: Topology) -> str:
-    if topology.tls != "files":
-        return ""
-    return "".join(f"LoadCredential={name}:{HOST_CONFIG}/{name}\n" for name in (CERTIFICATE, CERTIFICATE_KEY))
+_RUN_CADDY = f"{HOST_CADDY} run --config"
+_EDGE_WALLS = (
+    f"{_WALLS}ProcSubset=pid\nPrivateIPC=yes\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\nTasksMax=256\n"
+    f"InaccessiblePaths=-{HOST_ROOT}/repo.git -{HOST_ROOT}/orders -{HOST_ROOT}/slots\n"
+)
 
 
-def _edge_walls(topology: Topology) -> str:
-    walls = f"{_WALLS}ProcSubset=pid\nPrivateIPC=yes\nRestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\nTasksMax=256\n"
-    walls += f"InaccessiblePaths=-{HOST_ROOT}/repo.git -{HOST_ROOT}/orders -{HOST_ROOT}/slots\n"
-    if topology.tls == "off":
-        return walls + "PrivateUsers=yes\nIPAddressDeny=any\nIPAddressAllow=localhost\n"
+def _edge_unit(name: str, what: str, *, command: str, walls: str) -> HostFile:
+    return _unit(
+        name,
+        "[Unit]\n"
+        f"Description=Oroboros: {what}\n"
+        "After=network.target\n"
+        "StartLimitIntervalSec=0\n"
+        "\n"
+        "[Service]\n"
+        "Type=exec\n"
+        f"User={EDGE_USER}\nGroup={EDGE_USER}\n"
+        "Slice=ouroboros-control.slice\n"
+        f"ExecStart={command}\n"
+        "Restart=always\nRestartSec=200ms\n"
+        "TimeoutStopSec=15s\n"
+        "StateDirectory=ouroboros-caddy\n"
+        "LogsDirectory=oroboros/edge\n"
+        "Environment=XDG_DATA_HOME=%S/ouroboros-caddy XDG_CONFIG_HOME=%S/ouroboros-caddy\n"
+        f"{walls}"
+        "\n"
+        "[Install]\nWantedBy=multi-user.target\n",
+    )
+
+
+def _public_edge(topology: Topology) -> HostFile:
+    """Return the unit of the edge's public ports: with one taken it waits, and the edge on loopback goes on."""
+    ports = " ".join(map(str, public_ports(topology)))
     bind = "CAP_NET_BIND_SERVICE"
-    return walls.replace("CapabilityBoundingSet=\n", f"CapabilityBoundingSet={bind}\n").replace(
-        "AmbientCapabilities=\n", f"AmbientCapabilities={bind}\n"
+    walls = _EDGE_WALLS.replace("CapabilityBoundingSet=\n", f"CapabilityBoundingSet={bind}\n")
+    walls = walls.replace("AmbientCapabilities=\n", f"AmbientCapabilities={bind}\n")
+    certificates = "".join(f"LoadCredential={name}:{HOST_CONFIG}/{name}\n" for name in (CERTIFICATE, CERTIFICATE_KEY))
+    return _edge_unit(
+        PUBLIC_EDGE_UNIT,
+        "the public ports of the reverse proxy",
+        command=f"{EDGE_LAUNCHER} {ports} -- {_RUN_CADDY} {HOST_CONFIG}/{PUBLIC_CADDYFILE} --adapter caddyfile",
+        walls=f"{certificates if topology.tls == 'files' else ''}{walls}",
     )
 
 

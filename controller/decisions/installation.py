@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from controller.decisions.edge import render_edge
+from controller.decisions.edge import render_edge, render_public_edge
 from controller.decisions.host_environment import (
     API_ROLE,
     CONTROL_DATABASE,
@@ -24,7 +24,16 @@ from controller.decisions.host_environment import (
     render_environment_files,
     with_additions,
 )
-from controller.decisions.host_units import PRIVATE_NETWORKS, TMPFILES, UNITS, enabled_units, render_units
+from controller.decisions.host_units import (
+    EDGE_UNIT,
+    PRIVATE_NETWORKS,
+    PUBLIC_CADDYFILE,
+    PUBLIC_EDGE_UNIT,
+    TMPFILES,
+    UNITS,
+    enabled_units,
+    render_units,
+)
 from controller.decisions.surfaces import render_surface_environment
 from controller.model.config import Policy
 from controller.model.host_files import HostFile
@@ -434,8 +443,14 @@ def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
             for slot in topology.slots
         ),
         HostFile(path=HOST_CONFIG / "Caddyfile", text=render_edge(topology, log_dir=HOST_LOGS / "edge")),
+        *(() if topology.tls == "off" else (_public_caddyfile(topology),)),
         *render_units(topology),
     )
+
+
+def _public_caddyfile(topology: Topology) -> HostFile:
+    text = render_public_edge(topology, log_dir=HOST_LOGS / "edge")
+    return HostFile(path=HOST_CONFIG / PUBLIC_CADDYFILE, text=text)
 
 
 def plan_installation(facts: HostFacts, wanted: Wanted, *, only_slots: bool = False) -> tuple[Change, ...]:
@@ -749,14 +764,15 @@ def _is_started_by_us(unit: str) -> bool:
 def stirred_units(changes: Iterable[Change], topology: Topology) -> frozenset[str]:
     """Return the units that run on something that these changes touch. Instances never: only a deploy starts those."""
     surfaces = {f"ouroboros-web@{unit_instance(slot)}.service": slot for slot in topology.slots}
-    ours = {"ouroboros-api.service", "ouroboros-worker.service", "ouroboros-caddy.service", *surfaces}
+    edges = {EDGE_UNIT} if topology.tls == "off" else {EDGE_UNIT, PUBLIC_EDGE_UNIT}
+    ours = {"ouroboros-api.service", "ouroboros-worker.service", *edges, *surfaces}
     stirred: set[str] = set()
     for change in changes:
         match change:
             case InstallCode():
                 stirred |= {"ouroboros-api.service", "ouroboros-worker.service", *surfaces}
             case InstallCaddy():
-                stirred |= {"ouroboros-caddy.service", *surfaces}
+                stirred |= {*edges, *surfaces}
             case WriteFile():
                 name = change.file.path.name
                 stirred |= {unit for unit in ours if unit == name or unit.partition("@")[0] + "@.service" == name}
@@ -769,7 +785,9 @@ def stirred_units(changes: Iterable[Change], topology: Topology) -> frozenset[st
 
 def _of_configuration(name: str, surfaces: Mapping[str, SlotName]) -> set[str]:
     if name == "Caddyfile":
-        return {"ouroboros-caddy.service"}
+        return {EDGE_UNIT}
+    if name == PUBLIC_CADDYFILE:
+        return {PUBLIC_EDGE_UNIT}
     if name == HOST_LAYOUT.topology.name:
         return {"ouroboros-api.service", "ouroboros-worker.service"}  # they read it when they start
     if name == "operator-token":

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from controller.decisions.edge import edge_listens, render_edge
+from controller.decisions.edge import edge_listens, public_ports, render_edge, render_public_edge
 from controller.decisions.live_files import Assets
 from controller.decisions.surfaces import (
     read_surface_environment,
@@ -76,7 +76,13 @@ class Host:
     def edge(self) -> Part:
         config = self.folder / "Caddyfile"
         config.write_text(render_edge(self.topology, log_dir=self.folder / "logs"))
-        return self._caddy("edge", config, listens=edge_listens(self.topology))
+        edge = self._caddy("edge", config, listens=edge_listens(self.topology))
+        if self.topology.tls != "off":
+            public = self.folder / "Caddyfile.public"
+            public.write_text(render_public_edge(self.topology, log_dir=self.folder / "logs"))
+            listens = tuple(("127.0.0.1", port) for port in public_ports(self.topology))
+            self._caddy("edge-public", public, listens=listens)
+        return edge
 
     def _caddy(self, name: str, config: Path, *, listens: tuple[tuple[str, int] | Path, ...]) -> Part:
         spec = prepare_caddy(

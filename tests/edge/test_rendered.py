@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.decisions.edge import render_edge
+from controller.decisions.edge import render_edge, render_public_edge
 from controller.decisions.surfaces import render_surface_environment
 from controller.development.parts import caddy_binary
 from controller.model.errors import ConfigInvalid
@@ -93,8 +93,10 @@ def test_the_tracked_edge_has_the_routes_of_the_contract_on_loopback_only(tmp_pa
 def test_with_tls_the_same_routes_are_on_the_public_ports_too(tmp_path: Path, tls: str) -> None:
     topology = dataclasses.replace(CONTRACT, tls=tls, trusted_proxies=("192.0.2.0/24",))
 
-    servers = adapted(render_edge(topology, log_dir=tmp_path), tmp_path)
+    on_loopback = adapted(render_edge(topology, log_dir=tmp_path), tmp_path)
+    servers = on_loopback | adapted(render_public_edge(topology, log_dir=tmp_path), tmp_path)
 
+    assert set(on_loopback) == {"127.0.0.1:8088"}
     assert set(servers) == {"127.0.0.1:8088", ":443", ":80"}
     assert upstreams(servers["127.0.0.1:8088"]) == upstreams(servers[":443"]) == CONTRACT_ROUTES
     assert upstreams(servers[":80"]) == {}
@@ -135,7 +137,8 @@ def test_hosts_that_no_edge_could_tell_apart_are_refused(topology: Topology, sai
 def test_ports_are_shifted_together(tmp_path: Path) -> None:
     topology = dataclasses.replace(CONTRACT, ports=Ports(offset=10_000), tls="files")
 
-    assert set(adapted(render_edge(topology, log_dir=tmp_path), tmp_path)) == {"127.0.0.1:18088", ":10443", ":10080"}
+    assert set(adapted(render_edge(topology, log_dir=tmp_path), tmp_path)) == {"127.0.0.1:18088"}
+    assert set(adapted(render_public_edge(topology, log_dir=tmp_path), tmp_path)) == {":10443", ":10080"}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.host import Host
-from tests.host.team import RECIPE, SOURCE, Team, install, serving_team
+from tests.host.team import BASE_HOST, RECIPE, SOURCE, Team, install, serving_team
 
 WORKER = "oroboros-worker"
 NEW, FORMER = "/etc/oroboros/topology.json", "/srv/oroboros/topology.json"
@@ -117,6 +117,38 @@ def test_the_port_of_the_api_and_of_the_worker_are_told_and_taken_again(team: Te
         healthy = ["curl", "-sf", "-m", "5", f"http://127.0.0.1:{port}/health"]
         team.wait(lambda words=healthy: "status" in host.run(words, check=False).stdout, f"{port} is to be ours")
     team.wait(lambda: "PortTaken" not in host.run(["oroboros", "status"], check=False).stdout, "all is to be well")
+
+
+def test_nginx_on_port_80_keeps_no_other_port_of_the_edge_closed(team: Team, host: Host) -> None:
+    serve = ["python3", "-m", "http.server", "--bind", "0.0.0.0", "80"]
+    host.run(["systemd-run", "--quiet", "--collect", "--slice=system.slice", "--unit=nginx", "--", *serve])
+    # Doctor, with which it ends, is not content.
+    host.run([f"{SOURCE}/scripts/install.sh", "--tls", "auto", "--base-host", BASE_HOST], check=False, timeout_s=180)
+    try:
+        assert "version" in team.get("app")
+        held = r"80 \(edge, HTTP\) is held by python3 \(process \d+ of root, nginx.service\)"
+
+        def names_it(command: str) -> bool:
+            told = " ".join(host.run(["oroboros", command], check=False).stdout.split())
+            return re.search(held, told) is not None
+
+        for command in ("status", "doctor"):
+            team.wait(lambda command=command: names_it(command), f"{command} is to name the process on port 80")
+        said = host.text("journalctl", "--quiet", "--output=cat", "-p", "err", "-u", "ouroboros-caddy-public")
+        assert said == (
+            "port 80 cannot be bound: Address already in use: waiting;"
+            " `sudo oroboros doctor` names the process that has it"
+        )
+        for unit in ("ouroboros-caddy", "ouroboros-caddy-public"):
+            shown = host.unit(f"{unit}.service", "NRestarts", "ActiveState")
+            assert shown == {"NRestarts": "0", "ActiveState": "active"}
+        host.run(["systemctl", "stop", "nginx"])
+        asked = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", f"Host: app.{BASE_HOST}", "127.0.0.1"]
+        team.wait(lambda: host.run(asked, check=False).stdout == "308", "the edge is to answer on port 80")
+    finally:
+        host.run(["systemctl", "stop", "nginx"], check=False)
+        install(host, "--tls", "off", "--base-host", BASE_HOST)
+    assert not host.is_active("ouroboros-caddy-public")
 
 
 def test_a_view_in_place_of_a_table_makes_nobody_a_superuser(host: Host) -> None:

@@ -248,7 +248,7 @@ PRODUCTION = "ouroboros.slice/ouroboros-production.slice/ouroboros-instance@main
         (5432, "ouroboros.slice/ouroboros-previews.slice/ouroboros-instance@preview1-a.service", True),
         (6379, "system.slice/redis-server.service", False),
         (6379, "user.slice/user-1000.slice/session-2.scope", True),
-        (443, "ouroboros.slice/ouroboros-control.slice/ouroboros-caddy.service", False),
+        (443, "ouroboros.slice/ouroboros-control.slice/ouroboros-caddy-public.service", False),
         (80, "system.slice/nginx.service", True),
     ],
 )
