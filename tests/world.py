@@ -77,7 +77,15 @@ from controller.model.steps import (
     SwitchBack,
     WipeSlot,
 )
-from controller.model.world import RECENT_RUNS_MAX, Activity, DeliveryHint, HeadRefused, Observed, SlotObserved
+from controller.model.world import (
+    RECENT_RUNS_MAX,
+    ROLLED_BACK_BY_HAND,
+    Activity,
+    DeliveryHint,
+    HeadRefused,
+    Observed,
+    SlotObserved,
+)
 from tests.builders import APP, START_AT, head, sha
 
 #: One `elapse`, unless said otherwise: longer than a drain, so that ticks do not only wait.
@@ -223,9 +231,16 @@ class FakeHost:
     def order(
         self, number: int, *, kind: str = "deploy", accept_migrations: bool = False, despite_hold: str = ""
     ) -> None:
-        """An order by hand: it lifts the quarantine of what it names."""
-        ordered = self.commits[sha(number)].head
+        """An order by hand: it lifts the quarantine of what it names, and one to roll back puts what serves there."""
+        ordered, live = self.commits[sha(number)].head, self.slots[MAIN].live
         self.quarantined.pop((PRODUCTION, ordered.tree), None)
+        if kind == "rollback" and live is not None and live.tree not in (None, ordered.tree):
+            assert live.tree is not None
+            assert live.release is not None
+            left = Quarantined(
+                domain=PRODUCTION, tree=live.tree, sha=live.release, reason=ROLLED_BACK_BY_HAND, message="", at=self.now
+            )
+            self.quarantined.setdefault((PRODUCTION, live.tree), left)
         self.stops = [stop for stop in self.stops if stop.slot != MAIN]
         self.overrides = [
             Override(
@@ -519,6 +534,8 @@ class FakeHost:
             case EndRun():
                 self._end(step)
             case Quarantine():
+                if step.lifts is not None:
+                    self.quarantined.pop((step.domain, step.lifts), None)
                 known = Quarantined(
                     domain=step.domain,
                     tree=step.tree,

@@ -6,7 +6,7 @@ of probes a second apart goes on watching. Flapping never ends in success; no wi
 last probe that failed; and what is no fault of the release (our own doors away) counts neither way.
 
 Reasons: NeverBound, GateTimedOut, WrongStatus, WrongRelease, Flapping, NotOurs, InstanceExited, InstanceLost,
-WindowFailed, WindowUnproven; of single probes also NoAnswer, DoorAway and RuntimeAway.
+WindowFailed, WindowUnproven, HealthGateFailed; of single probes also NoAnswer, DoorAway and RuntimeAway.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from controller.model.config import Gate
-from controller.model.states import Outcome
+from controller.decisions.health import ServiceHealth, describe_unwell
+from controller.model.config import Gate, Production
+from controller.model.names import MAIN
+from controller.model.nouns import Run
+from controller.model.states import Cause, Outcome
 
 PASSES_IN_A_ROW = 3
 GATE_PAUSE_S = 0.025
@@ -41,6 +44,11 @@ WINDOW_RATE_FAILURES = 3
 WINDOW_PROBES_MIN = 5
 #: How long a window waits for doors of ours that are away, once its time is up.
 WINDOW_OVERTIME_S = 60.0
+#: A row of the host's health is unwell by so many looks in a row, over so long: a restart is shorter.
+ROW_LOOKS_MIN = 5
+ROW_UNWELL_S = 10.0
+#: Looks at the host are so far apart.
+ROWS_PAUSE_S = 1.0
 LOG_LINE_CHARS_MAX = 300
 LISTENERS_SHOWN_MAX = 3
 #: A gate may end in the second of these when a few probes got no answer for another reason, before none listened.
@@ -65,6 +73,14 @@ class Result:
     status: int | None = None
     #: The answer, or its absence, is nobody's fault that a new commit could mend.
     blames_release: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLook:
+    """Which rows of the host's health a look found unwell, of those that were well before the switch."""
+
+    at_s: float
+    unwell: tuple[ServiceHealth, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,10 +170,49 @@ def judge_window(results: Sequence[Result], gate: Gate, *, confirmed: bool, over
     return PENDING
 
 
-def window_pause_s(result: Result, *, confirmed: bool, over_by_s: float) -> float:
+def is_judged_by_host(run: Run, production: Production) -> bool:
+    """Say whether rows of the host's health that turn unwell after the switch roll this run back: every order by hand,
+    and pushes by policy. Not what only starts again, or goes back to, what served well."""
+    if run.slot != MAIN or run.cause in (Cause.REPAIR, Cause.ROLLBACK):
+        return False
+    return run.cause is Cause.OVERRIDE or production.health_gate == "rollback"
+
+
+def judge_rows(looks: Sequence[HostLook]) -> Judgement:
+    """Judge the rows that were well before the switch, oldest look first: each must be well at the end, and none unwell
+    for longer than a restart takes."""
+    last = looks[-1] if looks else None
+    if last is None or not last.unwell:
+        return PASSED
+    failed = [row for row in last.unwell if _is_unwell_for_long(looks, row.service)]
+    if not failed:
+        return PENDING
+    message = f"well before the switch, and not for {ROW_UNWELL_S:g} s by now: {describe_unwell(failed)}"
+    return Judgement(outcome=Outcome.FAIL, reason="HealthGateFailed", message=message)
+
+
+def _is_unwell_for_long(looks: Sequence[HostLook], service: str) -> bool:
+    began_s, count = looks[-1].at_s, 0
+    for look in reversed(looks):
+        if all(row.service != service for row in look.unwell):
+            break
+        began_s, count = look.at_s, count + 1
+    return count >= ROW_LOOKS_MIN and looks[-1].at_s - began_s >= ROW_UNWELL_S
+
+
+def with_host(window: Judgement, host: Judgement) -> Judgement:
+    """Return what a window comes to: what the release itself failed by comes first, and it passes if both do."""
+    if window.outcome is Outcome.FAIL or host.outcome is Outcome.PASS:
+        return window
+    return host
+
+
+def window_pause_s(result: Result, *, confirmed: bool, over_by_s: float, waits_for_host: bool = False) -> float:
     """Return how long to wait before the next probe of a window: never past its end, shorter while in doubt."""
     if not result.passed:
         return WINDOW_RETRY_PAUSE_S
+    if waits_for_host:
+        return ROWS_PAUSE_S
     if not confirmed or over_by_s >= 0:
         return GATE_PAUSE_S
     return min(WINDOW_PAUSE_S, -over_by_s)

@@ -8,6 +8,7 @@ another program that answers 200 on its port is not well. A free slot is well wh
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,9 +112,25 @@ def endpoints(topology: Topology, *, postgres: str, redis: str) -> tuple[Endpoin
     )
 
 
+#: What a switch of production answers for, besides `web-main`. The rows of previews change with their pull requests;
+#: while the worker or Postgres is away nothing is judged at all, and the window begins anew.
+SHARED_ROWS = frozenset({"reverse-proxy", "api", "redis"})
+
+
+def rows_of_production(topology: Topology, *, redis: str) -> tuple[Endpoint, ...]:
+    """Return the rows that a switch of production answers for."""
+    every = endpoints(topology, postgres="", redis=redis)
+    return tuple(row for row in every if row.service in SHARED_ROWS or row.service == f"web-{MAIN}")
+
+
 def surface_unit(slot: SlotName) -> str:
     """Return the unit of a slot's surface, without its ending: `ouroboros-web@preview1`."""
     return f"ouroboros-web@{unit_instance(slot)}"
+
+
+def describe_unwell(unwell: Iterable[ServiceHealth]) -> str:
+    """Return which services are not well and why, in one line."""
+    return "; ".join(f"{one.service}: {one.said}" for one in unwell)
 
 
 def judge(endpoint: Endpoint, answered: Answered, *, took_ms: int) -> ServiceHealth:

@@ -74,6 +74,7 @@ from controller.model.steps import (
 from controller.model.world import (
     MIGRATIONS_DIFFER,
     NEWER_HEAD,
+    ROLLED_BACK_BY_HAND,
     STOPPED_BY_HAND,
     Held,
     Hold,
@@ -609,7 +610,7 @@ def _fail(observed: Observed, run: Run, verdict: Verdict) -> list[Step]:
     """The run ends; its tree is remembered only if the release itself is to blame."""
     steps: list[Step] = []
     if _blames(observed, run, verdict) and not is_of_queue(run.domain):
-        steps.append(_quarantine(run, verdict))
+        steps.append(_quarantine(observed, run, verdict))
     steps.append(_end(run, RunState.FAILED, verdict.reason, verdict.message))
     return steps
 
@@ -619,10 +620,31 @@ def _blames(observed: Observed, run: Run, verdict: Verdict) -> bool:
     return verdict.blames_release and not (run.cause in RESTORING and _has_proof(observed, run))
 
 
-def _quarantine(run: Run, verdict: Verdict) -> Quarantine:
+def _quarantine(observed: Observed, run: Run, verdict: Verdict) -> Quarantine:
     return Quarantine(
-        domain=run.domain, tree=run.head.tree, sha=run.head.sha, reason=verdict.reason, message=verdict.message
+        domain=run.domain,
+        tree=run.head.tree,
+        sha=run.head.sha,
+        reason=verdict.reason,
+        message=verdict.message,
+        lifts=_left_by_order(observed, run),
     )
+
+
+def _left_by_order(observed: Observed, run: Run) -> TreeId | None:
+    """Return what the order to roll back that this run carries out has put in quarantine, to leave it: once the order
+    fails, that is what production stays at or goes back to."""
+    slot = observed.slot(run.slot)
+    order = active_override(observed, slot)
+    if order is None or order.kind != "rollback" or order.head.tree != run.head.tree:
+        return None
+    served = [slot.live.tree] if slot.live is not None and slot.live.tree is not None else []
+    served += [slot.fallback_run.head.tree] if slot.fallback_run is not None else []
+    for tree in served:
+        known = quarantine_of(observed, run.domain, tree)
+        if known is not None and known.reason == ROLLED_BACK_BY_HAND and known.at >= order.at:
+            return known.tree
+    return None
 
 
 def _verdict(run: Run, reason: str, message: str, *, blames_release: bool = True) -> Verdict:
@@ -861,7 +883,8 @@ def _roll_back(observed: Observed, slot: SlotObserved, run: Run, verdict: Verdic
     if not _blames(observed, run, verdict):
         return _fail(observed, run, verdict)
     fallback, back = slot.fallback_run, slot.fallback_live
-    steps: list[Step] = [_quarantine(run, verdict)]
+    quarantine = _quarantine(observed, run, verdict)
+    steps: list[Step] = [quarantine]
     nothing = [*steps, _end(run, RunState.FAILED, verdict.reason, f"{verdict.message}; nothing to go back to")]
     if fallback is None or fallback.head.tree == run.head.tree:
         return nothing
@@ -874,7 +897,7 @@ def _roll_back(observed: Observed, slot: SlotObserved, run: Run, verdict: Verdic
         message = f"{verdict.message}; not rolled back: {fallback.release[:7]} has other migrations than the database"
         return [*steps, _end(run, RunState.FAILED, MIGRATIONS_DIFFER, message)]
     went_back = slot.live is not None and slot.live.generation == fallback.generation
-    is_good = not is_quarantined(observed, run.domain, fallback.head.tree)
+    is_good = fallback.head.tree == quarantine.lifts or not is_quarantined(observed, run.domain, fallback.head.tree)
     if went_back or (is_good and back is not None and _can_serve(slot, fallback, back)):
         steps.append(SwitchBack(slot=run.slot, generation=run.generation, fallback=fallback.generation))
         return [*steps, _end_rolled_back(run, verdict, to=fallback.release, switched_back=True)]

@@ -174,14 +174,15 @@ def say_of_run(observed: Observed, slot: SlotObserved, run: Run, topology: Topol
             state, text, url = StatusState.PENDING, describe("waits", f": {taken}", tail), None
         case RunState.WATCHING if run.confirmed_at is not None:
             until = f", watched until {run.watch_until:%H:%M} UTC" if run.watch_until is not None else ", watched"
-            state, text = StatusState.SUCCESS, describe("live", f"{until}{_restored(run)}", tail)
+            state, text = StatusState.SUCCESS, describe("live", f"{until}{_restored(run)}{_unwell(run)}", tail)
         case RunState.LIVE if over := _how_it_ended(slot, run):
             state, text, url = StatusState.SUCCESS, describe(over, "", tail), None
         case RunState.LIVE:
             since = run.confirmed_at or run.switched_at or run.ended_at or run.begun_at
             proof = f" (proof: {run.proof})" if run.proof else ""
             start = f"restored release {run.release[:7]}, live" if run.release != run.head.sha else "live"
-            state, text = StatusState.SUCCESS, describe(start, f" since {since:%Y-%m-%d %H:%M} UTC{proof}", tail)
+            detail = f" since {since:%Y-%m-%d %H:%M} UTC{proof}{_unwell(run)}"
+            state, text = StatusState.SUCCESS, describe(start, detail, tail)
         case RunState.PASSED:
             state, text, url = StatusState.SUCCESS, describe(PASSED, "", tail), None
         case RunState.FAILED:
@@ -242,6 +243,10 @@ def _is_quiet(observed: Observed, slot: SlotObserved, run: Run) -> bool:
 
 def _restored(run: Run) -> str:
     return f"; restored release {run.release[:7]}" if run.release != run.head.sha else ""
+
+
+def _unwell(run: Run) -> str:
+    return f"; unwell before: {', '.join(run.unwell_before)}" if run.unwell_before else ""
 
 
 def _tail(observed: Observed, slot: SlotObserved, run: Run) -> str:

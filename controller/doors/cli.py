@@ -815,6 +815,7 @@ def smoke(
 @click.option("--reason", default="", help="Why: kept, and shown with the order.")
 @click.option("--accept-migrations", is_flag=True, help="Also when its migrations are not the database's.")
 @click.option("--override-hold", default="", metavar="REASON", help="Also when production is held: why, which is kept.")
+@click.option("--require-healthy", is_flag=True, help="Only when every row of `oroboros health` is well.")
 @click.option("--no-wait", is_flag=True, help="Give the order and return.")
 @click.pass_context
 def deploy(
@@ -824,6 +825,7 @@ def deploy(
     reason: str,
     accept_migrations: bool,
     override_hold: str,
+    require_healthy: bool,
     no_wait: bool,
 ) -> int:
     """Have production serve COMMIT, a commit of the production branch, until a later one is pushed."""
@@ -834,6 +836,7 @@ def deploy(
         reason=reason,
         accept_migrations=accept_migrations,
         despite_hold=override_hold,
+        require_healthy=require_healthy,
         wait=not no_wait,
         as_json=as_json,
     )
@@ -847,6 +850,7 @@ def deploy(
 @click.option("--reason", default="", help="Why: kept, and shown with the order.")
 @click.option("--accept-migrations", is_flag=True, help="Also when its migrations are not the database's.")
 @click.option("--override-hold", default="", metavar="REASON", help="Also when production is held: why, which is kept.")
+@click.option("--require-healthy", is_flag=True, help="Only when every row of `oroboros health` is well.")
 @click.option("--no-wait", is_flag=True, help="Give the order and return.")
 @click.pass_context
 def rollback(
@@ -856,6 +860,7 @@ def rollback(
     reason: str,
     accept_migrations: bool,
     override_hold: str,
+    require_healthy: bool,
     no_wait: bool,
 ) -> int:
     """Have production go back to RELEASE, by default the one that served well before; what it leaves is quarantined."""
@@ -866,6 +871,7 @@ def rollback(
         reason=reason,
         accept_migrations=accept_migrations,
         despite_hold=override_hold,
+        require_healthy=require_healthy,
         wait=not no_wait,
         as_json=as_json,
     )

@@ -18,7 +18,6 @@ from rich.text import Text
 
 from controller.decisions.health import Endpoint, judge
 from controller.doors import tables, views
-from controller.doors.cli_health import ask_http
 from controller.doors.cli_orders import LOOK_EVERY_S, PATIENCE_S, actor, worker_answers
 from controller.doors.stacks import open_runtime, utc_now
 from controller.doors.views import BackendView, UnitView
@@ -26,6 +25,7 @@ from controller.effects.live import read_live
 from controller.effects.runtime import Runtime
 from controller.effects.store import Store
 from controller.effects.wake import Bell
+from controller.loop.health_rows import ask_http
 from controller.loop.orders import REASON_CHARS_MAX
 from controller.model.config import Settings
 from controller.model.errors import Failed, Refused, Unavailable

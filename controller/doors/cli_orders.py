@@ -5,7 +5,7 @@ order outlives this command, and a worker that is down takes it up when it start
 order causes, in the store and on the host; nothing here switches anything.
 
 Refused (exit 3), with nothing written: a commit that is unknown, ambiguous or not on the production branch; a release
-that is not there or never served well; nothing to go back to.
+that is not there or never served well; nothing to go back to; with `--require-healthy`, a host that is not well.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from typing import Literal
 
 import click
 
+from controller.decisions.health import ServiceHealth, describe_unwell
 from controller.decisions.holds import describe_held, judge_held
 from controller.decisions.orders import SHA_PREFIX, choose_rollback, leaving_of
 from controller.decisions.signatures import OF_SIGNATURES
 from controller.doors import tables, views
+from controller.doors.operator_token import operator_token
 from controller.doors.policies import read_freezes
 from controller.doors.stacks import open_mirror, utc_now
 from controller.doors.views import RunView
@@ -33,6 +35,7 @@ from controller.effects.live import read_live
 from controller.effects.mirror import Mirror
 from controller.effects.store import Store
 from controller.effects.wake import Bell
+from controller.loop.health_rows import ask_all
 from controller.loop.orders import ProductionOrder, write_order
 from controller.model.config import Settings
 from controller.model.errors import Refused, Unavailable
@@ -57,6 +60,8 @@ class Order:
     accept_migrations: bool
     #: Why it goes although production is held; "": refused then.
     despite_hold: str
+    #: Refused where a row of the host's health is not well.
+    require_healthy: bool
     wait: bool
     as_json: bool
 
@@ -138,6 +143,12 @@ def _give(
     """Write the order, ring, and follow it."""
     if not order.despite_hold.strip():
         refuse_if_held(settings, store)
+    unwell = _unwell_rows(settings, topology)
+    if unwell and order.require_healthy:
+        raise Refused(
+            "HostUnwell",
+            f"the host is not well: {describe_unwell(unwell)}; mend it, or order without --require-healthy",
+        )
     production = mirror.production_head()
     before = store.load_rows(
         "SELECT coalesce(max(generation), 0) AS newest FROM runs WHERE repository_id = %s AND host = %s AND slot = %s",
@@ -171,6 +182,8 @@ def _give(
     with tables.Ticker(quiet=order.as_json) as ticker:
         try:
             ticker.line(f"{kind} {tables.short(head.sha)} {head.title!r:.60} ordered by {by}")
+            if unwell:
+                ticker.line(f"unwell before, and not held against it: {describe_unwell(unwell)}")
             if not rung:
                 ticker.line("Redis is away: the worker finds the order at its next poll")
             if served_already:
@@ -184,7 +197,9 @@ def _give(
             raise
         ticker.line(_closing_line(end, head, topology))
     if order.as_json:
-        click.echo(json.dumps(_end_to_json(end, kind, head, topology), indent=2))
+        value = _end_to_json(end, kind, head, topology)
+        value["unwell_before"] = [{"service": row.service, "said": tables.plain(row.said)} for row in unwell]
+        click.echo(json.dumps(value, indent=2))
     return end.code
 
 
@@ -195,6 +210,13 @@ def refuse_if_held(settings: Settings, store: Store) -> None:
         raise Refused(
             held.reason, f"production is {describe_held(held)}; --override-hold REASON orders it all the same"
         )
+
+
+def _unwell_rows(settings: Settings, topology: Topology) -> tuple[ServiceHealth, ...]:
+    """Ask every row of the health check; return those that are not well."""
+    token, _ = operator_token(settings.operator_token_file)
+    found = ask_all(topology, database_url=settings.database_url, redis_url=settings.redis_url, token=token)
+    return tuple(row for row in found if not row.ok)
 
 
 def _serves_and_rests(settings: Settings, store: Store, head: Head) -> bool:

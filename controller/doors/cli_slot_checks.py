@@ -18,11 +18,11 @@ from controller.decisions.health import HEALTH_PATH, PUBLIC_HEALTH_PATH, release
 from controller.decisions.integrity import SlotFacts, judge_integrity
 from controller.decisions.slot_checks import Asked, SlotCheck, SlotSeen, check_slot, confirmed
 from controller.doors import tables
-from controller.doors.cli_health import ask_http
 from controller.doors.cli_reset_audit import SECOND_LOOK_S, gather
 from controller.doors.stacks import open_mirror, utc_now
 from controller.effects.mirror import Mirror
 from controller.effects.store import Store
+from controller.loop.health_rows import ask_http
 from controller.loop.observe import DEPLOY_TOML, DEPLOY_TOML_BYTES_MAX
 from controller.model.config import Settings
 from controller.model.deploy_toml import parse_recipe

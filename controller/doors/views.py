@@ -77,6 +77,8 @@ class RunView:
     switched_at: datetime | None
     watch_until: datetime | None
     ended_at: datetime | None
+    #: Rows of the host's health that were unwell right before its switch, and are not held against it.
+    unwell_before: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,7 +376,7 @@ class BackendView:
 
 _RUN_COLUMNS: LiteralString = (
     "generation, slot, domain, sha, release, title, cause, state, reason, message, successor, switched_back, proof,"
-    " attempts, served, proven, begun_at, switched_at, watch_until, ended_at"
+    " attempts, served, proven, begun_at, switched_at, watch_until, ended_at, unwell_before"
 )
 
 
@@ -963,6 +965,7 @@ def _runs(
             switched_at=_instant(row["switched_at"]),
             watch_until=_instant(row["watch_until"]),
             ended_at=_instant(row["ended_at"]),
+            unwell_before=_texts(row["unwell_before"]),
         )
         for row in found
     )

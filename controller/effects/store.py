@@ -1192,6 +1192,15 @@ class Store:
                 },
             )
 
+    def record_unwell(self, generation: int, services: Sequence[str]) -> None:
+        """Write which rows of the host's health were unwell right before a run's switch. The first look counts."""
+        with self._transaction(fenced=True) as connection:
+            connection.execute(
+                "UPDATE runs SET unwell_before = coalesce(unwell_before, %s)"
+                " WHERE generation = %s AND ended_at IS NULL",
+                [list(services), generation],
+            )
+
     def record_step(
         self,
         generation: int,
@@ -2139,6 +2148,7 @@ def _run(row: DictRow) -> Run:
         message=row["message"],
         successor=row["successor"],
         switched_back=row["switched_back"],
+        unwell_before=None if row["unwell_before"] is None else tuple(row["unwell_before"]),
     )
 
 

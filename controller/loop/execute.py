@@ -27,7 +27,8 @@ from controller.decisions.drift import (
     release_subject,
 )
 from controller.decisions.explain import end_of_run
-from controller.decisions.gates import Judgement
+from controller.decisions.gates import Judgement, is_judged_by_host
+from controller.decisions.health import ServiceHealth, describe_unwell
 from controller.decisions.holds import describe_held, held_run
 from controller.decisions.live_files import assets_of
 from controller.decisions.order import is_following, is_head_to_be_asked
@@ -58,6 +59,7 @@ from controller.effects.store import Store
 from controller.failpoints import failpoint
 from controller.loop.background import Background
 from controller.loop.gate_threads import GateOrder, GateThreads, Instance, WatchOrder
+from controller.loop.health_rows import ask_of_production
 from controller.loop.observe import Sight, recipe_at, values_version, version_of
 from controller.model import steps as s
 from controller.model.command import app_values
@@ -76,7 +78,7 @@ from controller.model.names import (
     job_unit,
     number_of,
 )
-from controller.model.nouns import Drift, OpenDrift, ProcessFact, Run, Verdict
+from controller.model.nouns import WORKER, Drift, OpenDrift, ProcessFact, Run, Verdict
 from controller.model.states import Outcome, ProcessState, RunState
 from controller.model.world import Observed, SlotObserved
 
@@ -85,6 +87,8 @@ NONCE_BYTES = 16
 WINDOW_AGAIN_S = 3.0
 #: How long the forge may take to say what the production branch is before a switch: an outage never blocks one.
 HEAD_ASKED_S = 3.0
+#: A row of the host's health that takes longer to answer is not well.
+ROW_TIMEOUT_S = 2.0
 STOP_GRACE_S = 10.0
 JOB_STOP_GRACE_S = 2.0
 
@@ -147,6 +151,8 @@ class Hands:
             case s.EndRun():
                 self._end(step, observed.slot(step.slot), now)
             case s.Quarantine():
+                if step.lifts is not None:
+                    self.store.lift_quarantine(domain=step.domain, tree=step.lifts, actor=WORKER, now=now)
                 self.store.record_quarantine(
                     domain=step.domain,
                     tree=step.tree,
@@ -716,7 +722,7 @@ class Hands:
 
     def _start_gate(self, step: s.StartGate, observed: Observed) -> None:
         run, recipe = _run_and_recipe(observed.slot(step.slot))
-        limits = observed.policy.limits
+        limits, by_host = observed.policy.limits, is_judged_by_host(run, observed.policy.production)
         instance = self._instance(run, recipe)
         if instance is not None:
             self.gates.start_gate(
@@ -728,15 +734,15 @@ class Hands:
                     instance=instance,
                     url=self.topology.url(step.slot),
                     objection=lambda: self._objection(run, recipe, limits),
-                    before_pass=lambda: self._ask_for_head(run),
+                    before_pass=lambda: self._before_switch(run, by_host=by_host),
                 )
             )
             return
         # Static files only: nothing runs that could be asked before the switch. That they are git's bytes was made
         # sure when they were published, and is looked at once more here; the window asks for them by URL.
-        self.background.start(("gate", step.slot), lambda: self._judge_static(run, recipe, limits))
+        self.background.start(("gate", step.slot), lambda: self._judge_static(run, recipe, limits, by_host))
 
-    def _judge_static(self, run: Run, recipe: Recipe, limits: TreeLimits) -> None:
+    def _judge_static(self, run: Run, recipe: Recipe, limits: TreeLimits, by_host: bool) -> None:
         began_at = self.clock()
         # First what may be mended: a file that is gone from the disk is not missing in the commit.
         judgement = self._objection(run, recipe, limits)
@@ -747,7 +753,7 @@ class Hands:
         judgement = judgement or Judgement(outcome=Outcome.PASS)
         took_s = (self.clock() - began_at).total_seconds()
         if judgement.outcome is Outcome.PASS:
-            self._ask_for_head(run)
+            self._before_switch(run, by_host=by_host)
         verdict = Verdict(
             kind="gate",
             slot=run.slot,
@@ -759,6 +765,26 @@ class Hands:
             blames_release=judgement.blames_release,
         )
         self.record_verdict(verdict, "static" if judgement.outcome is Outcome.PASS else "", took_s)
+
+    def _before_switch(self, run: Run, *, by_host: bool) -> None:
+        """Find out what is so right before a switch, in its gate's thread: how the host is, and the branch's head."""
+        if by_host:
+            began_at = self.clock()
+            rows = ask_of_production(self.topology, redis_url=self.settings.redis_url, timeout_s=ROW_TIMEOUT_S)
+            unwell = [row for row in rows if not row.ok]
+            self.side.record_unwell(run.generation, [row.service for row in unwell])
+            if unwell:
+                told: dict[str, object] = {"unwell before": describe_unwell(unwell)}
+                self.side.record_step(run.generation, "host", began_at=began_at, ended_at=self.clock(), detail=told)
+        self._ask_for_head(run)
+
+    def _ask_host(self, run: Run) -> tuple[ServiceHealth, ...]:
+        """Ask the rows of the host's health that were well right before the run's switch."""
+        if run.unwell_before is None:
+            return ()
+        return ask_of_production(
+            self.topology, redis_url=self.settings.redis_url, timeout_s=ROW_TIMEOUT_S, but=run.unwell_before
+        )
 
     def _ask_for_head(self, run: Run) -> None:
         """Ask the forge what the production branch is now, if that was not asked just before: the last that is done
@@ -806,6 +832,7 @@ class Hands:
                 ),
                 doors=(f"127.0.0.1:{ports.web(step.slot)}", f"127.0.0.1:{ports.edge}"),
                 # A worker that died meanwhile has looked at nothing: whatever is left, a window is begun and confirmed.
+                ask_host=lambda: self._ask_host(run),
                 window_left_s=max((until - now).total_seconds(), min(recipe.gate.window_s, WINDOW_AGAIN_S)),
             )
         )

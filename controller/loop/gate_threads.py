@@ -17,7 +17,9 @@ from controller.awake_clock import AwakeClock
 from controller.decisions.drift import PORT_TAKEN, STOPPED_FROM_OUTSIDE
 from controller.decisions.gates import (
     RESULTS_KEPT,
+    ROWS_PAUSE_S,
     UNREACHED,
+    HostLook,
     Judgement,
     Result,
     describe_end,
@@ -26,14 +28,16 @@ from controller.decisions.gates import (
     gate_pause_s,
     judge_confirmation,
     judge_gate,
+    judge_rows,
     judge_window,
     taken_pause_s,
     window_pause_s,
+    with_host,
     with_listeners,
     with_log_line,
     with_port_in_use,
 )
-from controller.decisions.health import HEALTH_PATH, gate_path, release_path, surface_says
+from controller.decisions.health import HEALTH_PATH, ServiceHealth, gate_path, release_path, surface_says
 from controller.decisions.surfaces import INSTANCE_HEADER, NONCE_HEADER, RELEASE_HEADER, SURFACE_HEADER
 from controller.decisions.surroundings import visitor_headers
 from controller.effects.probe import Answer, ask, ask_forwarded, ask_instance
@@ -54,6 +58,10 @@ ROUND_SLACK_S = 1.0
 
 def _nothing_away() -> str:
     return ""
+
+
+def _no_rows() -> tuple[ServiceHealth, ...]:
+    return ()
 
 
 def _nothing_to_do() -> None:
@@ -125,6 +133,8 @@ class WatchOrder:
     #: Which ports of the slot or of the edge other processes have, in words; "" while they have none.
     taken: Callable[[], str] = _nothing_away
     window_left_s: float
+    #: Asks the rows of the host's health that were well before the switch; () where none is judged.
+    ask_host: Callable[[], tuple[ServiceHealth, ...]] = _no_rows
 
 
 #: ("gate" or "watch", slot, generation)
@@ -212,12 +222,14 @@ class GateThreads:
         began = time.monotonic()
         until = began + order.window_left_s
         results: list[Result] = []
+        looks: list[HostLook] = []
         confirmed, blocked = False, 0
         while not cancelled.is_set():
             result = probe_doors(order, at_s=time.monotonic() - began)
             if result.reason == PORT_TAKEN:
                 # Nothing that is seen now is about the release: the window begins anew once the ports are ours.
                 results.clear()
+                looks.clear()
                 until, blocked = time.monotonic() + order.window_left_s, blocked + 1
                 if blocked == 1:
                     self._ring()  # the next tick tells of it
@@ -229,13 +241,20 @@ class GateThreads:
             if not confirmed and judge_confirmation(results).outcome is Outcome.PASS:
                 confirmed = True
                 self._tell("confirm", order, judge_confirmation(results), "", time.monotonic() - began)
-            over_by_s = time.monotonic() - until
-            judgement = judge_window(results, order.gate, confirmed=confirmed, over_by_s=over_by_s)
+            at_s = time.monotonic() - began
+            if not looks or at_s >= looks[-1].at_s + ROWS_PAUSE_S:
+                looks.append(HostLook(at_s=at_s, unwell=tuple(row for row in order.ask_host() if not row.ok)))
+                del looks[:-RESULTS_KEPT]
+            over_by_s, host = time.monotonic() - until, judge_rows(looks)
+            window = judge_window(results, order.gate, confirmed=confirmed, over_by_s=over_by_s)
+            judgement = with_host(window, host)
             if judgement.outcome is not Outcome.PENDING:
-                took_s = time.monotonic() - began
-                self._tell("watch", order, _explained(judgement, order.instance), "", took_s)
+                # What the app logged, or its database being away, does not explain a row of the host.
+                told = _explained(judgement, order.instance) if judgement is window else judgement
+                self._tell("watch", order, told, "", time.monotonic() - began)
                 return
-            cancelled.wait(window_pause_s(result, confirmed=confirmed, over_by_s=over_by_s))
+            waits = host.outcome is Outcome.PENDING
+            cancelled.wait(window_pause_s(result, confirmed=confirmed, over_by_s=over_by_s, waits_for_host=waits))
 
     def _tell(
         self,

@@ -9,9 +9,9 @@ from typing import Literal
 from controller.effects.store import Store
 from controller.model.names import MAIN, PRODUCTION
 from controller.model.nouns import Head, Live
+from controller.model.world import ROLLED_BACK_BY_HAND
 
 REASON_CHARS_MAX = 500
-ROLLED_BACK_BY_HAND = "RolledBackByHand"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

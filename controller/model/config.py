@@ -137,6 +137,8 @@ class Production:
     force_push: Literal["hold", "follow"] = "hold"
     #: Production serves only commits with a verified signature.
     signed: Literal["off", "required"] = "off"
+    #: A row of the host's health that a push makes unwell: go back, or only watch the release itself.
+    health_gate: Literal["rollback", "off"] = "rollback"
     #: When nothing new is switched to.
     freeze: tuple[Freeze, ...] = ()
 

@@ -333,6 +333,7 @@ class _Production(Table):
     drift: Literal["heal", "hold"] = "heal"
     force_push: Literal["hold", "follow"] = "hold"
     signed: Literal["off", "required"] = "off"
+    health_gate: Literal["rollback", "off"] = "rollback"
     freeze: Annotated[tuple[_Freeze, ...], Field(max_length=FREEZES_MAX)] = ()
 
 

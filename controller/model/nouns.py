@@ -346,6 +346,8 @@ class Run:
     successor: str = ""
     #: Of one that was rolled back: `live` was made to say at once what it said before.
     switched_back: bool = False
+    #: Rows of the host's health that were unwell right before the switch; None: it is not judged by the host.
+    unwell_before: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

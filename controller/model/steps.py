@@ -112,6 +112,8 @@ class Quarantine:
     sha: Sha
     reason: str
     message: str
+    #: What the order that failed by it was to leave, and put in quarantine: it may serve again. Lifted first.
+    lifts: TreeId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,6 +111,8 @@ RECENT_RUNS_MAX = 10
 COMMANDS_SHOWN_MAX = 5
 #: The reason of a run that was not restored because the database's migrations are not its own.
 MIGRATIONS_DIFFER = "MigrationsDiffer"
+#: The reason of a quarantine of what an order to roll back leaves.
+ROLLED_BACK_BY_HAND = "RolledBackByHand"
 #: The reason of a run that ended because another commit is wanted.
 NEWER_HEAD = "NewerHead"
 #: The reason of a hold, and of a run that ended, because a person wants nothing to run in the slot.

@@ -96,6 +96,30 @@ def test_deploy_of_what_serves_already_is_done_at_once(small: Small) -> None:
     assert "live:" in result.output
 
 
+def test_an_order_names_what_is_unwell_before_it(small: Small) -> None:
+    said = small.run("deploy", small.commits[0].sha, "--no-wait").output
+    told = small.json("deploy", small.commits[0].sha, "--no-wait")["unwell_before"]
+
+    assert "unwell before, and not held against it: reverse-proxy: nobody listens" in " ".join(said.split())
+    assert isinstance(told, list)
+    assert {"service": "api", "said": "nobody listens"} in told
+    assert all(row["service"] not in ("postgres", "redis") for row in told)
+
+
+@pytest.mark.parametrize("command", ["deploy", "rollback"])
+def test_an_order_that_needs_a_healthy_host_is_refused_with_every_row_that_is_not(small: Small, command: str) -> None:
+    first, _, third = small.commits
+    small.serve(first)
+    small.serve(third)
+
+    value = small.json(command, first.sha, "--require-healthy")
+
+    assert (value["error"], value["exit_code"]) == ("HostUnwell", 3)
+    assert all(f"{name}: nobody listens" in str(value["message"]) for name in ("reverse-proxy", "web-main", "worker"))
+    assert overrides(small) == []
+    assert small.store.load_history().quarantined == ()
+
+
 def test_deploy_lifts_the_quarantine_of_what_is_ordered(small: Small) -> None:
     head = small.commits[0]
     small.store.record_quarantine(
@@ -335,6 +359,7 @@ def run_view(state: RunState, *, reason: str = "") -> RunView:
         switched_at=None,
         watch_until=None,
         ended_at=ended,
+        unwell_before=(),
     )
 
 

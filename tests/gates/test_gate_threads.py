@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import socket
@@ -19,6 +20,7 @@ from typing import Literal
 import pytest
 
 from controller.decisions.gates import Judgement
+from controller.decisions.health import ServiceHealth
 from controller.effects.probe import ask, strangers_at
 from controller.effects.static_files import COMPARED_BYTES_MAX, StaticFile, describe_pointers, sample_static_files
 from controller.listeners import listeners_of
@@ -433,6 +435,23 @@ def test_a_window_fails_when_the_instance_dies(run: Run, port: int, surface: Hos
 
     assert told[-1].outcome is Outcome.FAIL
     assert told[-1].reason == "InstanceExited"
+
+
+def test_a_window_waits_for_a_row_of_the_host_that_is_unwell_and_asks_no_faster_for_it(
+    run: Run, port: int, surface: Host
+) -> None:
+    row = ServiceHealth(service="redis", unit="", address="", ok=False, said="does not answer", took_ms=0)
+    asked: list[float] = []
+
+    def ask_host() -> tuple[ServiceHealth, ...]:
+        asked.append(time.monotonic())
+        return (replace(row, ok=len(asked) > 3),)
+
+    told = watch(replace(served(instance_of(run("good"), port), surface), ask_host=ask_host))
+
+    assert [(v.kind, v.outcome) for v in told] == [("confirm", Outcome.PASS), ("watch", Outcome.PASS)]
+    assert len(asked) == 4
+    assert min(later - earlier for earlier, later in itertools.pairwise(asked)) >= 0.9
 
 
 def test_a_static_release_must_answer_its_own_bytes(surface: Host) -> None:

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.decisions.gates import (
+    PASSED,
+    PENDING,
+    HostLook,
     Judgement,
     Result,
     describe_exposed,
     describe_listeners,
     excused,
+    is_judged_by_host,
     judge_confirmation,
     judge_gate,
+    judge_rows,
     judge_window,
     window_pause_s,
+    with_host,
     with_listeners,
     with_log_line,
 )
-from controller.model.config import Gate
-from controller.model.states import Outcome
+from controller.decisions.health import ServiceHealth
+from controller.model.config import Gate, Production
+from controller.model.names import MAIN, SlotName
+from controller.model.states import Cause, Outcome
+from tests.builders import PREVIEW_1
+from tests.builders import run as run_of
 
+ROWS = ("redis", "api")
 GATE = Gate(start_timeout_s=10.0, window_failures=3)
 
 
@@ -143,6 +157,79 @@ def test_a_release_that_turns_bad_late_does_not_live_on_what_it_was_before() -> 
     text = "." * 200 + ".x..x..x.."
 
     assert outcome(judge_window(results(text), GATE, confirmed=True, over_by_s=-1.0)) == (Outcome.FAIL, "WindowFailed")
+
+
+def looks(text: str) -> list[HostLook]:
+    """One look a character, `R` for Redis unwell, `a` for api, `B` for both, a second apart."""
+    row = {name: ServiceHealth(service=name, unit="", address="", ok=False, said="away", took_ms=0) for name in ROWS}
+    unwell = {".": (), "R": (row["redis"],), "a": (row["api"],), "B": (row["redis"], row["api"])}
+    return [HostLook(at_s=float(at), unwell=unwell[c]) for at, c in enumerate(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", (Outcome.PASS, "")),
+        ("...", (Outcome.PASS, "")),
+        ("RRRRRRRRR.", (Outcome.PASS, "")),
+        (".R", (Outcome.PENDING, "")),
+        # As long as a restart takes, it is waited for; then it is the switch's.
+        (".RRRRRRRRRR", (Outcome.PENDING, "")),
+        (".RRRRRRRRRRR", (Outcome.FAIL, "HealthGateFailed")),
+        # Each row by itself: two restarts in turn are none that lasts.
+        (".RRRRRRaaaaaa", (Outcome.PENDING, "")),
+        (".RRRRRBBBBBB", (Outcome.FAIL, "HealthGateFailed")),
+        ("RRRRR.RRRRR.R", (Outcome.PENDING, "")),
+    ],
+)
+def test_rows_of_the_host(text: str, expected: tuple[Outcome, str]) -> None:
+    assert outcome(judge_rows(looks(text))) == expected
+
+
+def test_a_failed_row_is_named_and_blames_the_switch() -> None:
+    judgement = judge_rows(looks("." + "R" * 5 + "B" * 6))
+
+    assert "redis: away" in judgement.message
+    assert "api" not in judgement.message
+    assert judgement.blames_release
+
+
+def test_a_few_looks_far_apart_are_too_few() -> None:
+    """The machine stood still between them."""
+    far = [replace(look, at_s=look.at_s * 60) for look in looks("RRRR")]
+
+    assert judge_rows(far).outcome is Outcome.PENDING
+
+
+def test_a_window_passes_when_release_and_host_do_and_what_the_release_failed_by_comes_first() -> None:
+    failed = judge_window(results("....xxx"), GATE, confirmed=True, over_by_s=-1.0)
+    host = judge_rows(looks("R" * 12))
+
+    assert with_host(failed, host) == failed
+    assert with_host(PASSED, host) == host
+    assert with_host(PASSED, PENDING) == PENDING
+    assert with_host(PASSED, PASSED) == PASSED
+
+
+@pytest.mark.parametrize(
+    ("cause", "slot", "gate", "expected"),
+    [
+        (Cause.OVERRIDE, MAIN, "off", True),
+        (Cause.PUSH, MAIN, "rollback", True),
+        (Cause.RESYNC, MAIN, "rollback", True),
+        (Cause.REVERT, MAIN, "rollback", True),
+        (Cause.PUSH, MAIN, "off", False),
+        (Cause.PUSH, PREVIEW_1, "rollback", False),
+        (Cause.REPAIR, MAIN, "rollback", False),
+        (Cause.ROLLBACK, MAIN, "rollback", False),
+    ],
+)
+def test_which_runs_the_host_judges(
+    cause: Cause, slot: SlotName, gate: Literal["rollback", "off"], expected: bool
+) -> None:
+    run = run_of(1, 1, cause=cause, slot=slot)
+
+    assert is_judged_by_host(run, Production(health_gate=gate)) == expected
 
 
 @given(st.text(alphabet=".xd", max_size=60), st.booleans())

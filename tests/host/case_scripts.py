@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ COMMANDS = (
 )
 FOUR_SLOTS = ("--previews", "4", "--base-host", "other.test")
 FORGE_DROP = "http://127.0.0.1:8070/_development/drop"
+#: Long enough to stop something in the window, on a machine that does other things too.
+WATCHED = RECIPE.replace("window_s = 3", "window_s = 8") + WITH_DATABASE
 SMOKE = ("--preview-url", "http://preview1.example.com", "--proxy-origin", "http://127.0.0.1:8088")
 
 
@@ -26,7 +29,7 @@ SMOKE = ("--preview-url", "http://preview1.example.com", "--proxy-origin", "http
 def team(image: Path, hosts_folder: Path) -> Iterator[Team]:
     """Production serves, and one pull request has a preview."""
     with new_team(image, hosts_folder) as team:
-        team.push(1, recipe=RECIPE + WITH_DATABASE)
+        team.push(1, recipe=WATCHED)
         team.wait_live("app", 1)
         team.open_pull("feature", 2, recipe=RECIPE + WITH_DATABASE)
         team.wait_live("preview1", 2)
@@ -135,6 +138,60 @@ def test_a_lease_whose_end_nobody_told_is_found(team: Team) -> None:
     assert f"#{number}" in told or "preview-2" in told, told
     team.wait(lambda: team.unit_of("preview2") == "", "the slot is to be emptied")
     assert team.get("preview1")["version"] == 2
+
+
+@contextmanager
+def without_redis(host: Host) -> Iterator[None]:
+    """Redis is down, and is not started with a worker that wants it."""
+    host.run(["systemctl", "mask", "--runtime", "--now", "redis-server.service"])
+    try:
+        yield
+    finally:
+        host.run(["systemctl", "unmask", "--runtime", "redis-server.service"])
+        host.run(["systemctl", "start", "redis-server.service"])
+    script(host, "runtime-health-check.sh", "--wait", "30")
+
+
+def test_a_row_that_turns_unwell_in_the_window_of_a_push_rolls_it_back(team: Team) -> None:
+    """Also where the worker restarts in the window: what was well before the switch is kept with the run."""
+    team.settle()
+    sha = team.push(4, recipe=WATCHED)
+    team.wait_live("app", 4)
+    with without_redis(team.host):
+        team.host.run(["systemctl", "restart", "ouroboros-worker.service"])
+        told = team.wait_status(sha, "failure")
+    assert "HealthGateFailed" in told, told
+    assert "redis: does not answer" in team.sql(f"SELECT message FROM runs WHERE sha = '{sha}'")
+    assert team.get("app")["version"] == 1
+
+
+def test_a_row_that_was_unwell_before_a_deploy_is_named_and_blames_nobody(team: Team) -> None:
+    team.settle()
+    sha, orders = team.git("rev-parse", "HEAD"), "SELECT count(*) FROM overrides"
+    before = team.sql(orders)
+    with without_redis(team.host):
+        refused = team.host.run([f"{SCRIPTS}/deploy.sh", sha, "--require-healthy"], check=False)
+        assert (refused.returncode, team.sql(orders)) == (3, before), refused
+        assert "HostUnwell" in refused.stderr, refused
+        assert "redis: does not answer" in refused.stderr, refused
+        said = script(team.host, "deploy.sh", sha)
+        assert "unwell before, and not held against it: redis: does not answer" in " ".join(said.split())
+        assert team.get("app")["version"] == 4
+        assert "unwell before: redis" in team.wait_status(sha, "success")
+
+
+def test_a_rollback_that_makes_a_row_unwell_restores_the_previous_target(team: Team) -> None:
+    team.settle()
+    previous = team.host.text("readlink", "/srv/oroboros/current")
+    first = team.sql("SELECT release FROM runs WHERE proven AND domain = 'production' ORDER BY generation LIMIT 1")
+    going = team.host.start([f"{SCRIPTS}/rollback.sh", first])
+    team.wait_live("app", 1)
+    with without_redis(team.host):
+        said, _ = going.communicate(timeout=90)
+    assert going.returncode == 1, said
+    assert "HealthGateFailed" in said, said
+    team.settle()
+    assert (team.get("app")["version"], team.host.text("readlink", "/srv/oroboros/current")) == (4, previous)
 
 
 def test_a_dry_run_says_every_change_and_makes_none(team: Team) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from controller.decisions.plan import ATTEMPTS_MAX, NEVER, RETRIES_MAX, desired, plan_slot, repaired, retry_at
 from controller.model.config import DatedFreeze, Policy, Production
 from controller.model.names import JOB_NOT_PREPARED, MAIN, PRODUCTION, pull_request_domain
-from controller.model.nouns import HoldOrder, Override, ProcessFact, Retry, Run
+from controller.model.nouns import HoldOrder, Override, ProcessFact, Quarantined, Retry, Run
 from controller.model.states import Cause, Outcome, ProcessState, RunState
 from controller.model.steps import (
     AdvanceRun,
@@ -55,6 +55,7 @@ from tests.builders import (
     serving,
     sha,
     stop,
+    tree,
     verdict,
 )
 
@@ -625,6 +626,42 @@ class TestOrdersByHand:
 
     def test_an_order_lifts_nothing_by_itself_once_its_release_failed_again(self) -> None:
         assert plan(self.ordered(kind="deploy", at_head=2, head_now=2, bad=1)) == ()
+
+    LEFT = replace(quarantined(2), reason="RolledBackByHand")
+
+    def rolling_back(self, state: RunState, kind: Literal["gate", "watch"], left: Quarantined) -> Observed:
+        """Release 2 was rolled back by hand to release 1, whose run fails now."""
+        r2 = run(2, 2, RunState.LIVE)
+        r3 = run(3, 1, state, cause=Cause.OVERRIDE, colour="b", fallback=2, switched_s=990)
+        slot = working(
+            r3,
+            live=live(r3) if state is RunState.WATCHING else live(r2),
+            live_run=r3 if state is RunState.WATCHING else r2,
+            fallback_run=r2,
+            fallback_live=live(r2),
+            current=sha(1) if state is RunState.WATCHING else sha(2),
+            processes=(instance(r2), instance(r3)),
+            verdicts=(verdict(r3, kind, Outcome.FAIL),),
+            recent_runs=(r2, R1),
+        )
+        seen = self.ordered(kind="rollback", at_head=2, head_now=2)
+        return replace(seen, slots=(slot,), quarantined=(left,))
+
+    def test_a_rollback_whose_window_fails_goes_back_to_what_it_left(self) -> None:
+        steps = plan(self.rolling_back(RunState.WATCHING, "watch", self.LEFT))
+        assert [type(step) for step in steps] == [Quarantine, SwitchBack, EndRun]
+        assert (steps[0].tree, steps[0].lifts) == (tree(1), tree(2))  # type: ignore[union-attr]
+        assert one_end(steps).successor == sha(2)
+
+    def test_a_rollback_whose_gate_fails_leaves_what_serves_as_good_as_before(self) -> None:
+        steps = plan(self.rolling_back(RunState.GATING, "gate", self.LEFT))
+        assert [type(step) for step in steps] == [Quarantine, EndRun]
+        assert steps[0].lifts == tree(2)  # type: ignore[union-attr]
+
+    def test_what_failed_by_itself_is_not_lifted_with_an_order(self) -> None:
+        steps = plan(self.rolling_back(RunState.WATCHING, "watch", quarantined(2)))
+        assert not any(isinstance(step, SwitchBack) for step in steps)
+        assert all(step.lifts is None for step in steps if isinstance(step, Quarantine))
 
 
 class TestPreviews:
