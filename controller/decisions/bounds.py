@@ -1,7 +1,6 @@
 """What bounds does every Caddy of ours hold a request to? Shared by the edge and the surfaces; durations as Caddy's.
 
-They are for what went wrong, far above what is used. Who is in front must give up idle connections before who is
-behind does: else a request is written to a connection that the other side is just closing.
+They are for what went wrong, far above what is used.
 """
 
 from __future__ import annotations
@@ -15,11 +14,13 @@ READ_HEADER_TIMEOUT = "10s"
 #: Of a whole body, and of a whole answer.
 READ_TIMEOUT = "10m"
 WRITE_TIMEOUT = "1h"
-#: Longer than the edge keeps an idle connection to a surface.
 IDLE_TIMEOUT = "2m"
 #: Until the first byte of an answer.
 RESPONSE_HEADER_TIMEOUT = "5m"
+#: For requests under way when a Caddy stops; whoever asks meanwhile waits in its port's queue.
 GRACE_PERIOD = "5s"
+#: For WebSockets through the edge when it takes a new configuration.
+STREAM_DRAIN = "5m"
 #: Between two attempts to reach whoever is behind.
 TRY_INTERVAL = "25ms"
 IDLE_CONNECTIONS_MAX = 64

@@ -23,10 +23,11 @@ from controller.decisions.live_files import check_value
 from controller.model.errors import ConfigInvalid
 from controller.model.names import Topology
 
-#: A surface comes back within this time after a restart; behind it the edge answers 502.
-TRY_DURATION = "2s"
-#: Shorter than what the other side keeps: a surface 2 min, uvicorn 5 s.
-SURFACE_IDLE_TIMEOUT, CONTROL_IDLE_TIMEOUT = "30s", "1s"
+#: A part whose port is closed opens it within this time; behind it the edge answers 502. Only a request of which
+#: nothing was sent is tried again, and a GET: Caddy's default.
+TRY_DURATION = "5s"
+#: Where systemd passes the edge its port (sd_listen_fds(3)): the port stays open while the edge restarts.
+PASSED_LISTENER = "fd/3"
 #: Names of the edge's certificate chain and key in the folder where its service manager hands credentials on.
 CERTIFICATE, CERTIFICATE_KEY = "edge-certificate.pem", "edge-certificate-key.pem"
 
@@ -47,8 +48,6 @@ class Site:
     host: str
     port: int
     body_bytes_max: int
-    #: How long an idle connection to who answers is kept.
-    idle: str
     #: What of it is handed on, and to whom; None: everything, as an app's.
     access: Mapping[str, Access] | None = field(default=None, hash=False)
 
@@ -61,7 +60,6 @@ def edge_sites(topology: Topology) -> tuple[Site, ...]:
             host=topology.host(slot),
             port=topology.ports.web(slot),
             body_bytes_max=bounds.APP_BODY_BYTES_MAX,
-            idle=SURFACE_IDLE_TIMEOUT,
         )
         for slot in topology.slots
     ) + tuple(
@@ -70,7 +68,6 @@ def edge_sites(topology: Topology) -> tuple[Site, ...]:
             host=f"{name}.{topology.base_host}",
             port=port,
             body_bytes_max=bounds.WEBHOOK_BODY_BYTES_MAX,
-            idle=CONTROL_IDLE_TIMEOUT,
             access=access,
         )
         for name, port, access in (
@@ -98,26 +95,29 @@ def public_ports(topology: Topology) -> tuple[int, ...]:
     return () if topology.tls == "off" else (topology.ports.edge_https, topology.ports.edge_http)
 
 
-def render_edge(topology: Topology, *, log_dir: Path) -> str:
-    """Return the Caddyfile of the edge on loopback, which writes its logs to `log_dir`."""
+def render_edge(topology: Topology, *, log_dir: Path, is_passed: bool = False) -> str:
+    """Return the Caddyfile of the edge on loopback, which writes its logs to `log_dir`. `is_passed`: systemd opens its
+    port."""
     sites, ports = edge_sites(topology), topology.ports
+    listener = PASSED_LISTENER if is_passed else f"127.0.0.1:{ports.edge}"
+    bind = f"bind {PASSED_LISTENER if is_passed else '127.0.0.1'}"
     return _rendered(
         _options(
             ("auto_https off",),
-            _server_options(f"127.0.0.1:{ports.edge}", "h1", *_trusted(topology)),
+            _server_options(listener, "h1", *_trusted(topology)),
             log=log_dir / "edge.errors.log",
         ),
         *_shared(log_dir / "edge.access.log"),
         *(
             _block(
                 f"http://{site.host}:{ports.edge}",
-                "bind 127.0.0.1",
+                bind,
                 # Where TLS ends in front of the edge, only the installation knows what the visitor typed.
                 *_answers_of(site, scheme=topology.scheme),
             )
             for site in sites
         ),
-        _no_such_host(f"http://:{ports.edge}", "bind 127.0.0.1"),
+        _no_such_host(f"http://:{ports.edge}", bind),
     )
 
 
@@ -227,7 +227,7 @@ def _every_site(access_log: Path) -> _Lines:
 
 def _site_with_somebody_behind() -> _Lines:
     return (
-        "# Name, port, largest body, how long an idle connection is kept, scheme that the visitor used.",
+        "# Name, port, largest body, scheme that the visitor used.",
         *_block(
             "(behind)",
             "import site",
@@ -235,14 +235,14 @@ def _site_with_somebody_behind() -> _Lines:
             "request_header -X-Oroboros-*",
             "log_append slot {args[0]}",
             _block("request_body", "max_size {args[2]}"),
-            _proxy("{args[1]}", "header_up X-Forwarded-Proto {args[4]}", idle="{args[3]}"),
+            _proxy("{args[1]}", "header_up X-Forwarded-Proto {args[3]}"),
         ),
     )
 
 
 def _signed_only() -> _Lines:
     return (
-        "# Path, port, largest body, how long an idle connection is kept: a POST, which who answers verifies.",
+        "# Path, port, largest body: a POST, which who answers verifies.",
         *_block(
             "(signed)",
             # A regular expression, since `path` takes capitals for small letters.
@@ -254,7 +254,7 @@ def _signed_only() -> _Lines:
                 *_respond("A webhook is a POST.", "405", matcher="@other"),
                 "request_header -Authorization",
                 _block("request_body", "max_size {args[2]}"),
-                _proxy("{args[1]}", "rewrite {args[0]}?", idle="{args[3]}"),
+                _proxy("{args[1]}", "rewrite {args[0]}?"),
             ),
         ),
     )
@@ -269,7 +269,7 @@ def _verdict_only() -> _Lines:
         )
 
     return (
-        "# Path, port, how long an idle connection is kept: well or not, whatever else is answered.",
+        "# Path, port: well or not, whatever else is answered.",
         *_block(
             "(verdict)",
             "@verdict path_regexp ^{args[0]}$",
@@ -286,26 +286,26 @@ def _verdict_only() -> _Lines:
                     "@well status 2xx",
                     _block("handle_response @well", *said("ok", 200)),
                     _block("handle_response", *said("unfit", 503)),
-                    idle="{args[2]}",
                 ),
             ),
         ),
     )
 
 
-def _proxy(port: str, *more: str | _Lines, idle: str) -> _Lines:
+def _proxy(port: str, *more: str | _Lines) -> _Lines:
     return _block(
         f"reverse_proxy 127.0.0.1:{port}",
         f"lb_try_duration {TRY_DURATION}",
         f"lb_try_interval {bounds.TRY_INTERVAL}",
+        f"stream_close_delay {bounds.STREAM_DRAIN}",
         *more,
         _block(
             "transport http",
             "compression off",
             "dial_timeout 1s",
             f"response_header_timeout {bounds.RESPONSE_HEADER_TIMEOUT}",
-            f"keepalive {idle}",
-            f"keepalive_idle_conns_per_host {bounds.IDLE_CONNECTIONS_MAX}",
+            # On a connection that is kept, a POST may be written while the other side, which restarts, closes it.
+            "keepalive off",
         ),
     )
 
@@ -313,14 +313,14 @@ def _proxy(port: str, *more: str | _Lines, idle: str) -> _Lines:
 def _answers_of(site: Site, *, scheme: str) -> tuple[str | _Lines, ...]:
     body = f"{site.body_bytes_max >> 20}MiB"
     if site.access is None:
-        return (f"import behind {site.name} {site.port} {body} {site.idle} {scheme}",)
+        return (f"import behind {site.name} {site.port} {body} {scheme}",)
     lines: list[str | _Lines] = ["import site", f"log_append slot {site.name}"]
     for path, access in site.access.items():
         match access:
             case Access.SIGNED:
-                lines.append(f"import signed {path} {site.port} {body} {site.idle}")
+                lines.append(f"import signed {path} {site.port} {body}")
             case Access.VERDICT:
-                lines.append(f"import verdict {path} {site.port} {site.idle}")
+                lines.append(f"import verdict {path} {site.port}")
             case Access.OPERATOR:
                 pass
     return (*lines, _block("handle", *_respond("Not found.", "404")))

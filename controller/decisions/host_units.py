@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from controller.decisions.edge import CERTIFICATE, CERTIFICATE_KEY, public_ports
+from controller.decisions.surfaces import read_surface_environment, surface_environment, surface_ports
 from controller.model.host_files import HostFile
 from controller.model.names import (
     COLOURS,
@@ -156,19 +157,31 @@ def render_units(topology: Topology) -> tuple[HostFile, ...]:
 
 def enabled_units(topology: Topology) -> tuple[str, ...]:
     """Return the units that a host starts at boot, in the order in which install starts them."""
-    surfaces = [f"ouroboros-web@{unit_instance(slot)}.service" for slot in topology.slots]
+    surfaces = [surface_unit(slot) for slot in topology.slots]
     instances = [systemd_unit(instance_unit(slot, colour)) for slot in topology.slots for colour in COLOURS]
     return (
+        *(socket_of(unit) for unit in surfaces),
+        socket_of(EDGE_UNIT),
+        "ouroboros-api.socket",
         *surfaces,
         EDGE_UNIT,
         *(() if topology.tls == "off" else (PUBLIC_EDGE_UNIT,)),
-        "ouroboros-api.socket",
         "ouroboros-api.service",
         "ouroboros-worker.service",
         "ouroboros-judge.service",
         *instances,
         *(f"ouroboros-maintenance-{name}.timer" for name, *_ in _TIMERS),
     )
+
+
+def surface_unit(slot: SlotName) -> str:
+    """Return the unit of a slot's surface."""
+    return f"ouroboros-web@{unit_instance(slot)}.service"
+
+
+def socket_of(unit: str) -> str:
+    """Return the unit that holds the ports of a service, and keeps them open while it restarts."""
+    return unit.removesuffix(".service") + ".socket"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,16 +234,19 @@ class PortHolder:
 
 def port_holders(topology: Topology) -> tuple[PortHolder, ...]:
     """Return who may listen on each port of the table."""
-    ports, caddy = topology.ports, frozenset({EDGE_UNIT})
-    # systemd itself makes the socket that it passes on, in a control group of that or in its own.
-    of_api = frozenset({"ouroboros-api.socket", "init.scope", "ouroboros-api.service"})
+
+    def passed_to(unit: str) -> frozenset[str]:
+        # systemd itself makes the socket that it passes on, in a control group of that or in its own.
+        return frozenset({unit, socket_of(unit), "init.scope"})
+
+    ports = topology.ports
     # Whatever service of the host's own: which one, and under which name, is its administrator's choice.
     of_host = frozenset({"system.slice"})
     found = [
-        PortHolder(what="api", port=ports.api, holders=of_api),
+        PortHolder(what="api", port=ports.api, holders=passed_to("ouroboros-api.service")),
         PortHolder(what="Postgres", port=POSTGRES_PORT, holders=of_host),
         PortHolder(what="Redis", port=REDIS_PORT, holders=of_host),
-        PortHolder(what="edge", port=ports.edge, holders=caddy, blocks=topology.slots),
+        PortHolder(what="edge", port=ports.edge, holders=passed_to(EDGE_UNIT), blocks=topology.slots),
         PortHolder(what="worker health", port=ports.worker_health, holders=frozenset({"ouroboros-worker.service"})),
     ]
     if topology.tls != "off":
@@ -240,18 +256,22 @@ def port_holders(topology: Topology) -> tuple[PortHolder, ...]:
             for what, port in public
         ]
     for slot in topology.slots:
-        web = f"ouroboros-web@{unit_instance(slot)}.service"
+        web = passed_to(surface_unit(slot))
         of_slot = [("web", ports.web(slot), web), ("backend", ports.backend(slot), web)]
         of_slot += [
-            (f"instance {colour}", ports.instance(slot, colour), systemd_unit(instance_unit(slot, colour)))
+            (
+                f"instance {colour}",
+                ports.instance(slot, colour),
+                frozenset({systemd_unit(instance_unit(slot, colour))}),
+            )
             for colour in COLOURS
         ]
         stable = topology.backend_port(slot)
         if stable not in (ports.api, ports.backend(slot)):
             of_slot.append(("backend", stable, web))
         found += [
-            PortHolder(what=f"{slot} {what}", port=port, holders=frozenset({holder}), blocks=(slot,))
-            for what, port, holder in of_slot
+            PortHolder(what=f"{slot} {what}", port=port, holders=holders, blocks=(slot,))
+            for what, port, holders in of_slot
         ]
     return tuple(found)
 
@@ -312,18 +332,9 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
     ports = topology.ports
     needs_repository = f"ConditionPathExists={HOST_CONFIG}/repository.env\n"
     return (
-        _unit(
-            "ouroboros-api.socket",
-            "[Unit]\n"
-            "Description=Oroboros: the port of receiver and API\n"
-            "\n"
-            "[Socket]\n"
-            f"ListenStream=127.0.0.1:{ports.api}\n"
-            "Backlog=2048\n"
-            "NoDelay=yes\n"
-            "\n"
-            "[Install]\nWantedBy=sockets.target\n",
-        ),
+        _socket("ouroboros-api.socket", "the port of receiver and API", ports.api),
+        _socket(socket_of(EDGE_UNIT), "the port of the reverse proxy", ports.edge),
+        *(_surface_socket(topology, slot) for slot in topology.slots),
         _unit(
             "ouroboros-api.service",
             "[Unit]\n"
@@ -421,6 +432,7 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
         _edge_unit(
             EDGE_UNIT,
             "the reverse proxy",
+            after=_wants_socket(socket_of(EDGE_UNIT)),
             command=f"{_RUN_CADDY} {HOST_CONFIG}/Caddyfile --adapter caddyfile",
             walls=f"{_EDGE_WALLS}PrivateUsers=yes\nIPAddressDeny=any\nIPAddressAllow=localhost\n",
         ),
@@ -429,7 +441,7 @@ def _control_plane(topology: Topology) -> tuple[HostFile, ...]:
             "ouroboros-web@.service",
             "[Unit]\n"
             "Description=Oroboros: the surface of slot %i\n"
-            "After=network.target\n"
+            f"{_wants_socket('ouroboros-web@%i.socket')}"
             "StartLimitIntervalSec=0\n"
             "\n"
             "[Service]\n"
@@ -465,12 +477,36 @@ _EDGE_WALLS = (
 )
 
 
-def _edge_unit(name: str, what: str, *, command: str, walls: str) -> HostFile:
+def _socket(name: str, what: str, *ports: int) -> HostFile:
+    """Return a unit by which systemd holds ports open while the service of its name restarts.
+
+    A service that fails is started again by its own rule; no limit on connections may close the port for good."""
+    listens = "".join(f"ListenStream=127.0.0.1:{port}\n" for port in ports)
+    return _unit(
+        name,
+        f"[Unit]\nDescription=Oroboros: {what}\nStartLimitIntervalSec=0\n\n"
+        f"[Socket]\n{listens}Backlog=2048\nNoDelay=yes\nTriggerLimitIntervalSec=0\n\n"
+        "[Install]\nWantedBy=sockets.target\n",
+    )
+
+
+def _surface_socket(topology: Topology, slot: SlotName) -> HostFile:
+    told = read_surface_environment(surface_environment(topology, slot, web_root=HOST_LAYOUT.current))
+    return _socket(socket_of(surface_unit(slot)), f"the ports of slot {slot}", *surface_ports(told))
+
+
+def _wants_socket(name: str) -> str:
+    """Return what has each start of a service try its ports again. Wanted, not required: with a port taken by another
+    process the service fails and is started again, until that port is free."""
+    return f"Wants={name}\nAfter={name} network.target\n"
+
+
+def _edge_unit(name: str, what: str, *, after: str, command: str, walls: str) -> HostFile:
     return _unit(
         name,
         "[Unit]\n"
         f"Description=Oroboros: {what}\n"
-        "After=network.target\n"
+        f"{after}"
         "StartLimitIntervalSec=0\n"
         "\n"
         "[Service]\n"
@@ -478,6 +514,8 @@ def _edge_unit(name: str, what: str, *, command: str, walls: str) -> HostFile:
         f"User={EDGE_USER}\nGroup={EDGE_USER}\n"
         "Slice=ouroboros-control.slice\n"
         f"ExecStart={command}\n"
+        # Caddy takes the new configuration beside the old one, and no connection is cut.
+        "ExecReload=/bin/kill -USR1 $MAINPID\n"
         "Restart=always\nRestartSec=200ms\n"
         "TimeoutStopSec=15s\n"
         "StateDirectory=ouroboros-caddy\n"
@@ -499,6 +537,7 @@ def _public_edge(topology: Topology) -> HostFile:
     return _edge_unit(
         PUBLIC_EDGE_UNIT,
         "the public ports of the reverse proxy",
+        after="After=network.target\n",
         command=f"{EDGE_LAUNCHER} {ports} -- {_RUN_CADDY} {HOST_CONFIG}/{PUBLIC_CADDYFILE} --adapter caddyfile",
         walls=f"{certificates if topology.tls == 'files' else ''}{walls}",
     )

@@ -33,8 +33,10 @@ from controller.decisions.host_units import (
     UNITS,
     enabled_units,
     render_units,
+    socket_of,
+    surface_unit,
 )
-from controller.decisions.surfaces import render_surface_environment
+from controller.decisions.surfaces import render_surface_environment, surface_of_host
 from controller.model.config import Policy
 from controller.model.host_files import HostFile
 from controller.model.names import (
@@ -45,6 +47,7 @@ from controller.model.names import (
     HOST_LOGS,
     HOST_ROOT,
     SERVING_USER,
+    SURFACE_CONFIG,
     WORKER_USER,
     SlotName,
     Topology,
@@ -66,6 +69,7 @@ COMPLETIONS: Mapping[str, Path] = {
 COMMAND_FILES = (COMMAND, MAN_PAGE, *COMPLETIONS.values())
 REDIS_CONFIG, REDIS_FILE = Path("/etc/redis/redis.conf"), Path("/etc/redis/oroboros.conf")
 BEGIN, END = "# oroboros begin", "# oroboros end"
+CONTROL_UNITS = ("ouroboros-api.service", "ouroboros-worker.service")
 #: Of a slot's role, so that a preview cannot use up the server. The last one only a superuser may change.
 ROLE_SETTINGS: Mapping[str, str] = {"statement_timeout": "60s", "lock_timeout": "10s", "temp_file_limit": "1GB"}
 CONNECTIONS_MAX = 20
@@ -299,6 +303,17 @@ class Systemctl:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestartSurface:
+    """Restart one slot's surface, and go on once it answers: the next one must not fail in the same way."""
+
+    unit: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"systemctl restart {self.unit}, and wait for its answer on port {self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MakeRunFolders:
     def __str__(self) -> str:
         return f"make what {TMPFILES} says"
@@ -317,6 +332,7 @@ Change = (
     | Migrate
     | SetBlock
     | Systemctl
+    | RestartSurface
     | MakeRunFolders
 )
 
@@ -442,7 +458,7 @@ def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
             )
             for slot in topology.slots
         ),
-        HostFile(path=HOST_CONFIG / "Caddyfile", text=render_edge(topology, log_dir=HOST_LOGS / "edge")),
+        HostFile(path=HOST_CONFIG / "Caddyfile", text=_edge_of_host(topology)),
         *(() if topology.tls == "off" else (_public_caddyfile(topology),)),
         *render_units(topology),
     )
@@ -451,6 +467,15 @@ def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
 def _public_caddyfile(topology: Topology) -> HostFile:
     text = render_public_edge(topology, log_dir=HOST_LOGS / "edge")
     return HostFile(path=HOST_CONFIG / PUBLIC_CADDYFILE, text=text)
+
+
+def _edge_of_host(topology: Topology) -> str:
+    return render_edge(topology, log_dir=HOST_LOGS / "edge", is_passed=True)
+
+
+def surface_file(slot: SlotName) -> Path:
+    """Return where the configuration lies that a slot's surface runs."""
+    return Path("/run/ouroboros-web") / unit_instance(slot) / SURFACE_CONFIG
 
 
 def plan_installation(facts: HostFacts, wanted: Wanted, *, only_slots: bool = False) -> tuple[Change, ...]:
@@ -738,22 +763,75 @@ def _redis(facts: HostFacts, wanted: Wanted) -> list[Change]:
 
 
 def _services(facts: HostFacts, wanted: Wanted, changes: list[Change]) -> list[Change]:
-    """Enable what is to start at boot; start what does not run, and restart what runs on something that changed."""
-    units = enabled_units(wanted.topology)
+    """Enable what is to start at boot; start what does not run, and restart what runs on something that changed.
+
+    Surfaces one after another, production's last, and the edge after them: it must lead to no surface that is not up.
+    A service whose ports systemd does not hold yet, or holds elsewhere, is stopped before it does."""
+    topology = wanted.topology
+    units = enabled_units(topology)
     result: list[Change] = []
     missing = tuple(unit for unit in units if unit not in facts.enabled)
     if missing:
         result.append(Systemctl(verb="enable", units=missing))
-    stirred = stirred_units(changes, wanted.topology)
+    stirred = stirred_units(changes, topology) | _outdated_surfaces(facts, topology)
     waiting = () if facts.has_repository else ("ouroboros-worker.service",)
     ours = [unit for unit in units if _is_started_by_us(unit) and unit not in waiting]
-    started = tuple(unit for unit in ours if unit not in facts.active)
-    restarted = tuple(unit for unit in ours if unit in facts.active and unit in stirred)
+    reopened = [unit for unit in ours if unit in facts.active and _is_reopened(unit, facts, stirred)]
+    sockets = {socket_of(unit) for unit in reopened}
+    started = tuple(unit for unit in ours if unit not in facts.active and unit not in sockets)
     if started:
         result.append(Systemctl(verb="start", units=started))
-    if restarted:
-        result.append(Systemctl(verb="restart", units=restarted))
+    restarted = [unit for unit in ours if unit in facts.active and unit in stirred and unit not in reopened]
+    for slot in reversed(topology.slots):
+        unit = surface_unit(slot)
+        if unit in reopened:
+            result += _reopen(unit)
+        if unit in reopened or unit in restarted:
+            result.append(RestartSurface(unit=unit, port=topology.ports.web(slot)))
+    others = tuple(unit for unit in restarted if unit in CONTROL_UNITS)
+    if others:
+        result.append(Systemctl(verb="restart", units=others))
+    if EDGE_UNIT in reopened:
+        result += [*_reopen(EDGE_UNIT), Systemctl(verb="start", units=(EDGE_UNIT,))]
+    for edge in _edges(topology):
+        if edge in restarted:
+            result.append(Systemctl(verb="restart" if _needs_restart(edge, changes) else "reload", units=(edge,)))
     return result
+
+
+def _edges(topology: Topology) -> tuple[str, ...]:
+    return (EDGE_UNIT,) if topology.tls == "off" else (EDGE_UNIT, PUBLIC_EDGE_UNIT)
+
+
+def _is_reopened(unit: str, facts: HostFacts, stirred: frozenset[str]) -> bool:
+    """Say whether a service has to let go of its ports, so that systemd can open them."""
+    if unit != EDGE_UNIT and not unit.startswith("ouroboros-web@"):
+        return False
+    return socket_of(unit) not in facts.active or socket_of(unit) in stirred
+
+
+def _reopen(unit: str) -> list[Change]:
+    # Both: a request that came in between would have an open port start the service again.
+    return [Systemctl(verb="stop", units=(socket_of(unit), unit)), Systemctl(verb="start", units=(socket_of(unit),))]
+
+
+def _outdated_surfaces(facts: HostFacts, topology: Topology) -> frozenset[str]:
+    """Return the surfaces that run on another configuration than the one that this code makes for them."""
+    outdated = set()
+    for slot in topology.slots:
+        path = surface_file(slot)
+        found = facts.files.get(path)
+        if path not in facts.closed and (found is None or found.text != surface_of_host(topology, slot)):
+            outdated.add(surface_unit(slot))
+    return frozenset(outdated)
+
+
+def _needs_restart(edge: str, changes: Iterable[Change]) -> bool:
+    """Say whether an edge must be another process, not only on another Caddyfile."""
+    return any(
+        isinstance(change, InstallCaddy) or (isinstance(change, WriteFile) and change.file.path == UNITS / edge)
+        for change in changes
+    )
 
 
 def _is_started_by_us(unit: str) -> bool:
@@ -762,28 +840,34 @@ def _is_started_by_us(unit: str) -> bool:
 
 
 def stirred_units(changes: Iterable[Change], topology: Topology) -> frozenset[str]:
-    """Return the units that run on something that these changes touch. Instances never: only a deploy starts those."""
-    surfaces = {f"ouroboros-web@{unit_instance(slot)}.service": slot for slot in topology.slots}
-    edges = {EDGE_UNIT} if topology.tls == "off" else {EDGE_UNIT, PUBLIC_EDGE_UNIT}
-    ours = {"ouroboros-api.service", "ouroboros-worker.service", *edges, *surfaces}
+    """Return the units that run on something that these changes touch. Instances never: only a deploy starts those.
+    Of our code a surface runs no more than the configuration that it makes: `_outdated_surfaces` compares that."""
+    surfaces = {surface_unit(slot) for slot in topology.slots}
+    ours = {*CONTROL_UNITS, *_edges(topology), *surfaces}
+    ours |= {socket_of(unit) for unit in (EDGE_UNIT, *surfaces)}
     stirred: set[str] = set()
     for change in changes:
         match change:
             case InstallCode():
-                stirred |= {"ouroboros-api.service", "ouroboros-worker.service", *surfaces}
+                stirred |= set(CONTROL_UNITS)
             case InstallCaddy():
-                stirred |= {*edges, *surfaces}
+                stirred |= {*_edges(topology), *surfaces}
             case WriteFile():
                 name = change.file.path.name
-                stirred |= {unit for unit in ours if unit == name or unit.partition("@")[0] + "@.service" == name}
+                stirred |= {unit for unit in ours if name in (unit, _template_of(unit))}
                 if change.file.path.parent == HOST_CONFIG:
-                    stirred |= _of_configuration(name, surfaces)
+                    stirred |= _of_configuration(name)
             case _:
                 continue
     return frozenset(stirred)
 
 
-def _of_configuration(name: str, surfaces: Mapping[str, SlotName]) -> set[str]:
+def _template_of(unit: str) -> str:
+    """Return the template of a service; a socket of ours has a file of its own."""
+    return unit.partition("@")[0] + "@.service" if unit.endswith(".service") else unit
+
+
+def _of_configuration(name: str) -> set[str]:
     if name == "Caddyfile":
         return {EDGE_UNIT}
     if name == PUBLIC_CADDYFILE:
@@ -796,7 +880,7 @@ def _of_configuration(name: str, surfaces: Mapping[str, SlotName]) -> set[str]:
         return {"ouroboros-api.service"}
     if name in ("worker.env", "forge-token", "github-app-key", "notify-secret"):
         return {"ouroboros-worker.service"}
-    return {unit for unit, slot in surfaces.items() if name == f"web-{unit_instance(slot)}.env"}
+    return set()
 
 
 def unseen(facts: HostFacts) -> tuple[str, ...]:

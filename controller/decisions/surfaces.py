@@ -12,10 +12,12 @@ This is JSON and not a Caddyfile because the Caddyfile's adapter appends `:80` t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 from controller.decisions import bounds
@@ -32,13 +34,24 @@ from controller.decisions.live_files import (
     check_value,
 )
 from controller.model.errors import ConfigInvalid
-from controller.model.names import MAIN, Layout, SlotName, Topology, unit_instance
+from controller.model.names import (
+    HOST_APP,
+    HOST_LAYOUT,
+    HOST_LOGS,
+    MAIN,
+    Layout,
+    SlotName,
+    Topology,
+    unit_instance,
+)
 
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | bool | None"
 JsonObject: TypeAlias = Mapping[str, Json]
 
 #: How long a surface looks for an instance that accepts: longer than any switch, shorter than a visitor's patience.
 TRY_DURATION = "5s"
+#: The first descriptor that systemd passes.
+FIRST_PASSED = 3
 #: Where a checkout of ours, or a release, has its pages.
 WEB_PAGES = Path("infra", "web")
 #: The page of a folder.
@@ -153,18 +166,44 @@ def read_surface_environment(environ: Mapping[str, str]) -> Told:
     )
 
 
+def surface_ports(told: Told) -> tuple[int, ...]:
+    """Return the stable ports of a surface, in the order in which systemd passes them: web, backend."""
+    return (told.web_port,) if told.backend_port is None else (told.web_port, told.backend_port)
+
+
 def surface_listens(layout: Layout, slot: SlotName, told: Told) -> tuple[tuple[str, int] | Path, ...]:
     """Return everything that the slot's surface listens on: web, backend, responder."""
-    ports = (told.web_port,) if told.backend_port is None else (told.web_port, told.backend_port)
-    return (*(("127.0.0.1", port) for port in ports), layout.surface_socket(slot))
+    return (*(("127.0.0.1", port) for port in surface_ports(told)), layout.surface_socket(slot))
+
+
+def surface_of_host(topology: Topology, slot: SlotName) -> str:
+    """Return the configuration that a slot's surface runs on a host, as it lies beside it."""
+    told = read_surface_environment(surface_environment(topology, slot, web_root=HOST_LAYOUT.current / WEB_PAGES))
+    passed = {port: FIRST_PASSED + k for k, port in enumerate(surface_ports(told))}
+    return json.dumps(
+        render_surface(
+            HOST_LAYOUT, slot, told, log_dir=HOST_LOGS / "web", our_pages=HOST_APP / WEB_PAGES, passed=passed
+        )
+    )
 
 
 def render_surface(
-    layout: Layout, slot: SlotName, told: Told, *, log_dir: Path, our_pages: Path | None = None
+    layout: Layout,
+    slot: SlotName,
+    told: Told,
+    *,
+    log_dir: Path,
+    our_pages: Path | None = None,
+    passed: Mapping[int, int] = MappingProxyType({}),
 ) -> dict[str, Json]:
     """Return the configuration of one slot's surface: its web port, its backend port, its responder.
 
-    `our_pages` is the folder of the pages that come with us."""
+    `our_pages` is the folder of the pages that come with us; `passed` says which descriptor is a port's listener,
+    where systemd passes some (sd_listen_fds(3)): such a port stays open while the surface restarts."""
+
+    def listens(port: int) -> str:
+        return f"fd/{passed[port]}" if port in passed else f"127.0.0.1:{port}"
+
     beside_files = _proxy(layout, slot, address_file=ADDRESS_BESIDE_FILES_FILE)
     web_routes = [
         _route(
@@ -203,7 +242,7 @@ def render_surface(
     )
     servers: dict[str, Json] = {
         "web": _server(
-            f"127.0.0.1:{told.web_port}", routes=[*marks, *web], errors=_surface_errors(slot), trusted_proxies=loopback
+            listens(told.web_port), routes=[*marks, *web], errors=_surface_errors(slot), trusted_proxies=loopback
         ),
         # Only this surface dials it, so only its own user may: a request from there is believed about who sent it.
         "responder": _server(
@@ -216,7 +255,7 @@ def render_surface(
     }
     if told.backend_port is not None:
         servers["backend"] = _server(
-            f"127.0.0.1:{told.backend_port}",
+            listens(told.backend_port),
             routes=_slot_routes(layout, slot, told, free=_free(slot), then=backend_routes),
             errors=_surface_errors(slot),
             trusted_proxies=loopback,

@@ -19,6 +19,7 @@ import click
 
 from controller.decisions.host_environment import CONTROL_SOCKET_URL
 from controller.decisions.installation import (
+    CONTROL_UNITS,
     Wanted,
     fresh_postgres,
     missing_parts,
@@ -26,6 +27,7 @@ from controller.decisions.installation import (
     plan_removal,
     private_resolvers,
     redis_strangers,
+    surface_file,
     too_old,
     unseen,
     wanted_files,
@@ -83,7 +85,6 @@ REPOSITORY_FILE = HOST_CONFIG / "repository.env"
 REPOSITORY_VALUES = frozenset(
     {"OROBOROS_REPOSITORY", "OROBOROS_FORGE_URL", "OROBOROS_BRANCH", "OROBOROS_REPOSITORY_SET"}
 )
-CONTROL_UNITS = ("ouroboros-api.service", "ouroboros-worker.service")
 
 
 def require_root(command: str) -> None:
@@ -163,7 +164,9 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
     )
     with tables.progress("looking at the host"):
         facts = host.observe(
-            passwords, [file.path for file in wanted_files(wanted)], [f.path for f in wanted_folders(topology)]
+            passwords,
+            [*(file.path for file in wanted_files(wanted)), *(surface_file(slot) for slot in topology.slots)],
+            [f.path for f in wanted_folders(topology)],
         )
     missing = missing_parts(facts, redis_shared=shared_redis is not None)
     problems = too_old(facts, redis_shared=shared_redis is not None)

@@ -1,24 +1,32 @@
 """How does a slot's surface start on a host? Its environment becomes a configuration, and this process becomes Caddy.
 
 It needs neither database nor topology: what a surface must know is in its environment, so it comes back after a reboot
-with everything else away.
+with everything else away. A port that systemd opened is taken over; any other the surface opens itself.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.decisions.surfaces import WEB_PAGES, read_surface_environment, render_surface
+from controller.decisions.surfaces import (
+    FIRST_PASSED,
+    WEB_PAGES,
+    read_surface_environment,
+    render_surface,
+    surface_ports,
+)
 from controller.effects.stack_files import write_private
 from controller.model.errors import ConfigInvalid, Unavailable
-from controller.model.names import Layout, SlotName
+from controller.model.names import HOST_APP, SURFACE_CONFIG, Layout, SlotName
 
-CONFIG_FILE = "surface.json"
-_OUR_PAGES = Path(__file__).resolve().parents[2] / WEB_PAGES
+_OUR_CODE = Path(__file__).resolve().parents[2]
+#: Of an installation by its link: the configuration is the same after an upgrade that leaves it alone.
+_OUR_PAGES = (HOST_APP if HOST_APP.resolve() == _OUR_CODE else _OUR_CODE) / WEB_PAGES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +49,34 @@ def prepare_surface(slot: SlotName, layout: Layout, environ: Mapping[str, str], 
     if not os.access(caddy, os.X_OK):
         raise Unavailable("PartMissing", f"{caddy} is no program; install again, or name a Caddy with --caddy")
     home = Path(folders["RUNTIME_DIRECTORY"])
-    config = render_surface(layout, slot, told, log_dir=Path(folders["LOGS_DIRECTORY"]), our_pages=_OUR_PAGES)
+    opened = passed_listeners(environ)
+    config = render_surface(
+        layout,
+        slot,
+        told,
+        log_dir=Path(folders["LOGS_DIRECTORY"]),
+        our_pages=_OUR_PAGES,
+        passed={port: opened[port] for port in surface_ports(told) if port in opened},
+    )
     try:
-        write_private(home / CONFIG_FILE, json.dumps(config))
+        write_private(home / SURFACE_CONFIG, json.dumps(config))
     except OSError as error:
-        raise Unavailable("NotWritten", f"{home / CONFIG_FILE}: {error.strerror or error}") from error
+        raise Unavailable("NotWritten", f"{home / SURFACE_CONFIG}: {error.strerror or error}") from error
     return Prepared(
-        argv=(str(caddy), "run", "--config", str(home / CONFIG_FILE)),
+        argv=(str(caddy), "run", "--config", str(home / SURFACE_CONFIG)),
         # Caddy keeps small files of its own, which nobody misses after a restart.
         environment={**environ, "HOME": str(home), "XDG_DATA_HOME": str(home), "XDG_CONFIG_HOME": str(home)},
     )
+
+
+def passed_listeners(environ: Mapping[str, str]) -> dict[int, int]:
+    """Return the loopback ports that systemd passes to this process, with their descriptors (sd_listen_fds(3))."""
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    found: dict[int, int] = {}
+    for descriptor in range(FIRST_PASSED, FIRST_PASSED + int(environ.get("LISTEN_FDS", "0"))):
+        with socket.socket(fileno=os.dup(descriptor)) as listener:
+            host, port = listener.getsockname()[:2]
+        if host == "127.0.0.1":
+            found[port] = descriptor
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import grp
 import hashlib
+import http.client
 import os
 import pwd
 import re
@@ -17,6 +18,7 @@ import secrets
 import socket
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -28,6 +30,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from controller.decisions.health import HEALTH_PATH
 from controller.decisions.host_environment import (
     API_ROLE,
     CONTROL_DATABASE,
@@ -59,6 +62,7 @@ from controller.decisions.installation import (
     PostgresFact,
     RedisFact,
     RemoveFile,
+    RestartSurface,
     RunSql,
     RunSqlAsWorker,
     SetBlock,
@@ -74,6 +78,9 @@ from controller.model.names import HOST_APP, HOST_CADDY, HOST_CONFIG, HOST_ROOT,
 
 CALL_TIMEOUT_S = 120.0
 TEXT_BYTES_MAX = 1 << 20
+#: A surface that was restarted answers within this time, or an installation ends there.
+SURFACE_UP_WITHIN_S = 20.0
+LOOK_EVERY_S = 0.05
 CONNECT_TIMEOUT_S = 5
 DIGEST_DIGITS = 12
 #: Beside the installed code, root's as well: a copy of it under its digest.
@@ -179,6 +186,8 @@ class Host:
             case Systemctl():
                 verb = change.verb.split()
                 run(("systemctl", "--quiet", *verb, *change.units))
+            case RestartSurface():
+                restart_surface(change.unit, change.port)
             case MakeRunFolders():
                 run(("systemd-tmpfiles", "--create", str(TMPFILES)))
             case _:
@@ -282,6 +291,26 @@ def run(argv: tuple[str, ...], *, text: str = "", timeout_s: float = CALL_TIMEOU
         message = f"{' '.join(argv[:3])}: {said[-1] if said else f'exit code {done.returncode}'}"
         raise Unavailable("HostToolFailed", message)
     return done.stdout
+
+
+def restart_surface(unit: str, port: int) -> None:
+    """Restart a slot's surface; return once it answers, Unavailable when it does not: then the next one is left alone.
+    Whoever asks meanwhile waits: systemd holds the port open."""
+    run(("systemctl", "--quiet", "restart", unit))
+    deadline = time.monotonic() + SURFACE_UP_WITHIN_S
+    while time.monotonic() < deadline:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SURFACE_UP_WITHIN_S)
+        try:
+            connection.request("GET", HEALTH_PATH)
+            connection.getresponse().read()
+        except (OSError, http.client.HTTPException):
+            time.sleep(LOOK_EVERY_S)
+            continue
+        finally:
+            connection.close()
+        return
+    message = f"{unit} was restarted, and does not answer on port {port}; see journalctl -u {unit}, then install again"
+    raise Unavailable("HostToolFailed", message)
 
 
 def observe_users() -> dict[str, frozenset[str]]:

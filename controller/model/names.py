@@ -52,6 +52,8 @@ PORT_OFFSET_MAX, PREVIEWS_MAX = 57_000, 99
 BUILD_SEALED = ".sealed"
 #: What was installed: previews, ports, host names.
 TOPOLOGY_FILE = "topology.json"
+#: What a surface of a host runs, in its unit's own folder.
+SURFACE_CONFIG = "surface.json"
 #: The exit code by which a host's launcher says that a job's time was up.
 LAUNCHER_TIMED_OUT = 199
 #: The exit code by which both runtimes say that the host could not give a build its files: no fault of the release.

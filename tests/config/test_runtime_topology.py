@@ -17,7 +17,7 @@ TEXT = (CHECKOUT / "docs" / "runtime-topology.md").read_text()
 UNIT_TEXTS = {
     str(file.path.relative_to(UNITS)): file.text for file in render_units(CONTRACT) if UNITS in file.path.parents
 }
-CADDYFILE = render_edge(CONTRACT, log_dir=HOST_LOGS / "edge")
+CADDYFILE = render_edge(CONTRACT, log_dir=HOST_LOGS / "edge", is_passed=True)
 #: The distribution's own services.
 NOT_OURS = {"postgresql.service", "redis.service"}
 
@@ -64,7 +64,7 @@ def test_a_service_has_its_unit_and_listens_where_it_is_told(row: list[str]) -> 
         return
     assert unit in UNIT_TEXTS or template(unit) in UNIT_TEXTS
     listens = {
-        "reverse-proxy (Caddy)": f":{port}" in CADDYFILE,
+        "reverse-proxy (Caddy)": f"ListenStream=127.0.0.1:{port}" in UNIT_TEXTS["ouroboros-caddy.socket"],
         "api": f"ListenStream=127.0.0.1:{port}" in UNIT_TEXTS["ouroboros-api.socket"],
         "worker": port == str(CONTRACT.ports.worker_health),
     }
@@ -82,8 +82,8 @@ def test_a_host_name_leads_where_it_is_told(row: list[str]) -> None:
     host, target = row
 
     found = re.search(
-        rf"^http://{re.escape(host)}:8088 \{{\n\tbind 127\.0\.0\.1\n(?:\t.*\n)*?"
-        r"\timport (?:behind|signed|verdict) \S+ (\d+) ",
+        rf"^http://{re.escape(host)}:8088 \{{\n\tbind fd/3\n(?:\t.*\n)*?"
+        r"\timport (?:behind|signed|verdict) \S+ (\d+)\b",
         CADDYFILE,
         re.MULTILINE,
     )

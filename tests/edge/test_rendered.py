@@ -23,7 +23,7 @@ from controller.model.names import CONTRACT, HOST_LAYOUT, HOST_LOGS, Ports, Topo
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TRACKED = {
-    "infra/caddy/Caddyfile": render_edge(CONTRACT, log_dir=HOST_LOGS / "edge"),
+    "infra/caddy/Caddyfile": render_edge(CONTRACT, log_dir=HOST_LOGS / "edge", is_passed=True),
     **{
         f"infra/systemd/env/web-{unit_instance(slot)}.env": render_surface_environment(HOST_LAYOUT, CONTRACT, slot)
         for slot in CONTRACT.slots
@@ -82,8 +82,8 @@ CONTRACT_ROUTES = {
 def test_the_tracked_edge_has_the_routes_of_the_contract_on_loopback_only(tmp_path: Path) -> None:
     servers = adapted((CHECKOUT / "infra/caddy/Caddyfile").read_text(), tmp_path)
 
-    assert list(servers) == ["127.0.0.1:8088"]
-    server = servers["127.0.0.1:8088"]
+    assert list(servers) == ["fd/3"]
+    server = servers["fd/3"]
     assert upstreams(server) == CONTRACT_ROUTES
     assert server["protocols"] == ["h1"]
     assert '"automatic_https": {"disable": true' in json.dumps(server)

@@ -383,7 +383,7 @@ def test_what_somebody_changed_by_hand_is_told_and_put_right_or_held(team: Team)
         host.run(["cp", f"{units}/ouroboros-web@.service", f"{over}/{web2}"])
         host.run(["systemctl", "disable", "-q", timer])
         host.run(["systemctl", "daemon-reload"])
-        host.run(["systemctl", "stop", "ouroboros-web@preview3"])
+        host.run(["systemctl", "stop", "ouroboros-web@preview3.socket", "ouroboros-web@preview3"])
         host.run(["sh", "-c", f"echo mine >> {built}"])
         host.run(["ln", "-sfn", "/srv/oroboros/releases", "/srv/oroboros/current"])
         release = str(team.get("app")["release"])
@@ -394,6 +394,7 @@ def test_what_somebody_changed_by_hand_is_told_and_put_right_or_held(team: Team)
             ("FileEdited", f"{over}/{web2}"),
             ("UnitNotEnabled", timer),
             ("UnitNotRunning", "ouroboros-web@preview3.service"),
+            ("UnitNotRunning", "ouroboros-web@preview3.socket"),
             ("PortTaken", "port 8301"),
             ("PortTaken", "port 8302"),
             ("BuildEdited", built.removeprefix("/srv/oroboros/").removesuffix("/b")),

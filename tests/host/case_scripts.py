@@ -60,7 +60,7 @@ def test_provisioning_again_changes_nothing(team: Team) -> None:
 def test_the_slots_are_well_and_a_contradiction_is_told(team: Team) -> None:
     told = json.loads(script(team.host, "preview-slots-health-check.sh", "--json"))
     assert "preview-1" in json.dumps(told)
-    team.host.run(["systemctl", "stop", "ouroboros-web@preview1.service"])
+    team.host.run(["systemctl", "stop", "ouroboros-web@preview1.socket", "ouroboros-web@preview1.service"])
     assert "preview-1" in script(team.host, "preview-slots-health-check.sh", expect=1)
     team.host.run(["systemctl", "start", "ouroboros-web@preview1.service"])
     team.wait(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,66 @@ def test_what_an_operator_adds_and_the_hosts_name_in_the_tables_outlive_an_insta
     told = host.read(file).splitlines()
     assert {"WORKER_POLL_INTERVAL_SECONDS=4", "HTTPS_PROXY=http://127.0.0.1:3128", name} <= set(told)
     assert "nothing to do" in install(host)
+
+
+@contextmanager
+def steady_load(host: Host) -> Iterator[dict[str, object]]:
+    """A load of GETs and POSTs on app, preview and receiver meanwhile; afterwards, what became of it."""
+    end, tally = "/run/load-ends", dict[str, object]()
+    host.run(["rm", "-f", end])
+    load = host.start(["python3", f"{SOURCE}/tests/host/steady_load.py", end])
+    try:
+        yield tally
+    finally:
+        host.run(["touch", end])
+        told, problems = load.communicate(timeout=60)
+        assert load.returncode == 0, problems
+        tally.update(json.loads(told))
+
+
+def change_code(host: Host, file: str, old: str, new: str) -> None:
+    """Change a line of the checkout that is installed from."""
+    assert old in host.read(f"{SOURCE}/{file}")
+    host.run(["sed", "-i", f"s/{old}/{new}/", f"{SOURCE}/{file}"])
+
+
+def test_no_request_fails_over_upgrades_and_changes_of_slots(team: Team, host: Host) -> None:
+    """The first upgrade changes nothing of a surface; the second what it does, its unit, and the edge's."""
+    recipe = RECIPE.replace("window_s = 3", "window_s = 1")
+    number = team.open_pull("loaded", 6, recipe=recipe)
+    team.push(5, recipe=recipe, do="import time\ntime.sleep(1)\nreturn ''")
+    team.wait_live("app", 5)
+    team.wait_live("preview1", 6)
+    team.settle()
+    surface, edge, api = "ouroboros-web@main.service", "ouroboros-caddy.service", "ouroboros-api.service"
+
+    def pids() -> list[str]:
+        return [host.unit(unit, "MainPID")["MainPID"] for unit in (surface, edge, api)]
+
+    def changed(before: list[str], after: list[str]) -> list[bool]:
+        return [old != new for old, new in zip(before, after, strict=True)]
+
+    with steady_load(host) as tally:
+        seen = [pids()]
+        change_code(host, "controller/decisions/plan.py", "What does one slot need", "What does a slot need")
+        install(host)
+        seen.append(pids())
+        change_code(host, "controller/decisions/surfaces.py", 'HEALTH_TIMEOUT = "2s"', 'HEALTH_TIMEOUT = "3s"')
+        change_code(host, "controller/decisions/host_units.py", "TasksMax=256", "TasksMax=260")
+        install(host)
+        seen.append(pids())
+        install(host, "--previews", "5")
+        assert team.get("preview5", "/.well-known/oroboros/health")["state"] == "free"
+        install(host, "--previews", "3")
+        assert team.get("preview5", "/.well-known/oroboros/health") == {}
+        seen.append(pids())
+    assert tally["failed"] == [], tally
+    assert [changed(before, after) for before, after in pairwise(seen)] == [
+        [False, False, True],
+        [True, True, True],
+        [False, False, True],
+    ]
+    team.close_pull(number)
 
 
 USERS = ("oroboros", "oroboros-worker", "oroboros-main", "oroboros-preview-1", "caddy")

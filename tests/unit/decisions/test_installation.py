@@ -25,6 +25,7 @@ from controller.decisions.installation import (
     REDIS_FILE,
     FileFact,
     HostFacts,
+    InstallCaddy,
     InstallCode,
     MakeFolder,
     MakeUser,
@@ -32,6 +33,7 @@ from controller.decisions.installation import (
     PostgresFact,
     RedisFact,
     RemoveFile,
+    RestartSurface,
     RunSql,
     RunSqlAsWorker,
     SetBlock,
@@ -46,6 +48,7 @@ from controller.decisions.installation import (
     private_resolvers,
     redis_strangers,
     redis_text,
+    surface_file,
     too_old,
     unseen,
     wanted_files,
@@ -54,6 +57,7 @@ from controller.decisions.installation import (
     with_block,
     with_policy,
 )
+from controller.decisions.surfaces import surface_of_host
 from controller.model.config import Edge, Policy, Previews, Production
 from controller.model.errors import ConfigInvalid
 from controller.model.host_files import HostFile
@@ -88,6 +92,7 @@ def installed() -> HostFacts:
     files = {f.path: as_file(f.text, mode=f.mode, owner=f.owner, group=f.group) for f in wanted_files(WANTED)}
     digest = hashlib.sha256(PASSWORDS.redis.encode()).hexdigest()
     files[REDIS_FILE] = as_file(redis_text(PASSWORDS, digest=digest), mode=0o640, group="redis")
+    files |= {surface_file(slot): as_file(surface_of_host(CONTRACT, slot), mode=0o600) for slot in CONTRACT.slots}
     files[REDIS] = as_file(with_block("port 6379\n", (f"include {REDIS_FILE}",), first=False))
     files[HBA] = as_file(with_block("local all all peer\n", hba_lines(CONTRACT), first=True))
     files[IDENT] = as_file(with_block("", ident_lines(CONTRACT), first=True))
@@ -193,13 +198,49 @@ def test_what_an_operator_added_to_an_env_file_stays_and_what_is_ours_is_ours() 
     assert change.file.text == ours + added
 
 
-def test_new_code_restarts_the_control_plane_and_surfaces_and_no_instance() -> None:
+CONTROL = Systemctl(verb="restart", units=("ouroboros-api.service", "ouroboros-worker.service"))
+EDGE = ("ouroboros-caddy.service",)
+SURFACES = tuple(
+    RestartSurface(unit=f"ouroboros-web@{name}.service", port=port)
+    for name, port in (("preview3", 3103), ("preview2", 3102), ("preview1", 3101), ("main", 3100))
+)
+
+
+def test_new_code_restarts_the_control_plane_and_no_surface_that_runs_the_same() -> None:
     changes = plan_installation(installed(), replace(WANTED, app="a2"))
 
-    surfaces = tuple(f"ouroboros-web@{name}.service" for name in ("main", "preview1", "preview2", "preview3"))
-    assert changes == (
-        InstallCode(digest="a2"),
-        Systemctl(verb="restart", units=(*surfaces, "ouroboros-api.service", "ouroboros-worker.service")),
+    assert changes == (InstallCode(digest="a2"), CONTROL)
+
+
+def test_a_surface_that_would_run_something_else_is_restarted_alone() -> None:
+    facts = installed()
+    path = surface_file(CONTRACT.slots[2])
+
+    assert plan_installation(replace(facts, files={**facts.files, path: as_file("{}")}), WANTED) == (SURFACES[1],)
+    assert plan_installation(replace(facts, closed=frozenset({path})), WANTED) == ()
+
+
+def test_another_caddy_restarts_surfaces_one_after_another_and_then_the_edge() -> None:
+    changes = plan_installation(installed(), replace(WANTED, caddy="c2"))
+
+    assert changes == (InstallCaddy(digest="c2"), *SURFACES, Systemctl(verb="restart", units=EDGE))
+
+
+def test_another_caddyfile_is_read_by_the_edge_that_runs() -> None:
+    facts = installed()
+    edited = replace(facts, files={**facts.files, HOST_CONFIG / "Caddyfile": as_file("# mine")})
+
+    assert plan_installation(edited, WANTED)[-1] == Systemctl(verb="reload", units=EDGE)
+
+
+def test_a_service_lets_go_of_its_ports_before_systemd_opens_them() -> None:
+    facts = installed()
+    before = replace(facts, active=frozenset(unit for unit in facts.active if not unit.endswith("main.socket")))
+
+    assert plan_installation(before, WANTED) == (
+        Systemctl(verb="stop", units=("ouroboros-web@main.socket", "ouroboros-web@main.service")),
+        Systemctl(verb="start", units=("ouroboros-web@main.socket",)),
+        SURFACES[3],
     )
 
 
