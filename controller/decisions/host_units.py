@@ -230,6 +230,8 @@ class PortHolder:
     blocks: tuple[SlotName, ...] = ()
     #: It is listened on at every address of the machine.
     is_public: bool = False
+    #: A service of the host's own listens there, and none of ours.
+    of_host: bool = False
 
 
 def port_holders(topology: Topology) -> tuple[PortHolder, ...]:
@@ -241,11 +243,11 @@ def port_holders(topology: Topology) -> tuple[PortHolder, ...]:
 
     ports = topology.ports
     # Whatever service of the host's own: which one, and under which name, is its administrator's choice.
-    of_host = frozenset({"system.slice"})
+    services = frozenset({"system.slice"})
     found = [
         PortHolder(what="api", port=ports.api, holders=passed_to("ouroboros-api.service")),
-        PortHolder(what="Postgres", port=POSTGRES_PORT, holders=of_host),
-        PortHolder(what="Redis", port=REDIS_PORT, holders=of_host),
+        PortHolder(what="Postgres", port=POSTGRES_PORT, holders=services, of_host=True),
+        PortHolder(what="Redis", port=REDIS_PORT, holders=services, of_host=True),
         PortHolder(what="edge", port=ports.edge, holders=passed_to(EDGE_UNIT), blocks=topology.slots),
         PortHolder(what="worker health", port=ports.worker_health, holders=frozenset({"ouroboros-worker.service"})),
     ]

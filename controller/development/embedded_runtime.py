@@ -135,7 +135,7 @@ class EmbeddedRuntime:
         known: set[tuple[int, str]] = set()
         found: list[PortFact] = []
         for holder in port_holders(read_topology(self._layout)):
-            if "system.slice" in holder.holders:
+            if holder.of_host:
                 continue  # Postgres and Redis of the machine: this stack has its own, elsewhere
             sockets = {(holder.port, inode) for inode in listening.get(holder.port, ())}
             strange = sockets - self._known

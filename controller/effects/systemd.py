@@ -36,7 +36,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from controller.decisions.drift import FileFact, HostDrift, UnitFact, compare_unit, is_stranger
-from controller.decisions.host_units import installed_units, port_holders, render_units
+from controller.decisions.host_units import PortHolder, installed_units, port_holders, render_units
 from controller.decisions.log_lines import (
     ERROR_TAIL_BYTES,
     LINES_WEIGHED_MAX,
@@ -228,13 +228,7 @@ class SystemdRuntime:
 
     def taken_ports(self) -> tuple[PortFact, ...]:
         """Return the ports of the table that other processes than their units listen on."""
-        found = tuple(self._strangers())
-        if not found:
-            return ()
-        # A unit that was started anew in between has another control group at the second look.
-        time.sleep(STRANGER_PAUSE_S)
-        ports = {fact.port for fact in found}
-        return tuple(fact for fact in self._strangers() if fact.port in ports)
+        return self._strangers([holder for holder in port_holders(self._topology) if not holder.of_host])
 
     def listeners(self, unit: str, generation: int) -> tuple[str, ...]:
         """Return where the unit's processes listen: in its own network, or by the cgroup of each socket."""
@@ -341,7 +335,11 @@ class SystemdRuntime:
 
     def look_at_host(self) -> HostDrift:
         """Compare units, their files and the host's ports with what install makes of the topology."""
-        return HostDrift(units=look_at_units(self._topology), files=tuple(self._files()), ports=self.taken_ports())
+        return HostDrift(
+            units=look_at_units(self._topology),
+            files=tuple(self._files()),
+            ports=self._strangers(port_holders(self._topology)),
+        )
 
     def _files(self) -> Iterator[FileFact]:
         for file in render_units(self._topology):
@@ -353,21 +351,14 @@ class SystemdRuntime:
                 continue  # not ours to read
             yield FileFact(path=str(file.path), rendered=_digest(file.text.encode()), on_disk=on_disk)
 
-    def _strangers(self) -> Iterator[PortFact]:
-        by_port: dict[int, list[_Listener]] = {}
-        for listener in _dump_listeners():
-            by_port.setdefault(listener.port, []).append(listener)
-        for holder in port_holders(self._topology):
-            mine = by_port.get(holder.port, [])
-            # To 127.0.0.1 a socket that is bound to it comes before a wildcard.
-            exact = [one for one in mine if one.takes("127.0.0.1", exactly=True)]
-            takes = mine if holder.is_public else exact or [one for one in mine if one.takes("127.0.0.1")]
-            for one in takes:
-                path = self._path_of(one.cgroup)
-                if is_stranger(holder, path):
-                    owner = _owner_of(one, path)
-                    yield PortFact(what=holder.what, port=holder.port, owner=owner, blocks=holder.blocks)
-                    break
+    def _strangers(self, holders: Sequence[PortHolder]) -> tuple[PortFact, ...]:
+        found = tuple(_look_for_strangers(holders, self._path_of))
+        if not found:
+            return ()
+        # A unit that was started anew in between has another control group at the second look.
+        time.sleep(STRANGER_PAUSE_S)
+        ports = {fact.port for fact in found}
+        return tuple(fact for fact in _look_for_strangers(holders, self._path_of) if fact.port in ports)
 
     def _path_of(self, cgroup: int) -> str:
         """Return the path of a control group; what was found once is kept, since ids are used once only."""
@@ -769,6 +760,23 @@ class _Listener:
             return True
         is_wildcard = self.host == "0.0.0.0" or (self.host == "::" and not self.only_ipv6)  # noqa: S104
         return is_wildcard and not exactly
+
+
+def _look_for_strangers(holders: Sequence[PortHolder], path_of: Callable[[int], str]) -> Iterator[PortFact]:
+    by_port: dict[int, list[_Listener]] = {}
+    for listener in _dump_listeners():
+        by_port.setdefault(listener.port, []).append(listener)
+    for holder in holders:
+        mine = by_port.get(holder.port, [])
+        # To 127.0.0.1 a socket that is bound to it comes before a wildcard.
+        exact = [one for one in mine if one.takes("127.0.0.1", exactly=True)]
+        takes = mine if holder.is_public else exact or [one for one in mine if one.takes("127.0.0.1")]
+        for one in takes:
+            path = path_of(one.cgroup)
+            if is_stranger(holder, path):
+                owner = _owner_of(one, path)
+                yield PortFact(what=holder.what, port=holder.port, owner=owner, blocks=holder.blocks)
+                break
 
 
 def _owner_of(listener: _Listener, cgroup: str) -> str:
