@@ -211,7 +211,7 @@ def window_pause_s(result: Result, *, confirmed: bool, over_by_s: float, waits_f
     """Return how long to wait before the next probe of a window: never past its end, shorter while in doubt."""
     if not result.passed:
         return WINDOW_RETRY_PAUSE_S
-    if waits_for_host:
+    if waits_for_host and confirmed:
         return ROWS_PAUSE_S
     if not confirmed or over_by_s >= 0:
         return GATE_PAUSE_S
