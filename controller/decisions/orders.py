@@ -1,19 +1,20 @@
 """What may production be ordered to, and back to? The same answer for a command line and for a comment.
 
-Refused, with the reason: a release that is not there or never served well; nothing to go back to.
+Refused, with the reason: a release that is not there or never served well; nothing to go back to; what served well with
+other migrations than the database's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from controller.model.errors import Refused
-from controller.model.names import PRODUCTION, Domain
-from controller.model.nouns import Live
-from controller.model.world import Observed
+from controller.model.names import PRODUCTION, Domain, Sha
+from controller.model.nouns import Head, Live, Proven
+from controller.model.world import MIGRATIONS_DIFFER, Observed
 
 SHA_PREFIX = re.compile(r"[0-9a-f]{7,40}\Z")
 
@@ -98,6 +99,25 @@ def choose_rollback(releases: Sequence[R], *, order_of_proof: Sequence[str], lea
             f"no other release served well in production and is still here; retained are: {named}",
         )
     return min(healthy, key=lambda r: place[r.release])
+
+
+def refuse_other_migrations(head: Head, proven: Iterable[Proven], *, database_at: str | None) -> None:
+    """Refuse to restore a release whose migrations are not those of production's database, in the words of the run
+    that would end so. `database_at`: the migrations that it has; None without a database."""
+    known = [p for p in proven if (p.domain, p.tree) == (PRODUCTION, head.tree)]
+    newest = max(known, key=lambda p: p.generation, default=None)
+    if newest is not None and database_at is not None and newest.migration_head != database_at:
+        raise Refused(
+            MIGRATIONS_DIFFER, describe_other_migrations(newest.sha, newest.migration_head, database_at=database_at)
+        )
+
+
+def describe_other_migrations(release: Sha, wanted: str, *, database_at: str) -> str:
+    """Return why a release is not restored."""
+    return (
+        f"not restored at once: the database's migrations ({database_at[:7] or 'none'}) differ from those of "
+        f"{release[:7]} ({wanted[:7] or 'none'}); accept it by hand or push forward"
+    )
 
 
 def leaving_of(live: Live | None) -> Live:

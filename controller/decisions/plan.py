@@ -29,6 +29,7 @@ from controller.decisions.drift import STOPPED_FROM_OUTSIDE, holds_current, hold
 from controller.decisions.holds import describe_held, held_run, held_slot
 from controller.decisions.merge_queue import CHECKED, DROPPED, entry_of, is_checked
 from controller.decisions.order import is_news_awaited
+from controller.decisions.orders import describe_other_migrations
 from controller.decisions.quarantine import is_quarantined, last_proven, quarantine_of, rollback_was_tried
 from controller.decisions.slots import may_preview
 from controller.model.names import (
@@ -426,9 +427,12 @@ def _is_unwanted(
             return False
         case Hold():
             kept = run.state is RunState.WATCHING or run.cause in RESTORING
+            if wanted.reason == "Quarantined":
+                return not kept
             refused = observed.head_refused
-            ends = wanted.reason == "Quarantined" or (refused is not None and wanted.reason == refused.reason)
-            return ends and not kept
+            # A branch that is moved by force meanwhile leaves what serves alone, and the way back from it too.
+            goes_back = run.cause is Cause.REVERT and run.head == observed.accepted_head
+            return refused is not None and wanted.reason == refused.reason and not (kept or goes_back)
         case Wanted():
             if run.fence == wanted.fence and run.head.tree == wanted.head.tree:
                 return False
@@ -675,10 +679,7 @@ def _plan_source(observed: Observed, slot: SlotObserved, run: Run, held: Held | 
     # A repair is not asked: that release serves this very database already.
     refuses = _is_restore(observed, run) and run.cause is not Cause.REPAIR and not slot.accept_migrations
     if refuses and at is not None and at != slot.wanted_migration_head:
-        message = (
-            f"not restored at once: the database's migrations ({at[:7] or 'none'}) differ from those of "
-            f"{run.release[:7]} ({slot.wanted_migration_head[:7] or 'none'}); accept it by hand or push forward"
-        )
+        message = describe_other_migrations(run.release, slot.wanted_migration_head, database_at=at)
         return [_end(run, RunState.FAILED, MIGRATIONS_DIFFER, message)]
     steps: list[Step] = []
     if not slot.published and "checkout" not in slot.activities:

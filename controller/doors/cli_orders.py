@@ -5,7 +5,8 @@ order outlives this command, and a worker that is down takes it up when it start
 order causes, in the store and on the host; nothing here switches anything.
 
 Refused (exit 3), with nothing written: a commit that is unknown, ambiguous or not on the production branch; a release
-that is not there or never served well; nothing to go back to; with `--require-healthy`, a host that is not well.
+that is not there or never served well, or that would be restored to a database with other migrations; nothing to go
+back to; with `--require-healthy`, a host that is not well.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import click
 
 from controller.decisions.health import ServiceHealth, describe_unwell
 from controller.decisions.holds import describe_held, judge_held
-from controller.decisions.orders import SHA_PREFIX, choose_rollback, leaving_of
+from controller.decisions.orders import SHA_PREFIX, choose_rollback, leaving_of, refuse_other_migrations
 from controller.decisions.signatures import OF_SIGNATURES
 from controller.doors import tables, views
 from controller.doors.operator_token import operator_token
@@ -50,6 +51,7 @@ PATIENCE_S = 10.0
 #: The longest that a build, a migration, a start and a window may take together.
 FOLLOW_MAX_S = 3 * 3600.0
 HEALTH_TIMEOUT_S = 2.0
+DESPITE_MIGRATIONS = "; --accept-migrations orders it all the same"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +145,8 @@ def _give(
     """Write the order, ring, and follow it."""
     if not order.despite_hold.strip():
         refuse_if_held(settings, store)
+    if not order.accept_migrations:
+        _refuse_other_migrations(store, head)
     unwell = _unwell_rows(settings, topology)
     if unwell and order.require_healthy:
         raise Refused(
@@ -212,6 +216,15 @@ def refuse_if_held(settings: Settings, store: Store) -> None:
         )
 
 
+def _refuse_other_migrations(store: Store, head: Head) -> None:
+    history = store.load_history()
+    migrated = next((slot.migrated for slot in history.slots if slot.name == MAIN), None)
+    try:
+        refuse_other_migrations(head, history.proven, database_at=None if migrated is None else migrated[1])
+    except Refused as error:
+        raise Refused(error.reason, f"{error.message}{DESPITE_MIGRATIONS}") from error
+
+
 def _unwell_rows(settings: Settings, topology: Topology) -> tuple[ServiceHealth, ...]:
     """Ask every row of the health check; return those that are not well."""
     token, _ = operator_token(settings.operator_token_file)
@@ -265,7 +278,7 @@ def judge_end(run: RunView | None, *, in_force: bool, why_not: str) -> End | Non
     if run is not None and run.ended_at is not None and run.state != RunState.SUPERSEDED:
         refused = run.reason == MIGRATIONS_DIFFER
         code = 0 if run.state == RunState.LIVE else 3 if refused else 1
-        hint = "; --accept-migrations orders it all the same" if refused else ""
+        hint = DESPITE_MIGRATIONS if refused else ""
         return End(state=run.state, reason=run.reason, message=run.message + hint, run=run.run, code=code)
     if in_force:
         return None

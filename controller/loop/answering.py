@@ -35,6 +35,7 @@ from controller.decisions.commands import (
     orders_after,
     parse_command,
 )
+from controller.decisions.orders import refuse_other_migrations
 from controller.effects.github_http import Forge
 from controller.effects.mirror import Mirror
 from controller.effects.store import PendingDelivery, Store
@@ -122,6 +123,9 @@ class Answering:
             now = self.clock()
             effect = judge_command(command, comment, permission, observed, pull=pull, forge_now=forge_now, now=now)
             head = self._head_for(effect, observed)
+            if head is not None:
+                at = next((slot.database_migration_head for slot in observed.slots if slot.slot == MAIN), None)
+                refuse_other_migrations(head, observed.proven, database_at=at)
         except Refused as error:
             said = self._said(comment, command, permission, state="refused", reason=error.reason, message=error.message)
             with self.store.together():

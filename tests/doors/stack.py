@@ -77,7 +77,14 @@ class Small:
         return head
 
     def begin(
-        self, head: Head, *, slot: SlotName = MAIN, cause: Cause = Cause.PUSH, fence: int = 0, domain: str = PRODUCTION
+        self,
+        head: Head,
+        *,
+        slot: SlotName = MAIN,
+        cause: Cause = Cause.PUSH,
+        fence: int = 0,
+        domain: str = PRODUCTION,
+        migrations: str = "",
     ) -> int:
         generation = self.store.begin_run(
             slot=slot,
@@ -88,7 +95,7 @@ class Small:
             cause=cause,
             colour="a",
             fallback=None,
-            migration_head="",
+            migration_head=migrations,
             now=utc_now(),
         )
         assert generation is not None
@@ -123,10 +130,13 @@ class Small:
             generation, state, reason=reason, message=message, proven=state is RunState.LIVE, now=utc_now()
         )
 
-    def serve(self, head: Head, *, cause: Cause = Cause.PUSH) -> int:
-        """Have production serve a commit, proven, as the worker would leave it."""
+    def serve(self, head: Head, *, cause: Cause = Cause.PUSH, migrations: str = "") -> int:
+        """Have production serve a commit, proven, as the worker would leave it; of migrations, also migrated."""
         self.publish(head)
-        generation = self.begin(head, cause=cause)
+        generation = self.begin(head, cause=cause, migrations=migrations)
+        if migrations:
+            for state in (RunState.MIGRATING, RunState.GATING):
+                self.store.advance_run(generation, state, now=utc_now())
         self.switch(generation, head)
         self.end(generation, RunState.LIVE)
         return generation

@@ -120,6 +120,21 @@ def test_an_order_that_needs_a_healthy_host_is_refused_with_every_row_that_is_no
     assert small.store.load_history().quarantined == ()
 
 
+@pytest.mark.parametrize("command", ["deploy", "rollback"])
+def test_what_would_be_restored_to_other_migrations_is_refused_before_it_is_ordered(small: Small, command: str) -> None:
+    first, _, third = small.commits
+    small.serve(first)
+    small.serve(third, migrations="b" * 40)
+
+    value = small.json(command, first.sha, "--no-wait")
+
+    assert (value["error"], value["exit_code"]) == (MIGRATIONS_DIFFER, 3)
+    assert str(value["message"]).endswith("--accept-migrations orders it all the same")
+    assert overrides(small) == []
+    assert small.store.load_history().quarantined == ()
+    assert small.run(command, first.sha, "--no-wait", "--accept-migrations").exit_code == 0
+
+
 def test_deploy_lifts_the_quarantine_of_what_is_ordered(small: Small) -> None:
     head = small.commits[0]
     small.store.record_quarantine(

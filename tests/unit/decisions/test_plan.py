@@ -518,6 +518,19 @@ class TestTheWindow:
         assert [type(step) for step in plan(world(slot, 1))] == [EndRun]
 
 
+class TestMovedByForceMeanwhile:
+    HELD = HeadRefused(reason="ForcePushed", message="held")
+
+    @pytest.mark.parametrize(
+        ("cause", "accepted", "goes_on"),
+        [(Cause.REVERT, 3, True), (Cause.PUSH, 3, False), (Cause.REVERT, 4, False)],
+    )
+    def test_a_revert_of_the_last_accepted_head_goes_on(self, cause: Cause, accepted: int, goes_on: bool) -> None:
+        slot = working(replace(run(3, 3, RunState.GATING, colour="b"), cause=cause))
+        seen = replace(world(slot, 5), head_refused=self.HELD, accepted_head=head(accepted))
+        assert any(isinstance(step, EndRun) for step in plan(seen)) != goes_on
+
+
 class TestOneRollback:
     BAD = run(2, 2, RunState.ROLLED_BACK, colour="b", switched_s=5)
 
