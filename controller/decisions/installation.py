@@ -666,6 +666,16 @@ FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', '
 """  # noqa: S608 - names of ours
 
 
+#: Of some slots, those with a lease, a run, or something of the last lease that is not wiped.
+SLOTS_IN_USE = """
+SELECT name FROM slots s WHERE name = ANY(%s) AND (
+    EXISTS (SELECT FROM leases l WHERE l.host = s.host AND l.slot = s.name AND l.ended_at IS NULL)
+    OR EXISTS (SELECT FROM runs r WHERE r.host = s.host AND r.slot = s.name AND r.ended_at IS NULL)
+    OR wiped_fence < coalesce((SELECT max(fence) FROM leases l WHERE l.host = s.host AND l.slot = s.name), 0))
+ORDER BY name
+"""
+
+
 _HARMLESS = "LOGIN NOSUPERUSER NOCREATEROLE NOREPLICATION NOBYPASSRLS"
 #: Every role of ours that is not as this module makes it.
 ODD_ROLES = f"""

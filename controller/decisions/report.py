@@ -38,7 +38,7 @@ from controller.decisions.plan import (
     serves,
 )
 from controller.decisions.quarantine import quarantine_of
-from controller.decisions.slots import QueuePlace
+from controller.decisions.slots import SLOT_REMOVED, QueuePlace
 from controller.model.names import (
     MAIN,
     PRODUCTION,
@@ -62,6 +62,7 @@ DESCRIPTION_CHARS_MAX = 140
 TAIL_CHARS_MAX = 70
 FOUND_BY_RESYNC = " (found by resync: no webhook came)"
 ACCEPTED = "accepted"
+FEWER_SLOTS = f"{SLOT_REMOVED}: this host gets fewer slots"
 REPAIRED = "live; started again whenever it is lost"
 UNDER_WAY = "under way"
 DEPLOY_TOML_INVALID = "DeployTomlInvalid"
@@ -322,7 +323,7 @@ def _superseded(observed: Observed, slot: SlotObserved, run: Run, tail: str) -> 
         return StatusState.ERROR, CheckState.CANCELLED, describe("merge queue: not checked to its end", "", tail)
     if run.reason == "LeaseEnded":
         pull = next((pull for pull in observed.pulls if pull.number == number_of(run.domain)), None)
-        why = "pull request closed" if pull is None else _why_ended(pull, observed)
+        why = "pull request closed" if pull is None else FEWER_SLOTS if slot.leaves else _why_ended(pull, observed)
         if served_well:
             return StatusState.SUCCESS, CheckState.SUCCESS, describe("was live; preview ended", f": {why}", tail)
         return StatusState.ERROR, CheckState.CANCELLED, describe("preview ended", f": {why}", tail)
@@ -388,7 +389,9 @@ def _newest_generation(observed: Observed, sha: Sha, of: SlotName) -> int:
         for run in runs_to_report(slot)
         if run.head.sha == sha
     )
-    return max((run.generation for run in runs), default=0)
+    # It may have served in a slot that this host no longer has.
+    proven = (p.generation for p in observed.proven if p.sha == sha and (p.domain == PRODUCTION) == (of == MAIN))
+    return max(max((run.generation for run in runs), default=0), max(proven, default=0))
 
 
 def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator[Said]:
@@ -412,7 +415,8 @@ def _without_slot(observed: Observed, queue: tuple[QueuePlace, ...]) -> Iterator
         if pull is None or pull.head_sha in heads_held:
             continue
         detail = f"; slots held by {holders}" if holders else "; a slot is being made ready"
-        text = describe(f"queued, position {place.position}", detail)
+        lost = f"; {FEWER_SLOTS}" if place.pull_request in observed.slot_removed else ""
+        text = describe(f"queued, position {place.position}{lost}", detail)
         generation = _newest_generation(observed, pull.head_sha, preview)
         yield _said(pull.head_sha, preview, StatusState.PENDING, text, generation=generation, check=CheckState.NEUTRAL)
     queued = {place.pull_request for place in queue if not place.in_queue}

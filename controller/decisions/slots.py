@@ -9,6 +9,7 @@ Rules, in order:
 4. Those who wait get free slots in the order in which they began to wait, entries of the merge queue before previews.
    An update never waits: it has its slot.
 5. The lease of an entry ends once its commit is checked, or the merge queue dropped it.
+6. A slot that the host is about to lose takes nobody, and its lease ends whatever was listed: its tenant waits again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from controller.model.world import Observed, SlotObserved
 
 #: How the reason of a lease begins that a rule ended; the rule follows.
 NO_LONGER_ADMITTED = "no longer admitted: "
+#: The reason of a lease whose slot goes.
+SLOT_REMOVED = "SlotRemoved"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +75,8 @@ def assign_slots(observed: Observed, *, now: datetime) -> SlotPlan:
     if observed.policy.previews.enabled:
         to_check = (entry for entry in observed.queue_entries if not is_checked(observed, entry))
         eligible |= {_Tenant(entry.number, in_queue=True) for entry in to_check}
-    held = {_tenant(slot.lease) for slot in observed.slots if slot.lease is not None}
+    leaving = [slot.lease for slot in observed.slots if slot.leaves and slot.lease is not None]
+    held = {_tenant(slot.lease) for slot in observed.slots if slot.lease is not None and not slot.leaves}
     since = dict(observed.waiting_since)
 
     def began_to_wait(tenant: _Tenant) -> tuple[bool, datetime, datetime, int]:
@@ -82,12 +86,12 @@ def assign_slots(observed: Observed, *, now: datetime) -> SlotPlan:
         return (True, since.get(tenant.number, now), open_pulls[tenant.number].opened_at, tenant.number)
 
     waiting = sorted(eligible - held, key=began_to_wait)
-    steps: list[Step] = []
-    free = [slot.slot for slot in observed.slots if is_clean(slot)]
+    steps: list[Step] = [EndLease(slot=lease.slot, fence=lease.fence, reason=SLOT_REMOVED) for lease in leaving]
+    free = [slot.slot for slot in observed.slots if is_clean(slot) and not slot.leaves]
     overdue: list[Lease] = []
     #: Slots that somebody who waits will get without anybody being moved: free, or on the way to it.
-    coming = sum(slot.slot != MAIN and slot.lease is None for slot in observed.slots)
-    for lease in (slot.lease for slot in observed.slots if slot.lease is not None):
+    coming = sum(slot.slot != MAIN and slot.lease is None and not slot.leaves for slot in observed.slots)
+    for lease in (slot.lease for slot in observed.slots if slot.lease is not None and not slot.leaves):
         if observed.pulls_listed and _tenant(lease) not in eligible | undecided:
             reason = _why_ended(observed, lease, admissions.get(lease.pull_request))
             steps.append(EndLease(slot=lease.slot, fence=lease.fence, reason=reason))

@@ -20,6 +20,7 @@ import click
 from controller.decisions.host_environment import CONTROL_SOCKET_URL
 from controller.decisions.installation import (
     CONTROL_UNITS,
+    HostFacts,
     Wanted,
     fresh_postgres,
     missing_parts,
@@ -47,6 +48,7 @@ from controller.effects.host import (
     read_passwords,
     read_shared_redis,
     run,
+    slots_in_use,
     write_file,
 )
 from controller.effects.ping import redis_address
@@ -75,6 +77,9 @@ CHECKOUT_ROOT = Path(__file__).resolve().parents[2]
 SECRET_BYTES = 32
 #: How long the parts may take to answer after an installation.
 UP_WITHIN_S = 60.0
+#: How long the worker may take to leave nothing of the leases of slots that go.
+LEFT_WITHIN_S = 180.0
+LOOK_EVERY_S = 0.25
 RESOLV_CONF = Path("/etc/resolv.conf")
 #: A file that is there, though it may be empty.
 THERE = b"="
@@ -111,6 +116,9 @@ class Choices:
 def choose_topology(choices: Choices, *, installed: Topology | None, policy: Policy | None) -> Topology:
     """Return the topology to install: what was installed, then the policy, then the options. Pure."""
     topology = installed or Topology(isolated_previews=True)
+    if topology.kept_previews is not None:
+        # An installation of fewer slots was cut short: it goes on, unless something else is said now.
+        topology = replace(topology, previews=topology.kept_previews, kept_previews=None)
     if policy is not None:
         topology = with_policy(topology, policy)
     if choices.base_host is not None:
@@ -163,11 +171,7 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
         shell_files=shell_files(),
     )
     with tables.progress("looking at the host"):
-        facts = host.observe(
-            passwords,
-            [*(file.path for file in wanted_files(wanted)), *(surface_file(slot) for slot in topology.slots)],
-            [f.path for f in wanted_folders(topology)],
-        )
+        facts = _look(host, topology, wanted)
     missing = missing_parts(facts, redis_shared=shared_redis is not None)
     problems = too_old(facts, redis_shared=shared_redis is not None)
     if not dry_run:
@@ -187,6 +191,18 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
     if strangers and shared_redis is None:
         message = f"this Redis has {strangers}: with --redis-shared it is left alone, and you give its address"
         raise Refused("RedisIsShared", message)
+    leaving = installed.preview_slots[topology.previews :] if installed is not None and facts.has_repository else ()
+    in_use = slots_in_use(leaving) if leaving and facts.postgres is not None and os.geteuid() == 0 else ()
+    if in_use:
+        click.echo(f"leaving: {', '.join(in_use)}: leases end, and their pull requests wait for another slot")
+    if in_use and not dry_run:
+        assert installed is not None
+        draining = replace(topology, previews=installed.previews, kept_previews=topology.previews)
+        for change in plan_installation(_look(host, draining, wanted), replace(wanted, topology=draining)):
+            click.echo(tables.plain(f"[first] {change}"))
+            host.execute(change)
+        _await_left(in_use)
+        facts = _look(host, topology, wanted)
     changes = plan_installation(facts, wanted, only_slots=only_slots)
     if dry_run and (hidden := unseen(facts)):
         click.echo(f"not looked at, since only root may: {', '.join(hidden)}", err=True)
@@ -203,6 +219,30 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
         host.execute(change)
     _tell_next_steps()
     return _end_with_doctor()
+
+
+def _look(host: Host, topology: Topology, wanted: Wanted) -> HostFacts:
+    """Look at all that an installation of this topology would change."""
+    files = wanted_files(replace(wanted, topology=topology))
+    return host.observe(
+        wanted.passwords,
+        [*(file.path for file in files), *(surface_file(slot) for slot in topology.slots)],
+        [folder.path for folder in wanted_folders(topology)],
+    )
+
+
+def _await_left(slots: tuple[SlotName, ...]) -> None:
+    """Wait until nothing of a lease is left in slots that go: the worker ends the leases and wipes. Until then nothing
+    of theirs is removed, so that an installation that is cut short is taken up by the next one."""
+    deadline = time.monotonic() + LEFT_WITHIN_S
+    while left := slots_in_use(slots):
+        if time.monotonic() >= deadline:
+            raise Unavailable(
+                "SlotsInUse",
+                f"{', '.join(left)} still hold something of a lease after {LEFT_WITHIN_S:g} s: see `oroboros status`"
+                " and that ouroboros-worker.service runs; then install again",
+            )
+        time.sleep(LOOK_EVERY_S)
 
 
 def _require_installed_code() -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 stopped on request · 2 configuration · 4 a part could not be rea
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -31,6 +32,7 @@ from controller.decisions.troubles import describe
 from controller.doors.forges import open_forges
 from controller.doors.operator_token import is_operator, operator_token
 from controller.doors.stacks import open_databases
+from controller.effects.database import AppDatabases
 from controller.effects.github_identity import AppIdentity, read_secret_file
 from controller.effects.runtime import Runtime
 from controller.effects.signatures import Signatures
@@ -51,6 +53,7 @@ from controller.loop.sweeper import Sweeper
 from controller.loop.troubles import Troubles
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, OroborosError, Stalled, Unavailable
+from controller.model.names import Topology
 from controller.model.nouns import Verdict
 from controller.model.reports import Surface
 from controller.model.states import Outcome
@@ -164,6 +167,7 @@ class Worker:
 
             gates = GateThreads(record, ring=bell.set)
             databases = open_databases(settings)
+            _drop_without_slot(databases, topology)
             sight = Sight(
                 store=store,
                 mirror=mirror,
@@ -345,6 +349,17 @@ def _when_reachable(attempt: Callable[[], object]) -> None:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.1)
+
+
+def _drop_without_slot(databases: AppDatabases | None, topology: Topology) -> None:
+    """Drop the databases that we made for slots which this host has no longer. What fails waits for the next start."""
+    if databases is None:
+        return
+    with contextlib.suppress(Unavailable):
+        for slot in sorted(databases.observe() - set(topology.slots)):
+            if databases.made_for(slot) is not None:
+                databases.drop(slot)
+                log.info("reclaimed: the database of %s, which is gone", slot, extra={"action": "slot.removed"})
 
 
 class _HealthServer(ThreadingHTTPServer):

@@ -47,6 +47,7 @@ from controller.decisions.installation import (
     ODD_ROLES,
     REDIS_CONFIG,
     REDIS_FILE,
+    SLOTS_IN_USE,
     VERSIONS_MIN,
     Change,
     FileFact,
@@ -74,7 +75,7 @@ from controller.disk import remove_tree
 from controller.model.command import parse_environment
 from controller.model.errors import Stalled, Unavailable
 from controller.model.host_files import HostFile
-from controller.model.names import HOST_APP, HOST_CADDY, HOST_CONFIG, HOST_ROOT, POSTGRES_PORT, REDIS_PORT
+from controller.model.names import HOST_APP, HOST_CADDY, HOST_CONFIG, HOST_ROOT, POSTGRES_PORT, REDIS_PORT, SlotName
 
 CALL_TIMEOUT_S = 120.0
 TEXT_BYTES_MAX = 1 << 20
@@ -462,6 +463,17 @@ def _as_worker(url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
         options=f"-c statement_timeout={CONTROL_STATEMENT_TIMEOUT_MS}",
     ) as connection:
         yield connection
+
+
+def slots_in_use(slots: Iterable[SlotName], *, url: str = CONTROL_SOCKET_URL) -> tuple[SlotName, ...]:
+    """Return those of these slots in which something of a lease is left; Unavailable when Postgres does not say."""
+    try:
+        with _as_worker(url) as connection:
+            rows = connection.execute(SLOTS_IN_USE.encode(), [list(slots)]).fetchall()
+    except psycopg.Error as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Unavailable("HostToolFailed", f"Postgres, as {WORKER_ROLE} in {CONTROL_DATABASE}: {said:.200}") from error
+    return tuple(SlotName(str(name)) for (name,) in rows)
 
 
 def _may_enter(role: str, password: str) -> bool:

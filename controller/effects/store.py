@@ -29,6 +29,7 @@ from controller.decisions.github.repository import Repository
 from controller.decisions.github.sweep import LOG_KEPT, Missed
 from controller.decisions.holds import freeze_from_json, freeze_to_json
 from controller.decisions.report_checks import STEPS_MAX, JournalStep, Story
+from controller.decisions.slots import SLOT_REMOVED
 from controller.model.config import Freeze
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
@@ -178,6 +179,7 @@ class History:
     slots: tuple[SlotRow, ...]
     pulls: tuple[PullRequest, ...]
     waiting_since: tuple[tuple[int, datetime], ...]
+    slot_removed: frozenset[int] = frozenset()
     releases: tuple[Release, ...]
     proven: tuple[Proven, ...]
     quarantined: tuple[Quarantined, ...]
@@ -383,6 +385,7 @@ class Store:
                     "INSERT INTO slots (host, name, repository_id) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
                     [self._host, slot, repository_id],
                 )
+            self._leave_slots(connection, slots, now=now)
             connection.execute(
                 "UPDATE runs SET attempts = attempts + 1, worker = %s"
                 " WHERE host = %s AND repository_id = %s AND ended_at IS NULL AND worker <> %s",
@@ -391,6 +394,31 @@ class Store:
             self.epoch = int(row["epoch"])
             self._boot_id = boot_id
             return self.epoch
+
+    def _leave_slots(
+        self, connection: psycopg.Connection[DictRow], slots: Sequence[SlotName], *, now: datetime
+    ) -> None:
+        """End what is left of slots that this host has no longer, however it lost them: nobody would look at it."""
+        gone: dict[str, object] = {"host": self._host, "r": self._id(), "slots": list(slots), "now": now}
+        connection.execute(
+            "UPDATE runs SET state = 'superseded', reason = 'LeaseEnded', message = 'this host lost its slot',"
+            " ended_at = %(now)s WHERE host = %(host)s AND repository_id = %(r)s AND slot <> ALL(%(slots)s)"
+            " AND ended_at IS NULL",
+            gone,
+        )
+        ended = connection.execute(
+            "UPDATE leases SET ended_at = %(now)s, end_reason = %(reason)s WHERE host = %(host)s"
+            " AND repository_id = %(r)s AND slot <> ALL(%(slots)s) AND ended_at IS NULL"
+            " RETURNING slot, pull_request, fence",
+            {**gone, "reason": SLOT_REMOVED},
+        ).fetchall()
+        for row in ended:
+            detail: dict[str, object] = {
+                "pull_request": row["pull_request"],
+                "fence": row["fence"],
+                "reason": SLOT_REMOVED,
+            }
+            self._audit(connection, "lease.ended", row["slot"], detail)
 
     def check_epoch(self) -> None:
         """Raise `LostEpoch` unless this worker still is the one of its host."""
@@ -449,8 +477,11 @@ class Store:
                     [host, repository_id],
                 )
                 pulls = q(
-                    "SELECT * FROM pull_requests WHERE repository_id = %s AND state = 'open' ORDER BY number",
-                    [repository_id],
+                    "SELECT p.*, p.waiting_since IS NOT NULL AND %(removed)s = (SELECT end_reason FROM leases l"
+                    " WHERE l.repository_id = p.repository_id AND l.pull_request = p.number AND NOT l.in_queue"
+                    " ORDER BY fence DESC LIMIT 1) AS slot_removed FROM pull_requests p"
+                    " WHERE p.repository_id = %(r)s AND p.state = 'open' ORDER BY p.number",
+                    {"removed": SLOT_REMOVED, "r": repository_id},
                 )
                 releases = q(
                     "SELECT * FROM releases WHERE repository_id = %s AND host = %s AND state = 'published'",
@@ -532,6 +563,7 @@ class Store:
                 waiting_since=tuple(
                     (row["number"], row["waiting_since"]) for row in pull_rows if row["waiting_since"] is not None
                 ),
+                slot_removed=frozenset(row["number"] for row in pull_rows if row["slot_removed"]),
                 releases=tuple(_release(row) for row in releases.fetchall()),
                 proven=tuple(
                     Proven(

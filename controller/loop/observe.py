@@ -131,6 +131,7 @@ def observe(sight: Sight) -> tuple[Observed, History]:
         ),
         pulls=tuple(_with_head(sight.mirror, pull, policy, history.preview_orders) for pull in history.pulls),
         waiting_since=history.waiting_since,
+        slot_removed=history.slot_removed,
         queue_entries=sight.mirror.queue_entries(),
         pulls_listed=history.repository.listed_at is not None,
         slots=slots,
@@ -401,6 +402,7 @@ def observe_slot(
         configured=values_version(app_environment_file(sight.config_dir, slot)),
         deploys_itself=deploys_itself,
         accept_migrations=override is not None and override.accept_migrations,
+        leaves=slot in sight.topology.leaving,
     )
 
 

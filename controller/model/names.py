@@ -303,6 +303,13 @@ class Topology:
     #: "installed": api and worker run what was installed. "current": what production serves, so that merging to the
     #: production branch replaces them.
     control_plane: Literal["installed", "current"] = "installed"
+    #: While the host gets fewer slots: how many previews stay. The others end their leases and take none.
+    kept_previews: int | None = None
+
+    @property
+    def leaving(self) -> tuple[SlotName, ...]:
+        """Return the preview slots that are on their way out."""
+        return () if self.kept_previews is None else self.preview_slots[self.kept_previews :]
 
     @property
     def slots(self) -> tuple[SlotName, ...]:

@@ -50,6 +50,7 @@ class _TopologyFile(Table):
     isolated_previews: StrictBool = False
     spares_processor: StrictBool = False
     control_plane: Literal["installed", "current"] = "installed"
+    kept_previews: Annotated[StrictInt, Field(ge=0, le=PREVIEWS_MAX)] | None = None
 
 
 def parse_topology(value: object) -> Topology:
@@ -84,6 +85,7 @@ def render_topology(topology: Topology) -> str:
         "isolated_previews": topology.isolated_previews,
         "spares_processor": topology.spares_processor,
         "control_plane": topology.control_plane,
+        "kept_previews": topology.kept_previews,
     }
     parse_topology(value)
     return json.dumps(value, indent=2) + "\n"

@@ -94,6 +94,8 @@ class SlotObserved:
     deploys_itself: bool = False
     #: The newest accepted order by hand says that differing migrations are accepted.
     accept_migrations: bool = False
+    #: The host gets fewer slots, and this one goes once nothing of a lease is left in it.
+    leaves: bool = False
 
     def verdict(self, kind: Literal["checkout", "gate", "confirm", "watch", "judge"]) -> Verdict | None:
         """Return the verdict of that kind about the running run, or None: one about anything else does not count."""
@@ -195,6 +197,8 @@ class Observed:
     pulls: tuple[PullRequest, ...] = ()
     #: When each waiting pull request began to wait; those not in it begin now.
     waiting_since: tuple[tuple[int, datetime], ...] = ()
+    #: Of those, the pull requests that wait since this host has fewer slots.
+    slot_removed: frozenset[int] = frozenset()
     #: False until a listing was complete: then nothing may be concluded from a missing pull request.
     pulls_listed: bool = False
     #: Entries of the merge queue, as fetched; one a pull request.

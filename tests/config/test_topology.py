@@ -43,6 +43,7 @@ EVERYTHING = Topology(
     isolated_previews=True,
     spares_processor=True,
     control_plane="current",
+    kept_previews=2,
 )
 
 

@@ -44,6 +44,9 @@ def write_env(folder: Path, *, redis_url: str | None = None) -> None:
         (Choices(previews=5), CONTRACT, None, replace(CONTRACT, previews=5)),
         (Choices(), CONTRACT, Policy(previews=Previews(slots=4)), replace(CONTRACT, previews=4)),
         (Choices(previews=1), CONTRACT, Policy(previews=Previews(slots=4)), replace(CONTRACT, previews=1)),
+        # What was cut short goes on.
+        (Choices(), replace(CONTRACT, kept_previews=1), None, replace(CONTRACT, previews=1)),
+        (Choices(previews=3), replace(CONTRACT, kept_previews=1), None, CONTRACT),
         (Choices(backend_port=8123), None, None, replace(FRESH, production_backend_port=8123)),
         (
             Choices(backend_port=8123),

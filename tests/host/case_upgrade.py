@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.host import DENIED, Host
-from tests.host.team import BASE_HOST, RECIPE, SOURCE, Team, install, serving_team
+from tests.host.team import BASE_HOST, RECIPE, SOURCE, WITH_DATABASE, Team, install, serving_team
 
 SLOT_UNIT = "ouroboros-instance@preview3-a.service"
 
@@ -168,6 +168,40 @@ def test_no_request_fails_over_upgrades_and_changes_of_slots(team: Team, host: H
         [False, False, True],
     ]
     team.close_pull(number)
+
+
+def test_fewer_slots_leave_nothing_of_a_lease_and_its_pull_request_waits(team: Team, host: Host) -> None:
+    """Three slots, one, and three again; before, the third one's run never ended and its database stayed."""
+    recipe = WITH_DATABASE + RECIPE.replace("window_s = 3", "window_s = 1")
+    branches = {team.open_pull(f"slot-{k}", 10 + k, recipe=recipe): f"slot-{k}" for k in (1, 2, 3)}
+    labels = ("preview1", "preview2", "preview3")
+    team.wait(lambda: all(team.get(label).get("hit") for label in labels), "three previews serve from their databases")
+    team.settle()
+    kept = team.get("preview1")["version"]
+    held = "SELECT pull_request FROM leases WHERE ended_at IS NULL AND slot = 'preview-3'"
+    sha = team.git("rev-parse", branches[int(team.sql(held))])
+    team.wait_status(sha, "success", "oroboros/preview")
+    told = install(host, "--previews", "1")
+    assert "leaving: preview-2, preview-3" in told
+    assert team.sql("SELECT string_agg(slot, ',') FROM leases WHERE ended_at IS NULL") == "preview-1"
+    assert team.sql("SELECT count(*) FROM runs WHERE ended_at IS NULL AND slot <> 'preview-1'") == "0"
+    assert team.sql("SELECT string_agg(datname, ',') FROM pg_database WHERE datname LIKE 'preview%'") == "preview_1"
+    assert host.text("find", "/srv/oroboros/slots/preview-3/data", "-mindepth", "1") == ""
+    units = host.text("systemctl", "list-units", "--all", "--plain", "--no-legend", "ouroboros-*preview3*")
+    assert units == ""
+    team.wait(
+        lambda: (
+            "SlotRemoved" in team.status(sha, "oroboros/preview")[1]
+            and team.status(sha, "oroboros/preview")[0] == "pending"
+        ),
+        f"the third one waits: {team.status(sha, 'oroboros/preview')}",
+    )
+    assert team.get("preview1")["version"] == kept
+    assert "all is well" in install(host, "--previews", "3")
+    team.wait_status(sha, "success", "oroboros/preview")
+    team.wait(lambda: all(team.get(label).get("hit") for label in labels), "three previews serve again")
+    for number in branches:
+        team.close_pull(number)
 
 
 USERS = ("oroboros", "oroboros-worker", "oroboros-main", "oroboros-preview-1", "caddy")

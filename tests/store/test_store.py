@@ -125,6 +125,21 @@ def test_an_older_worker_changes_nothing_after_a_newer_one_registered(store: Sto
     newer.close()
 
 
+def test_what_is_left_of_a_slot_that_the_host_has_no_longer_is_ended(store: Store, postgres_url: str) -> None:
+    store.record_listing([pull(7)], began_at=NOW)
+    fence = store.claim_slot(preview_slot(2), 7, now=NOW, expires_at=LATER)
+    assert fence is not None
+    begin(store, slot=preview_slot(2), fence=fence, domain=Domain("pr-7"))
+    smaller = Store(postgres_url, repository="acme/shop", host="host-1")
+    smaller.register(slots=(MAIN,), boot_id="boot-2", now=LATER)
+    smaller.record_waiting([7], now=LATER)
+
+    assert smaller.load_rows("SELECT end_reason FROM leases") == [{"end_reason": "SlotRemoved"}]
+    assert smaller.load_rows("SELECT state, reason FROM runs") == [{"state": "superseded", "reason": "LeaseEnded"}]
+    assert smaller.load_history().slot_removed == frozenset({7})
+    smaller.close()
+
+
 def approve(store: Store, number: int, letter: str, *, comment_id: int, now: datetime = NOW) -> None:
     order = PreviewOrder(
         pull_request=number,

@@ -282,6 +282,12 @@ class TestPreviews:
         place = QueuePlace(pull_request=13, position=1)
         assert of(seen, 113, place, context=PREVIEW) == ("pending", "queued, position 1; slots held by #12")
 
+    def test_who_lost_its_slot_to_a_smaller_host_is_told_so(self) -> None:
+        seen = replace(observed(self.HELD, pulls=(pull(12), pull(13))), slot_removed=frozenset({13}))
+        place = QueuePlace(pull_request=13, position=1)
+        text = "queued, position 1; SlotRemoved: this host gets fewer slots; slots held by #12"
+        assert of(seen, 113, place, context=PREVIEW) == ("pending", text)
+
     def test_a_fork_is_told_that_it_needs_approval(self) -> None:
         seen = observed(self.HELD, pulls=(pull(12), pull(13, same_repository=False)))
         text = "needs approval: a fork's code does not run by itself"

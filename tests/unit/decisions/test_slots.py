@@ -117,3 +117,12 @@ def test_a_slot_with_anything_left_is_given_to_nobody(left: dict[str, Any], live
     slot = SlotObserved(slot=PREVIEW_1, live=live, **left)
     assert not is_clean(slot)
     assert assign_slots(observed(slot, pulls=(pull(1),)), now=NOW).steps == ()
+
+
+def test_a_slot_that_goes_takes_nobody_and_its_tenant_waits_again_whatever_was_listed() -> None:
+    going = replace(held(PREVIEW_2, 2, fence=60), leaves=True)
+    seen = observed(held(PREVIEW_1, 1), going, replace(FREE_2, leaves=True), pulls=(pull(1), pull(2)))
+    for listed in (True, False):
+        plan = assign_slots(replace(seen, pulls_listed=listed), now=NOW)
+        assert plan.steps == (EndLease(slot=PREVIEW_2, fence=60, reason="SlotRemoved"),)
+        assert plan.queue == (QueuePlace(pull_request=2, position=1),)
