@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from controller.decisions import bounds
+from controller.decisions import bounds, caddy_journal
 from controller.decisions.access import API_ACCESS, WORKER_ACCESS, Access
 from controller.decisions.live_files import check_value
 from controller.model.errors import ConfigInvalid
@@ -35,6 +35,8 @@ _HOST = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*\Z")
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_./:@+~-]+\Z")
 #: Below these words, in a country's domain, names are given to people: `co.uk`, `com.au`.
 _REGISTRY_WORDS = frozenset({"ac", "co", "com", "edu", "gob", "gov", "gouv", "ne", "net", "nom", "or", "org"})
+
+_UNREACHED_LOGGER = f"http.log.access.{caddy_journal.UNREACHED}"
 
 _Lines: TypeAlias = tuple[str, ...]
 
@@ -97,7 +99,7 @@ def public_ports(topology: Topology) -> tuple[int, ...]:
 
 def render_edge(topology: Topology, *, log_dir: Path, is_passed: bool = False) -> str:
     """Return the Caddyfile of the edge on loopback, which writes its logs to `log_dir`. `is_passed`: systemd opens its
-    port."""
+    port, and errors go to the journal, too."""
     sites, ports = edge_sites(topology), topology.ports
     listener = PASSED_LISTENER if is_passed else f"127.0.0.1:{ports.edge}"
     bind = f"bind {PASSED_LISTENER if is_passed else '127.0.0.1'}"
@@ -106,8 +108,9 @@ def render_edge(topology: Topology, *, log_dir: Path, is_passed: bool = False) -
             ("auto_https off",),
             _server_options(listener, "h1", *_trusted(topology)),
             log=log_dir / "edge.errors.log",
+            journal=is_passed,
         ),
-        *_shared(log_dir / "edge.access.log"),
+        *_shared(log_dir / "edge.access.log", journal=is_passed),
         *(
             _block(
                 f"http://{site.host}:{ports.edge}",
@@ -121,8 +124,8 @@ def render_edge(topology: Topology, *, log_dir: Path, is_passed: bool = False) -
     )
 
 
-def render_public_edge(topology: Topology, *, log_dir: Path) -> str:
-    """Return the Caddyfile of the edge on the public ports, where the topology has TLS."""
+def render_public_edge(topology: Topology, *, log_dir: Path, journal: bool = False) -> str:
+    """Return the Caddyfile of the edge on the public ports, where the topology has TLS. `journal`: errors go there."""
     sites, ports = edge_sites(topology), topology.ports
     port = "" if ports.edge_https == 443 else f":{ports.edge_https}"
     return _rendered(
@@ -138,8 +141,9 @@ def render_public_edge(topology: Topology, *, log_dir: Path) -> str:
             _server_options(f":{ports.edge_https}", "h1 h2", "strict_sni_host on"),
             _server_options(f":{ports.edge_http}", "h1"),
             log=log_dir / "edge-public.errors.log",
+            journal=journal,
         ),
-        *_shared(log_dir / "edge-public.access.log"),
+        *_shared(log_dir / "edge-public.access.log", journal=journal),
         *(
             _block(
                 f"https://{site.host}:{ports.edge_https}", *_certificate(topology), *_answers_of(site, scheme="https")
@@ -163,8 +167,8 @@ def _rendered(*blocks: _Lines) -> str:
     return heading + "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
 
 
-def _shared(access_log: Path) -> tuple[_Lines, ...]:
-    return _every_site(access_log), _site_with_somebody_behind(), _signed_only(), _verdict_only()
+def _shared(access_log: Path, *, journal: bool) -> tuple[_Lines, ...]:
+    return _every_site(access_log, journal=journal), _site_with_somebody_behind(), _signed_only(), _verdict_only()
 
 
 def shared_cookie_name(topology: Topology) -> str | None:
@@ -185,14 +189,17 @@ def _registered(host: str) -> str:
     return ".".join(labels[-3 if below_registry else -2 :])
 
 
-def _options(https: tuple[str, ...], *servers: _Lines, log: Path) -> _Lines:
+def _options(https: tuple[str, ...], *servers: _Lines, log: Path, journal: bool) -> _Lines:
+    # What ends Caddy itself is said to the default log alone.
+    name = "errors" if journal else "default"
     return _block(
         "",
         "admin off",
         "persist_config off",
         *https,
         f"grace_period {bounds.GRACE_PERIOD}",
-        _block("log default", *_log_to(log), "level WARN"),
+        _block(f"log {name}", *_log_to(log), "level WARN", *_not_of_access(name)),
+        *(_journal_logs() if journal else ()),
         *servers,
     )
 
@@ -217,11 +224,17 @@ def _trusted(topology: Topology) -> _Lines:
     return (f"trusted_proxies static {' '.join(topology.trusted_proxies)}",) if topology.trusted_proxies else ()
 
 
-def _every_site(access_log: Path) -> _Lines:
+def _every_site(access_log: Path, *, journal: bool) -> _Lines:
+    # An error that an error's own answer takes care of is told by no log but that of access.
+    told = (f"log_name access {caddy_journal.UNREACHED}", "log_append error {err.message}") if journal else ()
     return _block(
         "(site)",
         _block("log access", *_log_to(access_log)),
-        _block("handle_errors", *_respond("{err.status_code}: {host} does not answer right now.", "{err.status_code}")),
+        _block(
+            "handle_errors",
+            *told,
+            *_respond("{err.status_code}: {host} does not answer right now.", "{err.status_code}"),
+        ),
     )
 
 
@@ -350,6 +363,35 @@ def _log_to(file: Path) -> tuple[str | _Lines, ...]:
             f"roll_keep {bounds.LOG_ROLLS_KEPT}",
         ),
         "format json",
+    )
+
+
+def _not_of_access(name: str) -> _Lines:
+    # Of the default log alone Caddy leaves out by itself what sites log elsewhere.
+    return () if name == "default" else ("exclude http.log.access",)
+
+
+def _journal_logs() -> tuple[_Lines, ...]:
+    include = f"include {_UNREACHED_LOGGER}"
+    return (
+        _block("log default", *_log_to_journal()),
+        _block(f"log {caddy_journal.UNREACHED}", include, *_log_to_journal()),
+    )
+
+
+def _log_to_journal() -> tuple[str | _Lines, ...]:
+    fields = [f"{name} delete" for name in caddy_journal.FIELDS_LEFT_OUT]
+    uri = f'{caddy_journal.URI_FIELD} regexp "{caddy_journal.QUERY}" "{caddy_journal.QUERY_LEFT}"'
+    layout = caddy_journal.time_format("ouroboros-caddy")
+    return (
+        _block(f"output net {caddy_journal.ADDRESS}", "soft_start"),
+        _block(
+            "format filter",
+            _block("wrap console", f'time_format "{layout}"', "level_format lower"),
+            _block("fields", *fields, uri),
+        ),
+        "level ERROR",
+        _block("sampling", f"interval {caddy_journal.AGAIN_AFTER_S}s", "first 1"),
     )
 
 

@@ -69,6 +69,10 @@ PREVIEW_PROCESSORS = "1-1023"
 #: The edge on loopback, and on the public ports where there is TLS.
 EDGE_UNIT, PUBLIC_EDGE_UNIT = "ouroboros-caddy.service", "ouroboros-caddy-public.service"
 PUBLIC_CADDYFILE = "Caddyfile.public"
+#: A drop-in of those that are started again for ever, and the systemd that reads it: systemd.service(5).
+BACK_OFF, BACK_OFF_SINCE = "back-off.conf", 254
+RESTARTED = ("ouroboros-api.service", "ouroboros-worker.service", EDGE_UNIT, PUBLIC_EDGE_UNIT, "ouroboros-web@.service")
+RESTART_STEPS, RESTART_DELAY_MAX_S = 8, 30
 #: What the worker may only have done again, never ended.
 RESTARTED_ONLY = ("ouroboros-worker.service", "ouroboros-api.service")
 
@@ -199,7 +203,7 @@ class InstalledUnit:
 
 def installed_units(topology: Topology) -> tuple[InstalledUnit, ...]:
     """Return every unit that the host gets, those first that start at boot."""
-    files = {file.path for file in render_units(topology) if UNITS in file.path.parents}
+    files = {file.path for file in (*render_units(topology), *render_back_off()) if UNITS in file.path.parents}
     named = [path.parent.name.removesuffix(".d") if path.suffix == ".conf" else path.name for path in sorted(files)]
     enabled = enabled_units(topology)
     return tuple(
@@ -216,7 +220,15 @@ def installed_units(topology: Topology) -> tuple[InstalledUnit, ...]:
 
 def _files_of(unit: str) -> frozenset[Path]:
     template = unit.partition("@")[0] + "@." + unit.rpartition(".")[2]
-    return frozenset({UNITS / unit, UNITS / template, UNITS / f"{unit}.d" / "slot.conf"})
+    drop_ins = {UNITS / f"{name}.d" / file for name in (unit, template) for file in ("slot.conf", BACK_OFF)}
+    return frozenset({UNITS / unit, UNITS / template, *drop_ins})
+
+
+def render_back_off() -> tuple[HostFile, ...]:
+    """Return what has systemd wait longer and longer before it starts again what ends at once, from 254 on. An older
+    one warns of what it does not know, so there it is not installed."""
+    text = f"[Service]\nRestartSteps={RESTART_STEPS}\nRestartMaxDelaySec={RESTART_DELAY_MAX_S}s\n"
+    return tuple(_unit(f"{unit}.d/{BACK_OFF}", text) for unit in RESTARTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +291,10 @@ def port_holders(topology: Topology) -> tuple[PortHolder, ...]:
 
 
 def _unit(name: str, text: str) -> HostFile:
+    if name.endswith(".service"):
+        # As the unit is called, whichever slot it is of: `journalctl -t`.
+        identifier = f"SyslogIdentifier={name.removesuffix('.service').partition('@')[0]}\n"
+        text = text.replace("[Service]\n", f"[Service]\n{identifier}", 1)
     return HostFile(path=UNITS / name, text=text)
 
 
@@ -704,7 +720,8 @@ def _slot_templates(topology: Topology) -> tuple[HostFile, ...]:
 
 
 def _slot(topology: Topology, slot: SlotName) -> list[HostFile]:
-    files = [_instance_drop_in(topology, slot, colour) for colour in COLOURS]
+    surface = _unit(f"ouroboros-web@{unit_instance(slot)}.service.d/slot.conf", f"[Service]\n{_about(slot)}")
+    files = [surface, *(_instance_drop_in(topology, slot, colour) for colour in COLOURS)]
     files += [_job_drop_in(topology, slot, kind) for kind in (*JOBS, "wipe")]
     if topology.isolated_previews and slot != MAIN:
         files += [file for colour in COLOURS for file in _forward(topology, slot, colour)]
@@ -735,6 +752,7 @@ def _profile(topology: Topology, unit: str) -> Profile:
 
 def _who(topology: Topology, slot: SlotName, profile: Profile, slice_name: str) -> str:
     return (
+        f"{_about(slot)}"
         f"User={slot_user(slot)}\nGroup={slot_user(slot)}\n"
         f"Slice={slice_name}\n"
         f"MemoryMax={profile.memory_bytes_max}\nMemorySwapMax=0\nTasksMax={profile.tasks_max}\n"
@@ -743,6 +761,11 @@ def _who(topology: Topology, slot: SlotName, profile: Profile, slice_name: str) 
         f"LimitNOFILE={profile.open_files_max}\nLimitFSIZE={profile.file_bytes_max}\n"
         + ("" if slot == MAIN else _yielding(topology))
     )
+
+
+def _about(slot: SlotName) -> str:
+    """Return what has every line of a slot's unit say whose it is: `journalctl OROBOROS_SLOT=preview-1`."""
+    return f"LogExtraFields=OROBOROS_SLOT={slot}\n"
 
 
 def _yielding(topology: Topology) -> str:
@@ -808,6 +831,8 @@ def _forward(topology: Topology, slot: SlotName, colour: Colour) -> tuple[HostFi
             "[Unit]\n"
             f"Description=Oroboros: the way to instance {unit_instance(slot)}-{colour}\n"
             f"BindsTo={instance}\nAfter={instance}\n"
+            # An instance that its own condition kept down has none: the socket is left out, as no failed dependency.
+            f"ConditionPathExists=/run/credentials/{instance}\n"
             # By default it would come before everything that is started at boot, the instance too.
             "DefaultDependencies=no\nConflicts=shutdown.target\nBefore=shutdown.target\n"
             "\n"
@@ -826,6 +851,7 @@ def _forward(topology: Topology, slot: SlotName, colour: Colour) -> tuple[HostFi
             f"PartOf={instance}\n"
             "\n"
             "[Service]\n"
+            f"{_about(slot)}"
             "Type=exec\n"
             f"User={SERVING_USER}\nGroup={SERVING_USER}\n"
             "Slice=ouroboros-previews.slice\n"

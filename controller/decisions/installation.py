@@ -25,6 +25,7 @@ from controller.decisions.host_environment import (
     with_additions,
 )
 from controller.decisions.host_units import (
+    BACK_OFF_SINCE,
     EDGE_UNIT,
     PRIVATE_NETWORKS,
     PUBLIC_CADDYFILE,
@@ -32,6 +33,7 @@ from controller.decisions.host_units import (
     TMPFILES,
     UNITS,
     enabled_units,
+    render_back_off,
     render_units,
     socket_of,
     surface_unit,
@@ -185,6 +187,8 @@ class Wanted:
     shared_redis: str | None = None
     #: Man page and completion, rendered from the commands that are to be installed.
     shell_files: tuple[HostFile, ...] = ()
+    #: Version of the host's systemd; 0 where it does not count.
+    systemd: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -461,11 +465,12 @@ def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
         HostFile(path=HOST_CONFIG / "Caddyfile", text=_edge_of_host(topology)),
         *(() if topology.tls == "off" else (_public_caddyfile(topology),)),
         *render_units(topology),
+        *(render_back_off() if wanted.systemd >= BACK_OFF_SINCE else ()),
     )
 
 
 def _public_caddyfile(topology: Topology) -> HostFile:
-    text = render_public_edge(topology, log_dir=HOST_LOGS / "edge")
+    text = render_public_edge(topology, log_dir=HOST_LOGS / "edge", journal=True)
     return HostFile(path=HOST_CONFIG / PUBLIC_CADDYFILE, text=text)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
-from controller.decisions import bounds
+from controller.decisions import bounds, caddy_journal
 from controller.decisions.assets import ASSET, DOTTED, HASHED_ASSET, HIDDEN, TYPES
 from controller.decisions.health import HEALTH_PATH, PUBLIC_HEALTH_PATH, RESERVED_PATH, gate_path, release_path
 from controller.decisions.live_files import (
@@ -199,7 +199,8 @@ def render_surface(
     """Return the configuration of one slot's surface: its web port, its backend port, its responder.
 
     `our_pages` is the folder of the pages that come with us; `passed` says which descriptor is a port's listener,
-    where systemd passes some (sd_listen_fds(3)): such a port stays open while the surface restarts."""
+    where systemd passes some (sd_listen_fds(3)): such a port stays open while the surface restarts.
+    There errors go to the journal, too."""
 
     def listens(port: int) -> str:
         return f"fd/{passed[port]}" if port in passed else f"127.0.0.1:{port}"
@@ -260,7 +261,7 @@ def render_surface(
             errors=_surface_errors(slot),
             trusted_proxies=loopback,
         )
-    return _caddy(servers, name=f"surface-{unit_instance(slot)}", log_dir=log_dir)
+    return _caddy(servers, name=f"surface-{unit_instance(slot)}", log_dir=log_dir, journal=bool(passed))
 
 
 def _slot_routes(
@@ -727,12 +728,14 @@ def _server(
     }
 
 
-def _caddy(servers: JsonObject, *, name: str, log_dir: Path) -> dict[str, Json]:
+def _caddy(servers: JsonObject, *, name: str, log_dir: Path, journal: bool) -> dict[str, Json]:
     return {
         "admin": {"disabled": True, "config": {"persist": False}},
         "logging": {
             "logs": {
-                "default": {
+                # What ends Caddy itself is said to the default log alone.
+                **({"default": _JOURNAL} if journal else {}),
+                "errors" if journal else "default": {
                     "level": "WARN",
                     "writer": _rolling_file(log_dir / f"{name}.errors.log"),
                     "encoder": {"format": "json"},
@@ -747,6 +750,31 @@ def _caddy(servers: JsonObject, *, name: str, log_dir: Path) -> dict[str, Json]:
         },
         "apps": {"http": {"grace_period": bounds.GRACE_PERIOD, "servers": servers}},
     }
+
+
+#: Each error once in a while, without what a visitor sent.
+_JOURNAL: JsonObject = {
+    "level": "ERROR",
+    "writer": {"output": "net", "address": caddy_journal.ADDRESS, "soft_start": True},
+    "encoder": {
+        "format": "filter",
+        "wrap": {
+            "format": "console",
+            "time_format": caddy_journal.time_format("ouroboros-web"),
+            "level_format": "lower",
+        },
+        "fields": {
+            **{name: {"filter": "delete"} for name in caddy_journal.FIELDS_LEFT_OUT},
+            caddy_journal.URI_FIELD: {
+                "filter": "regexp",
+                "regexp": caddy_journal.QUERY,
+                "value": caddy_journal.QUERY_LEFT,
+            },
+        },
+    },
+    "sampling": {"interval": caddy_journal.AGAIN_AFTER_S * 1_000_000_000, "first": 1},
+    "exclude": ["http.log.access"],
+}
 
 
 def _rolling_file(path: Path) -> Json:

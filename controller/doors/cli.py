@@ -24,7 +24,7 @@ import psycopg
 
 from controller.doors import tables, views
 from controller.doors.forges import secret_files
-from controller.doors.log_output import hide_contents_of, log_to_stderr
+from controller.doors.log_output import hide_contents_of, log_to_stderr, tell_error
 from controller.doors.stacks import Stack, find_stack, open_runtime, utc_now
 from controller.doors.views import RunView
 from controller.effects.powers import become
@@ -180,7 +180,7 @@ def _tell(reason: str, message: str, code: int, *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"error": reason, "message": tables.plain(message), "exit_code": code}))
     else:
-        click.echo(f"oroboros: {reason}: {tables.plain(message)}", err=True)
+        tell_error(f"oroboros: {reason}: {tables.plain(message)}")
     return code
 
 
@@ -342,7 +342,7 @@ def api(context: click.Context, port: int | None, fd: int | None) -> int:
     from controller.doors.api_server import build_app_without_repository, serve, serve_app
     from controller.doors.json_api import routes
 
-    log_to_stderr()
+    log_to_stderr(identifier="ouroboros-api")
     stack = stack_of(context)
     # systemd holds the port: an api that ended would be started at each connection, until systemd gives the port up.
     if fd is not None and not stack.environ.get("OROBOROS_REPOSITORY", "").strip():
@@ -361,7 +361,7 @@ def worker(context: click.Context) -> int:
     """Run the controller."""
     from controller.doors.worker import Worker
 
-    log_to_stderr()
+    log_to_stderr(identifier="ouroboros-worker")
     settings = stack_of(context).settings()
     hide_contents_of(secret_files(settings))
     return Worker(settings, open_runtime(settings)).run()
@@ -471,7 +471,7 @@ def judge(context: click.Context) -> int:
     """Bring a new release of Oroboros itself up, as the worker ordered, or go back."""
     from controller.doors.judge import Judge
 
-    log_to_stderr()
+    log_to_stderr(identifier="ouroboros-judge")
     settings = stack_of(context).settings()
     topology = read_topology(settings.layout)
     return Judge(layout=settings.layout, topology=topology, runtime=open_runtime(settings)).run()
@@ -972,7 +972,7 @@ def stale_leases(context: click.Context, as_json: bool, dry_run: bool) -> int:
     """Find leases and slots that nobody holds, by the forge's open pull requests and by the host; the worker acts."""
     from controller.doors.cli_stale_leases import find_stale, print_stale, summary_line
 
-    log_to_stderr()
+    log_to_stderr(identifier="ouroboros-maintenance")
     _, settings, store, topology = _open(context)
     with tables.progress("asking the forge and the host"):
         view = find_stale(settings, store, topology, dry_run=dry_run)
@@ -1083,7 +1083,7 @@ def daily_summary(context: click.Context, as_json: bool, folder: Path) -> int:
     """Write what was of this day, and let go of rows and logs that retention lets go."""
     from controller.doors.cli_daily_summary import keep_summary, print_summary, summarize
 
-    log_to_stderr()
+    log_to_stderr(identifier="ouroboros-maintenance")
     stack, settings, store, topology = _open(context)
     with tables.progress("gathering the day"):
         summary = summarize(stack, settings, store, topology, now=utc_now())

@@ -43,6 +43,7 @@ from controller.effects.host import (
     edited_code,
     installed_code,
     kept_code,
+    observe_versions,
     packaged_postgres,
     read_host_name,
     read_passwords,
@@ -169,6 +170,7 @@ def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: 
         caddy=caddy,
         shared_redis=shared_redis,
         shell_files=shell_files(),
+        systemd=next(iter(observe_versions().get("systemd", ())), 0),
     )
     with tables.progress("looking at the host"):
         facts = _look(host, topology, wanted)

@@ -149,7 +149,13 @@ class Worker:
                         noted: dict[str, object] = {}
                         if verdict.outcome is Outcome.PASS and verdict.message:
                             noted["warning"] = verdict.message
-                            log.warning("%s: %s", verdict.slot, verdict.message, extra={"action": "gate.warning"})
+                            log.warning(
+                                "%s: %s", verdict.slot, verdict.message,
+                                extra={
+                                    "action": "gate.warning", "slot": verdict.slot, "run": verdict.generation,
+                                    "sha": verdict.release,
+                                },
+                            )  # fmt: skip
                         side.record_step(
                             verdict.generation,
                             step,

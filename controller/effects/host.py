@@ -363,7 +363,7 @@ def read_file(path: Path) -> FileFact | Closed | None:
 def observe_units() -> frozenset[Path]:
     """Return every file of ours among units and rules."""
     found = {path for path in UNITS.glob("ouroboros*") if path.is_file()}
-    found |= {path for path in UNITS.glob("ouroboros*.d/slot.conf") if path.is_file()}
+    found |= {path for path in UNITS.glob("ouroboros*.d/*.conf") if path.is_file()}
     return frozenset(found | {path for path in (POLKIT_RULE, TMPFILES) if os.path.exists(path)})
 
 

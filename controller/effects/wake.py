@@ -84,6 +84,6 @@ class Bell:
                             raise redis.ConnectionError("no answer to a ping")
             except (redis.RedisError, OSError, ValueError) as error:
                 self.is_heard = False
-                log.info("bell: Redis is away (%s), polling", type(error).__name__, extra={"action": "bell.away"})
+                log.warning("bell: Redis is away (%s), polling", type(error).__name__, extra={"action": "bell.away"})
                 waiting.wait(pause_s)
                 pause_s = min(PAUSE_MAX_S, pause_s * 2)

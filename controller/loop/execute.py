@@ -316,9 +316,9 @@ class Hands:
             if live is not None and live.release is not None:
                 release = live.release
                 self.background.start(("spare", None), lambda: self._prepare_spare(release))
-        level = (
-            logging.WARNING if step.state in (RunState.FAILED, RunState.STALLED, RunState.ROLLED_BACK) else logging.INFO
-        )
+        is_bad = step.state in (RunState.FAILED, RunState.STALLED, RunState.ROLLED_BACK)
+        level = logging.ERROR if is_bad else logging.INFO
+        sha = slot.run.release if slot.run is not None else ""
         log.log(
             level,
             "end: run %d of %s is %s %s %s",
@@ -329,7 +329,13 @@ class Hands:
             end_of_run(
                 step.state, step.reason, step.message, successor=step.successor, switched_back=step.switched_back
             ),
-            extra={"action": "run.end", "slot": step.slot},
+            extra={
+                "action": "run.end",
+                "slot": step.slot,
+                "run": step.generation,
+                "sha": sha,
+                "reason": step.reason,
+            },
         )
 
     def _checkout(self, step: s.Checkout, observed: Observed) -> None:
@@ -384,7 +390,7 @@ class Hands:
         if not changed or not repair_release(self.open_mirror(), self.layout, release, limits=limits):
             return ""  # or written again, but as git has it
         message = f"{len(changed)} files of {release[:7]} had been changed on the disk, {changed[0]} for one; mended"
-        log.error("release %s: %s", release[:7], message, extra={"action": "release.damaged"})
+        log.error("release %s: %s", release[:7], message, extra={"action": "release.damaged", "sha": release})
         return message
 
     def verify_what_serves(self, limits: TreeLimits) -> None:
@@ -805,12 +811,12 @@ class Hands:
         except OroborosError as error:
             log.warning(
                 "head: not asked for before the switch of run %d: %s", run.generation, error,
-                extra={"action": "head.unknown"},
+                extra={"action": "head.unknown", **_about(run)},
             )  # fmt: skip
             return
         log.info(
             "head: %s is %s by now, not %s: fetching before run %d may switch",
-            branch, found[:7], known.sha[:7], run.generation, extra={"action": "head.moved"},
+            branch, found[:7], known.sha[:7], run.generation, extra={"action": "head.moved", **_about(run)},
         )  # fmt: skip
 
     def _start_watch(self, step: s.StartWatch, slot: SlotObserved, now: datetime) -> None:
@@ -862,9 +868,9 @@ class Hands:
         base = self._base(run, recipe)
         self.runtime.start(self._spec(unit, run, recipe.api.command, base, values, time_limit_s=None))
         if is_again:
-            log.warning(
+            log.error(
                 "%s: the instance of %s was lost, and is started again", step.slot, run.release[:7],
-                extra={"action": "instance.restarted"},
+                extra={"action": "instance.restarted", **_about(run)},
             )  # fmt: skip
         else:
             self.store.record_step(step.generation, "start", began_at=now, ended_at=self.clock())
@@ -969,6 +975,11 @@ def released(observed: Observed) -> tuple[tuple[Sha, tuple[SlotName, ...]], ...]
         }:
             slots.setdefault(release, []).append(slot.slot)
     return tuple((release, tuple(names)) for release, names in sorted(slots.items()))
+
+
+def _about(run: Run) -> dict[str, object]:
+    """Return what a log line says of the run that it is about."""
+    return {"slot": run.slot, "run": run.generation, "sha": run.release}
 
 
 def _run_and_recipe(slot: SlotObserved) -> tuple[Run, Recipe]:

@@ -141,6 +141,11 @@ class WatchOrder:
 Key = tuple[Literal["gate", "watch"], SlotName, int]
 
 
+def _about(key: Key) -> dict[str, object]:
+    """Return what a log line says of the gate or window that it is about."""
+    return {"action": "gate.failed", "slot": key[1], "run": key[2]}
+
+
 class GateThreads:
     """The gates and windows of one worker."""
 
@@ -187,7 +192,7 @@ class GateThreads:
                 work(cancelled)
             except OroborosError as error:
                 # Without a verdict it is begun again.
-                log.warning("%s %s: %s", key[0], key[1], error, extra={"action": "gate.failed", "slot": key[1]})
+                log.warning("%s %s: %s", key[0], key[1], error, extra=_about(key))
             finally:
                 with self._lock:
                     self._running.pop(key, None)

@@ -59,6 +59,7 @@ from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
 from controller.model.names import Sha, SlotName, pull_request_domain
 from controller.model.nouns import WORKER, Drift, PullRequest, Signature, Trouble
 from controller.model.reports import Surface
+from controller.model.states import ProcessState
 from controller.model.steps import DropBuild, Prune, Step
 from controller.model.world import Held, Hold, Observed, Wanted
 
@@ -200,6 +201,8 @@ class Reconciler:
     _same_plan_count: int = 0
     _house_kept_at: datetime | None = None
     _told_plan: tuple[Step, ...] = ()
+    #: Run and process of each instance when it was last seen to run, by unit.
+    _ran: dict[str, tuple[int, int]] = field(default_factory=dict)
     _verified_at: datetime | None = None
     #: Orders to heal a release that a look has begun for.
     _heals_begun: frozenset[int] = frozenset()
@@ -229,6 +232,7 @@ class Reconciler:
         now = self.clock()
         observed, history = observe(self.hands.sight)
         self._note_parts(observed)
+        self._tell_restarts(observed)
         observed = replace(observed, troubles=self.troubles.lasting())
         self._refresh(history, observed.policy, now=now)
         self._read_comments(history, observed, now=now)
@@ -479,7 +483,12 @@ class Reconciler:
             said = describe_force_push(observed.force_push)
             log.warning("order: %s: %s", said, observed.force_push.outcome, extra={"action": "order.forced"})
         if refused is not None:
-            log.warning("order: %s: %s", refused.reason, refused.message, extra={"action": "order.refused"})
+            log.warning(
+                "order: %s: %s",
+                refused.reason,
+                refused.message,
+                extra={"action": "order.refused", "reason": refused.reason},
+            )
 
     def _verify_signatures(self, observed: Observed, history: History, *, now: datetime) -> None:
         """Begin to verify the commits of which it is not known who signed them, those that were refused again later:
@@ -502,7 +511,13 @@ class Reconciler:
         except OroborosError as error:
             found = Signature(sha=sha, signers=signers, reason=error.reason, said=error.message, checked_at=now)
         if found.reason:
-            log.warning("signature: %s: %s: %s", sha, found.reason, found.said, extra={"action": "signature.refused"})
+            log.warning(
+                "signature: %s: %s: %s",
+                sha,
+                found.reason,
+                found.said,
+                extra={"action": "signature.refused", "sha": sha, "reason": found.reason},
+            )
         try:
             self.hands.side.record_signature(found)
         except Unavailable as error:
@@ -644,7 +659,36 @@ class Reconciler:
         where = f"{type(step).__name__}: " if step is not None else ""
         self.health.note_error(f"{where}{error}", now=self.clock())
         level = logging.ERROR if isinstance(error, Stalled) else logging.WARNING
-        log.log(level, "tick: %s%s", where, error, extra={"action": "tick.error"})
+        about = {"slot": getattr(step, "slot", ""), "run": getattr(step, "generation", "")}
+        log.log(level, "tick: %s%s", where, error, extra={"action": "tick.error", **about})
+
+    def _tell_restarts(self, observed: Observed) -> None:
+        """Log each instance that ended; production's systemd starts again, and waits for no tick."""
+        for slot in observed.slots:
+            for fact in slot.processes:
+                live, known = slot.live, self._ran.get(fact.unit)
+                if live is None or live.generation != fact.generation:
+                    continue
+                before = known[1] if known is not None and known[0] == fact.generation else None
+                if fact.pid is not None:
+                    self._ran[fact.unit] = (fact.generation, fact.pid)
+                has_ended = fact.state is ProcessState.EXITED
+                if before is None or (not has_ended and fact.pid in (None, before)):
+                    continue
+                if has_ended:
+                    del self._ran[fact.unit]
+                log.error(
+                    "%s: the instance of run %d ended%s",
+                    slot.slot,
+                    fact.generation,
+                    "" if has_ended else ", and was started again",
+                    extra={
+                        "action": "instance.ended",
+                        "slot": slot.slot,
+                        "run": fact.generation,
+                        "sha": live.release or "",
+                    },
+                )
 
     def _note_tick(self, history: History, *, now: datetime) -> None:
         self.health.last_tick_at = now

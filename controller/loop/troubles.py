@@ -6,6 +6,7 @@ written by the tick alone, and only when there is news.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
@@ -15,6 +16,8 @@ from controller.effects.store import Store
 from controller.model.errors import OroborosError, Waiting
 from controller.model.names import Sha
 from controller.model.nouns import Trouble
+
+log = logging.getLogger(__name__)
 
 #: A trouble that goes on the same way is written so often.
 WRITE_EVERY_S = 30.0
@@ -47,8 +50,12 @@ class Troubles:
     def worked(self, *subjects: str) -> None:
         """These subjects work."""
         with self._lock:
-            for subject in subjects:
-                self._current.pop(subject, None)
+            over = [trouble for subject in subjects if (trouble := self._current.pop(subject, None)) is not None]
+        for trouble in over:
+            log.info(
+                "%s works again, after %d tries", trouble.subject, trouble.tries,
+                extra={"action": "trouble.over", "ends_state": True},
+            )  # fmt: skip
 
     def still_failing(self, kind: str, subjects: Iterable[str]) -> tuple[str, ...]:
         """Of the subjects that begin with `kind` only these still fail; return those that work again."""

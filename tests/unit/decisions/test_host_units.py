@@ -107,6 +107,7 @@ def test_the_way_into_a_preview_is_there_as_long_as_its_instance() -> None:
     way, instance = "ouroboros-forward@preview2-b.socket", "ouroboros-instance@preview2-b.service"
     assert f"\nBindsTo={instance}\nAfter={instance}\n" in texts[way]
     assert f"\nWants={way}\n" in texts[f"{instance}.d/slot.conf"]
+    assert f"\nConditionPathExists=/run/credentials/{instance}\n" in texts[way]
     assert way not in enabled_units(CONTRACT)
 
 
