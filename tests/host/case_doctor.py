@@ -50,7 +50,7 @@ GROUPS: dict[str, dict[Fault, str]] = {
             "install -D /dev/stdin /etc/systemd/system/ouroboros-worker.service.d/nice.conf <<<'[Service]\nNice=1';"
             " systemctl daemon-reload"
         ),
-        Fault.UNITS_DOWN: "systemctl stop ouroboros-web@preview2.service ouroboros-web@preview3.service",
+        Fault.UNITS_DOWN: "systemctl stop 'ouroboros-web@preview[23].s*'",
         Fault.SETTINGS_UNREADABLE: "sed -i /^DATABASE_URL=/d /etc/oroboros/worker.env",
         Fault.INSTALLATION_CHANGED: (
             f"echo '# mine' >>{UNITS}/ouroboros-wipe@.service; chmod 777 /srv/oroboros/releases;"
@@ -60,7 +60,7 @@ GROUPS: dict[str, dict[Fault, str]] = {
     "the parts": {
         Fault.SECRETS_OPEN: "chmod 644 /etc/oroboros/app-main.env",
         Fault.REDIS_AWAY: "systemctl stop redis-server.service",
-        Fault.SURFACE_DOWN: "systemctl stop ouroboros-web@preview1.service",
+        Fault.SURFACE_DOWN: "systemctl stop ouroboros-web@preview1.socket ouroboros-web@preview1.service",
         Fault.WEBHOOK_SECRET_UNFIT: "echo changeme >/etc/oroboros/webhook-secrets",
     },
     "the forge": {
@@ -75,7 +75,7 @@ GROUPS: dict[str, dict[Fault, str]] = {
         Fault.EDGE_MISLEADS: "sed -i s/3101/3102/ /etc/oroboros/Caddyfile; systemctl restart ouroboros-caddy.service",
     },
     "the database": {
-        Fault.EDGE_DOWN: "systemctl stop ouroboros-caddy.service",
+        Fault.EDGE_DOWN: "systemctl stop ouroboros-caddy.socket ouroboros-caddy.service",
         Fault.PART_DOWN: "systemctl stop ouroboros-api.socket ouroboros-api.service",
         Fault.DATABASE_REFUSES: f"""{AS_POSTGRES} "ALTER ROLE oroboros_worker PASSWORD 'other'" """,
     },

@@ -87,7 +87,7 @@ def test_an_app_that_crashes_is_an_error_of_its_slot(team: Team, label: str, slo
 
 def test_an_edge_that_reaches_nobody_says_so_once_without_what_a_visitor_sent(team: Team) -> None:
     host = team.host
-    host.run(["systemctl", "stop", "ouroboros-web@preview3.service"])
+    host.run(["systemctl", "stop", "ouroboros-web@preview3.socket", "ouroboros-web@preview3.service"])
     try:
         asking = "http://127.0.0.1:8088/?token=s3cret-of-a-visitor"
         for _ in range(3):
