@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Boots real Debian 12 hosts, with systemd as PID 1, and runs the cases of tests/host on them, a line each.
+# Boots real Debian 12 and 13 hosts, with systemd as PID 1, and runs the cases of tests/host on them, a line each.
 # Needs root on Linux, and a network for the first run. Arguments go to pytest: -k reboot runs the cases about reboots.
 # Exits with 0 when every case passed, 1 when one failed, 2 when this machine cannot run them.
 set -euo pipefail

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.host import Host, new_host
-from tests.host.image import MEANT_FOR_IT, download_wheels
+from tests.host.image import BOOKWORM, MEANT_FOR_IT, download_wheels
 from tests.host.team import BASE_HOST, SOURCE, install
 
 MISSING = ("python3-venv", "git", "postgresql", "redis-server", "polkitd")
@@ -59,7 +59,7 @@ def test_a_dry_run_says_what_one_command_then_does_and_leaves_nothing(host: Host
     python = host.text("sh", "-c", "echo /opt/oroboros/venvs/*/bin/python")
     meant = tmp_path / "meant"
     meant.write_text(host.text(python, "-c", MEANT_FOR_IT, f"{SOURCE}/requirements.lock"))
-    download_wheels(meant, tmp_path / "wheels")
+    download_wheels(meant, tmp_path / "wheels", BOOKWORM.python)
     shutil.copytree(tmp_path / "wheels", Path(f"/proc/{host.pid}/root") / "usr/src/wheels")
     host.write("/etc/pip.conf", "[global]\nno-index = true\nfind-links = /usr/src/wheels\n")
     host.run(["rm", "-r", "/opt/oroboros"])

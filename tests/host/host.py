@@ -1,4 +1,4 @@
-"""A real Debian 12 with systemd as PID 1, for a test: boot it, act in it, switch it off, and leave nothing of it.
+"""A real Debian with systemd as PID 1, for a test: boot it, act in it, switch it off, and leave nothing of it.
 
 A host has the machine's kernel and everything else of its own: files (over the image, see `image`), processes, users,
 control groups, and a network that is its own loopback and nothing more. All of its mounts lie in its own mount

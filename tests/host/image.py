@@ -1,9 +1,9 @@
-"""Which Debian do the hosts of a test run begin with? One folder, made once for a list of packages and a lock of ours.
+"""Which Debian do the hosts of a test run begin with? A folder each, made once for our packages and our lock.
 
-    python tests/host/image.py      makes it if it is not there, and prints where
+    python tests/host/image.py      makes those that are not there, and prints where
 
-debootstrap makes it from the mirror that this machine's own apt uses, and the environment of `requirements.lock` is
-installed in it while there is a network: the hosts have none. Nothing of a test ever writes into an image.
+debootstrap makes them from the mirror that this machine's own apt uses, and the environment of `requirements.lock` is
+installed in each while there is a network: the hosts have none. Nothing of a test ever writes into an image.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("OROBOROS_HOST_CACHE", "/var/cache/oroboros-host-tests"))
-SUITE = "bookworm"
-#: Debian 12's.
-PYTHON = "3.11"
 PACKAGES = (
     *("acl", "ca-certificates", "cron", "curl", "dbus", "git", "iproute2", "libpam-systemd", "openssh-server"),
     *(
@@ -57,32 +56,60 @@ for requirement in open(sys.argv[1]).read().replace("\\\n", " ").splitlines():
 EDITION = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Debian:
+    """A release of Debian, and the Python that it has."""
+
+    number: int
+    suite: str
+    python: str
+
+    def environment(self, lock: Path) -> Path:
+        """Return where install looks for the environment of a lock; that of 12 has the name that it had before 13."""
+        digest = _digest(lock.read_bytes())
+        return Path("/opt/oroboros/venvs") / (digest if self.number == 12 else f"{digest}-{self.python}")
+
+    def folders(self, lock: Path) -> tuple[Path, Path]:
+        """Return the folders in the cache: of what debootstrap makes, and of the image."""
+        made = _digest(f"{EDITION} {self.suite} {PACKAGES} {MASKED}".encode())
+        image = _digest(made.encode() + lock.read_bytes())
+        return CACHE / f"debian-{made}", CACHE / f"image-{image}"
+
+
+BOOKWORM, TRIXIE = Debian(12, "bookworm", "3.11"), Debian(13, "trixie", "3.13")
+DEBIANS = (BOOKWORM, TRIXIE)
+LOCK = CHECKOUT / "requirements.lock"
+
+
 class CannotMake(Exception):
     """This machine cannot make the image, and says what is missing."""
 
 
 def main() -> int:
     try:
-        print(make_image())
+        with locked(CACHE / "making"), ThreadPoolExecutor(len(DEBIANS)) as beside:
+            for image in beside.map(_make_image, DEBIANS):
+                print(image)
     except CannotMake as problem:
         print(f"test-host.sh: {problem}", file=sys.stderr)
         return 2
     return 0
 
 
-def make_image() -> Path:
+def make_image(debian: Debian = BOOKWORM) -> Path:
     """Return the root folder of a Debian with our environment in it. Safe to repeat: what was made whole is kept."""
-    lock = CHECKOUT / "requirements.lock"
-    debian_digest = _digest(f"{EDITION} {SUITE} {PACKAGES} {MASKED}".encode())
-    image_digest = _digest(debian_digest.encode() + lock.read_bytes())
-    debian, image = CACHE / f"debian-{debian_digest}", CACHE / f"image-{image_digest}"
-    CACHE.mkdir(parents=True, exist_ok=True, mode=0o755)
     with locked(CACHE / "making"):
-        if not (image / "complete").exists():
-            if not (debian / "complete").exists():
-                _make(debian, lambda root: make_debian(root, mirror_of_this_machine()))
-            _make(image, lambda root: (_copy(debian / "root", root), add_environment(root, lock)))
-        _forget_all_but(debian, image)
+        image = _make_image(debian)
+        _forget_all_but(*(folder for one in DEBIANS for folder in one.folders(LOCK)))
+    return image
+
+
+def _make_image(debian: Debian) -> Path:
+    base, image = debian.folders(LOCK)
+    if not (image / "complete").exists():
+        if not (base / "complete").exists():
+            _make(base, lambda root: make_debian(root, mirror_of_this_machine(), debian))
+        _make(image, lambda root: (_copy(base / "root", root), add_environment(root, debian)))
     return image / "root"
 
 
@@ -131,7 +158,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
 
 
 def mirror_of_this_machine() -> str:
-    """Return the address from which this machine's apt gets Debian 12 itself."""
+    """Return the address from which this machine's apt gets Debian 12 itself; every release is there."""
     listed = [
         "apt-get",
         "indextargets",
@@ -141,17 +168,18 @@ def mirror_of_this_machine() -> str:
     ]
     for line in _run(listed, what="asking apt for its mirrors").splitlines():
         *names, component, address = line.split()
-        if SUITE in names and component == "main":
+        if BOOKWORM.suite in names and component == "main":
             return address
-    raise CannotMake(f"apt of this machine knows no mirror of Debian's {SUITE}: the test host is a Debian 12")
+    raise CannotMake(f"apt of this machine knows no mirror of Debian's {BOOKWORM.suite}: the test host is a Debian 12")
 
 
-def make_debian(root: Path, mirror: str) -> None:
+def make_debian(root: Path, mirror: str, debian: Debian) -> None:
     """Fill an empty folder with a Debian that starts nothing while it is made."""
-    debs = CACHE / "debs"
+    # Each has a folder of packages: they are made side by side.
+    debs = CACHE / ("debs" if debian is BOOKWORM else f"debs_{debian.suite}")
     debs.mkdir(exist_ok=True)
     words = ["debootstrap", "--variant=minbase", f"--cache-dir={debs}", f"--include={','.join(PACKAGES)}"]
-    _run([*words, SUITE, str(root), mirror], what="debootstrap", timeout_s=1_800)
+    _run([*words, debian.suite, str(root), mirror], what="debootstrap", timeout_s=1_800)
     (root / "etc/machine-id").write_text("")
     (root / "etc/hostname").unlink(missing_ok=True)
     (root / "etc/resolv.conf").write_text("")
@@ -164,26 +192,26 @@ def make_debian(root: Path, mirror: str) -> None:
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
 
 
-def download_wheels(meant: Path, folder: Path) -> None:
+def download_wheels(meant: Path, folder: Path, python: str) -> None:
     """Download what a lock means for a host; out here, since only this machine knows how its pip gets its packages."""
-    wheels = ["--only-binary=:all:", "--python-version", PYTHON, "--no-deps", "-d", str(folder)]
+    wheels = ["--only-binary=:all:", "--python-version", python, "--no-deps", "-d", str(folder)]
     download = [sys.executable, *QUIET, "download", *wheels, "--require-hashes", "-r", str(meant)]
     _run(download, what="pip download", timeout_s=900, environment=os.environ)
 
 
-def add_environment(root: Path, lock: Path) -> None:
+def add_environment(root: Path, debian: Debian) -> None:
     """Install the locked requirements, where install looks for them."""
-    venv = Path("/opt/oroboros/venvs") / _digest(lock.read_bytes())
+    venv = debian.environment(LOCK)
     inside = root / "tmp/environment"
     inside.mkdir()
-    shutil.copyfile(lock, inside / "requirements.lock")
+    shutil.copyfile(LOCK, inside / "requirements.lock")
     try:
         _in(root, "python3", "-m", "venv", str(venv), what="making the environment")
         meant = _in(
             root, f"{venv}/bin/python", "-c", MEANT_FOR_IT, "/tmp/environment/requirements.lock", what="the lock"
         )
         (inside / "meant").write_text(meant)
-        download_wheels(inside / "meant", inside / "wheels")
+        download_wheels(inside / "meant", inside / "wheels", debian.python)
         from_wheels = ["--no-index", "--find-links", "/tmp/environment/wheels", "--require-hashes"]
         install = [f"{venv}/bin/python", *QUIET, "install", *from_wheels, "-r", "/tmp/environment/requirements.lock"]
         _in(root, *install, what="pip install")

@@ -13,10 +13,39 @@ from pathlib import Path
 import pytest
 
 from tests.host.host import Host, session_folder
-from tests.host.image import make_image
+from tests.host.image import BOOKWORM, DEBIANS, Debian, make_image
 from tests.host.team import Team
 
 JOURNAL = "its host's journal"
+#: Cases that are run on every Debian, by file: where releases differ. All others run on the oldest alone.
+ON_EVERY_DEBIAN: dict[str, tuple[str, ...]] = {
+    "case_installed": (
+        "test_a_service_runs_as_its_user_and_holds_its_ports",
+        "test_postgres_and_redis_are_the_distributions",
+        "test_every_health_endpoint_answers",
+        "test_a_maintenance_job_has_its_timer_and_runs",
+        "test_a_second_installation_changes_nothing_and_doctor_is_content",
+        "test_the_worker_may_touch_no_other_unit",
+        "test_the_worker_may_not",
+        "test_the_worker_may_start_and_stop_its_own",
+        "test_nobody_enters_the_database_of_another",
+        "test_systemd_finds_nothing_to_say_about_the_units",
+    ),
+    "case_upgrade": (
+        "test_installing_again_touches_no_file_and_restarts_nothing",
+        "test_newer_code_is_installed_without_touching_the_app",
+        "test_what_somebody_changed_by_hand_is_put_right_by_installing_again",
+        "test_uninstall_leaves_data_and_installing_takes_it_up_again",
+    ),
+    "case_flows": (
+        "test_a_push_deploys_an_app_with_its_database",
+        "test_a_pull_request_gets_a_preview_with_a_database_of_its_own",
+        "test_a_bad_release_never_serves_and_a_revert_is_at_once",
+        "test_a_reboot_in_the_middle_of_a_run_ends_with_the_new_release",
+        "test_production_comes_back_without_worker_postgres_and_redis",
+        "test_the_installation_is_still_as_it_must_be",
+    ),
+}
 
 
 class Lines:
@@ -98,15 +127,25 @@ def _hosts_of(item: pytest.Item) -> Iterator[Host]:
             yield found
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a case that needs a host its Debians; pytest runs a file's cases on the one, then on the other."""
+    if "image" in metafunc.fixturenames:
+        everywhere = ON_EVERY_DEBIAN.get(Path(str(metafunc.module.__file__)).stem, ())
+        debians = DEBIANS if metafunc.function.__name__ in everywhere else (BOOKWORM,)
+        ids = [f"debian {debian.number}" for debian in debians]
+        metafunc.parametrize("image", debians, indirect=True, ids=ids, scope="session")
+
+
 @pytest.fixture(scope="session")
-def image() -> Path:
-    """The root folder that every host begins with."""
-    return make_image()
+def image(request: pytest.FixtureRequest) -> Path:
+    """The root folder that the hosts of a case begin with."""
+    debian: Debian = request.param
+    return make_image(debian)
 
 
 @pytest.fixture(scope="session")
 def hosts_folder(image: Path) -> Iterator[Path]:
-    """The folder under which this run's hosts are."""
+    """The folder under which this run's hosts of an image are."""
     with session_folder(image) as folder:
         yield folder
 
