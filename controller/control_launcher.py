@@ -5,7 +5,10 @@
 Where Oroboros deploys itself (`topology.json`: control_plane is "current"), api and worker run the release that
 production serves, if its requirements are installed; else, and everywhere else, what root installed. The judge of a
 new release runs the code that its order names: that of the release before. Root installs dependencies, never a deploy:
-each `requirements.lock` has an environment of its own, under its digest.
+each `requirements.lock` has an environment of its own for each Python, under digest and version.
+
+An upgrade of Debian brings another Python, which no environment fits. A surface needs none: it runs on the standard
+library alone, so that what served does so again after the reboot. The others wait a while for `install.sh`, and say so.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,6 +27,14 @@ CONFIG = Path("/etc/oroboros")
 PROGRAM = Path("/opt/oroboros")
 DIGEST_DIGITS = 12
 FOLLOWS_CURRENT = frozenset({"api", "worker"})
+#: Of the Python that runs this, which is the system's.
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+#: How long a part waits for an environment before systemd starts it anew: each start is a line of the journal.
+PATIENCE_S, LOOK_EVERY_S = 20.0, 0.5
+#: Journald's prefix of an error, see sd-daemon(3).
+ERROR = "<3>"
+#: The exit code of a part of the host that is away.
+AWAY = 4
 
 _SHA = re.compile(r"[0-9a-f]{40}\Z")
 
@@ -30,11 +42,16 @@ _SHA = re.compile(r"[0-9a-f]{40}\Z")
 def main(words: list[str]) -> NoReturn:
     """Become the part that is asked for; never returns."""
     part = words[0]
+    if part == "surface":
+        app = str((PROGRAM / "app").resolve())
+        environment = {**os.environ, "PYTHONPATH": app, "PYTHONDONTWRITEBYTECODE": "1"}
+        argv = [sys.executable, "-P", "-m", "controller.doors.surface", *words[1:]]
+        os.execve(argv[0], argv, environment)  # noqa: S606 - no shell is the point
     base = choose_base(part)
     python = environment_of(base)
     if base is None or python is None:
         base = (PROGRAM / "app").resolve()
-        python = PROGRAM / "venv" / "bin" / "python"
+        python = await_installed()
     # sd_notify's and socket activation's values among them: this process becomes the part.
     environment = {**os.environ, "PYTHONPATH": str(base), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
     if _SHA.fullmatch(base.name):
@@ -60,7 +77,7 @@ def choose_base(part: str) -> Path | None:
         return None
 
 
-def environment_of(base: Path | None) -> Path | None:
+def environment_of(base: Path | None, *, program: Path = PROGRAM) -> Path | None:
     """Return the Python that has what a release requires; None, said on stderr, when root has not installed that."""
     if base is None:
         return None
@@ -70,12 +87,35 @@ def environment_of(base: Path | None) -> Path | None:
         print(f"oroboros: {base} cannot be run: {error}; running what is installed", file=sys.stderr)
         return None
     digest = hashlib.sha256(lock).hexdigest()[:DIGEST_DIGITS]
-    python = PROGRAM / "venvs" / digest / "bin" / "python"
-    if python.exists():
-        return python
+    # Earlier installations named an environment by the lock alone.
+    for folder in (program / "venvs" / f"{digest}-{VERSION}", program / "venvs" / digest):
+        if fits(folder):
+            return folder / "bin" / "python"
     message = f"{base.name} requires what is not installed ({digest}); running what is: install from that release"
     print(f"oroboros: {message}", file=sys.stderr)
     return None
+
+
+def await_installed(program: Path = PROGRAM, *, patience_s: float = PATIENCE_S) -> Path:
+    """Return the Python of what is installed; says so and ends after a while when that is for another Python."""
+    installed = program / "venv"
+    deadline = time.monotonic() + patience_s
+    if not fits(installed):
+        message = (
+            f"the Python packages in {installed} are not for this machine's Python {VERSION}, as after an upgrade of"
+            f" Debian; with a network, type: sudo {program}/app/scripts/install.sh"
+        )
+        print(f"{ERROR}oroboros: {message}", file=sys.stderr, flush=True)
+    while not fits(installed):
+        if time.monotonic() > deadline:
+            sys.exit(AWAY)
+        time.sleep(LOOK_EVERY_S)
+    return installed / "bin" / "python"
+
+
+def fits(environment: Path) -> bool:
+    """Say whether an environment was made for the Python that runs this."""
+    return (environment / "lib" / f"python{VERSION}").is_dir() and (environment / "bin" / "python").exists()
 
 
 def read_json(path: Path) -> dict[str, object]:

@@ -72,9 +72,12 @@ make_environment() {
         fail "the locked Python packages could not be installed; is the network up? Try again."
 }
 
-# One environment for each lock, under its digest; it is there whole or not at all.
+# One environment for each lock and each Python, under digest and version; it is there whole or not at all.
 digest=$(sha256sum "$root/requirements.lock" | cut -c1-12)
-venv=$program/venvs/$digest
+version=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || true
+venv=$program/venvs/$digest-$version
+# Earlier installations named it by the lock alone.
+if [ ! -e "$venv" ] && [ -d "$program/venvs/$digest/lib/python$version" ]; then venv=$program/venvs/$digest; fi
 python=$venv/bin/python
 if [ ! -x "$python" ] && [ -n "$dry" ]; then
     say "install the locked Python packages into $venv"
@@ -94,7 +97,7 @@ elif [ ! -x "$python" ]; then
     exec 9>"$program/venvs/.lock"
     flock -w 900 9 || fail "another installation takes longer than 15 minutes (lock: $program/venvs/.lock)"
     if [ ! -x "$venv/bin/python" ]; then
-        new=$program/venvs/.$digest.new
+        new=$program/venvs/.${venv##*/}.new
         rm -rf "$new"
         say "oroboros: installing the locked Python packages into $venv"
         make_environment "$new"
@@ -103,8 +106,16 @@ elif [ ! -x "$python" ]; then
     exec 9>&-
 fi
 if [ "$(readlink "$program/venv" 2>/dev/null)" != "$venv" ] && [ -z "$dry" ]; then
+    other_python=
+    if [ -e "$program/venv" ] && [ ! -d "$program/venv/lib/python$version" ]; then other_python=yes; fi
     ln -sfn "$venv" "$program/.venv.new"
     mv -T "$program/.venv.new" "$program/venv"
+    if [ -n "$other_python" ]; then
+        say "oroboros: this machine has Python $version now; starting api and worker with it"
+        # Whichever runs still has the Python that an upgrade of Debian removed.
+        systemctl try-restart ouroboros-api.service ouroboros-worker.service || true
+        for old in "$program"/venvs/*; do [ -d "$old/lib/python$version" ] || rm -rf "$old"; done
+    fi
 fi
 [ -z "$prepare_only" ] || exit 0
 

@@ -86,6 +86,12 @@ VERSIONS_MIN: Mapping[str, tuple[int, ...]] = {
 _COMMAND_TEXT = """\
 #!/bin/sh
 # Oroboros' command, with the code that root installed.
+python=$(readlink -f /opt/oroboros/venv/bin/python)
+if [ ! -d "/opt/oroboros/venv/lib/${python##*/}" ]; then
+    echo "oroboros: the Python packages in /opt/oroboros/venv are not for this machine's ${python##*/}, as after an" \\
+        "upgrade of Debian; with a network, type: sudo /opt/oroboros/app/scripts/install.sh" >&2
+    exit 4
+fi
 PYTHONPATH=/opt/oroboros/app PYTHONDONTWRITEBYTECODE=1 \\
     exec /opt/oroboros/venv/bin/python -P -m controller.doors.cli "$@"
 """

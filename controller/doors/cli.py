@@ -491,7 +491,7 @@ def judge(context: click.Context) -> int:
 @click.pass_context
 def surface(context: click.Context, as_json: bool, slot: str, caddy: Path) -> None:  # noqa: ARG001 - for errors
     """Run the surface of SLOT as its environment says: WEB_PORT, WEB_API_PROXY_TARGET, WEB_ROOT."""
-    from controller.doors.surface import prepare_surface
+    from controller.doors.surface import become_surface
 
     try:
         name = parse_slot(slot)
@@ -500,8 +500,7 @@ def surface(context: click.Context, as_json: bool, slot: str, caddy: Path) -> No
     stack = stack_of(context)
     run = stack.environ.get("OROBOROS_RUN", "").strip()
     layout = Layout(stack.root, Path(run) if run else None)
-    prepared = prepare_surface(name, layout, os.environ, caddy=caddy)
-    os.execve(prepared.argv[0], prepared.argv, dict(prepared.environment))  # noqa: S606 - no shell, on purpose
+    become_surface(name, layout, os.environ, caddy=caddy)
 
 
 # -- what is there ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 It needs neither database nor topology: what a surface must know is in its environment, so it comes back after a reboot
 with everything else away. A port that systemd opened is taken over; any other the surface opens itself.
+On a host it runs on the system's Python, with the standard library alone: see `controller.control_launcher`.
+
+    python3 -m controller.doors.surface SLOT --caddy CADDY
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from controller.decisions.surfaces import (
     FIRST_PASSED,
@@ -21,12 +26,35 @@ from controller.decisions.surfaces import (
     surface_ports,
 )
 from controller.effects.stack_files import write_private
-from controller.model.errors import ConfigInvalid, Unavailable
-from controller.model.names import HOST_APP, SURFACE_CONFIG, Layout, SlotName
+from controller.model.errors import ConfigInvalid, OroborosError, Unavailable
+from controller.model.names import HOST_APP, HOST_CADDY, HOST_LAYOUT, SURFACE_CONFIG, Layout, SlotName, parse_slot
 
 _OUR_CODE = Path(__file__).resolve().parents[2]
 #: Of an installation by its link: the configuration is the same after an upgrade that leaves it alone.
 _OUR_PAGES = (HOST_APP if HOST_APP.resolve() == _OUR_CODE else _OUR_CODE) / WEB_PAGES
+
+
+#: Journald's prefix of an error, see sd-daemon(3).
+_ERROR = "<3>"
+
+
+def main(words: list[str]) -> NoReturn:
+    """Become the surface of a host's slot; never returns."""
+    slot, *more = words
+    caddy = Path(more[more.index("--caddy") + 1]) if "--caddy" in more else HOST_CADDY
+    root, run = (os.environ.get(name, "").strip() for name in ("OROBOROS_ROOT", "OROBOROS_RUN"))
+    layout = Layout(Path(root) if root else HOST_LAYOUT.root, Path(run) if run else None)
+    try:
+        become_surface(parse_slot(slot), layout, os.environ, caddy=caddy)
+    except (OroborosError, ValueError) as error:
+        print(f"{_ERROR}oroboros: surface of {slot}: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def become_surface(slot: SlotName, layout: Layout, environ: Mapping[str, str], *, caddy: Path) -> NoReturn:
+    """Write the configuration of a slot's surface, and become the Caddy that runs it."""
+    prepared = prepare_surface(slot, layout, environ, caddy=caddy)
+    os.execve(prepared.argv[0], prepared.argv, dict(prepared.environment))  # noqa: S606 - no shell, on purpose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,3 +108,7 @@ def passed_listeners(environ: Mapping[str, str]) -> dict[int, int]:
         if host == "127.0.0.1":
             found[port] = descriptor
     return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

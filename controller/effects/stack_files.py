@@ -14,7 +14,6 @@ from pathlib import Path
 
 from controller.model.errors import ConfigInvalid, Unavailable
 from controller.model.names import TOPOLOGY_FILE, Layout, Topology
-from controller.model.topology_file import parse_topology, render_topology
 
 JSON_BYTES_MAX = 64 << 10
 
@@ -31,11 +30,15 @@ def write_private(path: Path, text: str) -> None:
 
 def write_topology(layout: Layout, topology: Topology) -> None:
     """Write what this stack is like. Safe to repeat."""
+    from controller.model.topology_file import render_topology  # a surface starts without pydantic
+
     write_private(layout.topology, render_topology(topology))
 
 
 def read_topology(layout: Layout) -> Topology:
     """Return what was installed on this host; ConfigInvalid when nothing was, or the file makes no sense."""
+    from controller.model.topology_file import parse_topology
+
     path = topology_file(layout)
     value = _read_json(path, missing="run `oroboros up` or `oroboros install` first")
     try:

@@ -109,3 +109,13 @@ def test_a_slot_that_is_none_and_a_caddy_that_is_not_there_are_told_apart(host: 
     ]
 
     assert [(done.returncode, json.loads(done.stdout)["error"]) for done in ran] == [(2, "Usage"), (4, "PartMissing")]
+
+
+def test_a_host_s_surface_starts_with_the_standard_library_alone() -> None:
+    """After an upgrade of Debian there is nothing else until somebody installs again."""
+    words = [sys.executable, "-S", "-m", "controller.doors.surface", "nonsense"]
+    done = subprocess.run(
+        words, cwd=CHECKOUT, env={"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stderr.startswith("<3>oroboros: surface of nonsense: "), done.stderr
+    assert done.returncode == 1
