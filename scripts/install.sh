@@ -9,6 +9,9 @@ Installs Debian's packages, the locked Python packages below /opt/oroboros, then
 --prepare stops after the packages. --dry-run says what would change, and changes nothing; it needs no root,
 but then it cannot look at everything."
 prepare_only= dry= redis_server=redis-server
+# A Redis of others was named earlier: then ours is not installed beside it.
+if grep -qs '^REDIS_URL=' /etc/oroboros/worker.env &&
+    ! grep -Eq '^REDIS_URL=redis://oroboros:[0-9a-f]+@127\.0\.0\.1:' /etc/oroboros/worker.env; then redis_server=; fi
 arguments=()
 for argument in "$@"; do
     case $argument in
@@ -23,6 +26,10 @@ for argument in "$@"; do
             ;;
         --redis-shared)
             redis_server=
+            arguments+=("$argument")
+            ;;
+        --no-redis-shared)
+            redis_server=redis-server
             arguments+=("$argument")
             ;;
         *) arguments+=("$argument") ;;

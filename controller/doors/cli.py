@@ -44,6 +44,7 @@ from controller.model.names import (
     Topology,
     parse_slot,
 )
+from controller.model.options import OPTION_NAMES, Options
 from controller.model.redaction import redact
 
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -384,13 +385,24 @@ def worker(context: click.Context) -> int:
     help="current: this host deploys Oroboros itself.",
 )
 @click.option("--tls", type=click.Choice(["off", "auto", "files"]), default=None, help="Who holds certificates.")
-@click.option("--redis-shared", is_flag=True, help="Leave Redis alone: others use it too.")
-def install(*, dry_run: bool, only_slots: bool, redis_shared: bool, **choices: Any) -> int:
+@click.option(
+    "--redis-shared/--no-redis-shared", default=None, help="Leave Redis alone: others use it too. Or no longer."
+)
+@click.option(
+    "--unset", multiple=True, type=click.Choice(OPTION_NAMES), metavar="OPTION", help="Take back what OPTION said."
+)
+def install(
+    *, dry_run: bool, only_slots: bool, redis_shared: bool | None, unset: tuple[str, ...], **options: Any
+) -> int:
     """Make this host one that runs Oroboros, or bring it up to this checkout. As root; safe to repeat."""
-    from controller.doors.cli_install import Choices
     from controller.doors.cli_install import install as install_host
 
-    return install_host(Choices(**choices), dry_run=dry_run, only_slots=only_slots, redis_shared=redis_shared)
+    both = sorted(name for name in unset if options[name.replace("-", "_")] is not None)
+    if both:
+        raise click.UsageError(f"--{both[0]} is said and taken back by --unset {both[0]}: leave out one of them")
+    return install_host(
+        Options(**options), unset=unset, dry_run=dry_run, only_slots=only_slots, redis_shared=redis_shared
+    )
 
 
 @main.command()

@@ -11,13 +11,14 @@ import os
 import secrets
 import sys
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from controller.decisions.host_environment import CONTROL_SOCKET_URL
+from controller.decisions.install_options import choose_topology, option_changes
 from controller.decisions.installation import (
     CONTROL_UNITS,
     HostFacts,
@@ -33,7 +34,6 @@ from controller.decisions.installation import (
     unseen,
     wanted_files,
     wanted_folders,
-    with_policy,
 )
 from controller.doors import tables
 from controller.doors.manual import shell_files
@@ -54,7 +54,7 @@ from controller.effects.host import (
 )
 from controller.effects.ping import redis_address
 from controller.effects.powers import ask_as
-from controller.effects.stack_files import read_topology, write_private
+from controller.effects.stack_files import read_topology, topology_file, write_private
 from controller.effects.store import SQL_FOLDER, migrate
 from controller.model.command import RESERVED, parse_environment
 from controller.model.config import Policy
@@ -73,6 +73,7 @@ from controller.model.names import (
     Topology,
     parse_slot,
 )
+from controller.model.options import Options
 
 CHECKOUT_ROOT = Path(__file__).resolve().parents[2]
 SECRET_BYTES = 32
@@ -99,63 +100,26 @@ def require_root(command: str) -> None:
         raise ConfigInvalid("NotRoot", f"only root may change the host; type: sudo oroboros {command}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
-    """What the options of `install` say; None: as it was installed, or as the policy says."""
-
-    base_host: str | None = None
-    production_host: str | None = None
-    preview_host: str | None = None
-    previews: int | None = None
-    backend_port: int | None = None
-    scheme: str | None = None
-    public_port: int | None = None
-    control_plane: str | None = None
-    tls: str | None = None
-
-
-def choose_topology(choices: Choices, *, installed: Topology | None, policy: Policy | None) -> Topology:
-    """Return the topology to install: what was installed, then the policy, then the options. Pure."""
-    topology = installed or Topology(isolated_previews=True)
-    if topology.kept_previews is not None:
-        # An installation of fewer slots was cut short: it goes on, unless something else is said now.
-        topology = replace(topology, previews=topology.kept_previews, kept_previews=None)
-    if policy is not None:
-        topology = with_policy(topology, policy)
-    if choices.base_host is not None:
-        is_local = choices.base_host == "localhost"
-        topology = replace(topology, base_host=choices.base_host, scheme="http" if is_local else "https")
-        topology = replace(topology, public_port=topology.ports.edge if is_local else None)
-    given = {
-        field.name: value
-        for field in fields(choices)
-        if field.name != "base_host" and (value := getattr(choices, field.name)) is not None
-    }
-    if "backend_port" in given:
-        given["production_backend_port"] = given.pop("backend_port")
-    if given.get("public_port") == 0:
-        given["public_port"] = None
-    topology = replace(topology, **given)
-    if topology.control_plane == "current":
-        topology = replace(topology, production_backend_port=topology.ports.api)
-    return topology
-
-
-def install(choices: Choices, *, dry_run: bool, only_slots: bool, redis_shared: bool) -> int:
+def install(
+    options: Options, *, unset: tuple[str, ...] = (), dry_run: bool, only_slots: bool, redis_shared: bool | None
+) -> int:
     """Bring this host to what is wanted; return the exit code."""
     if not dry_run:
         require_root("install")
     _require_installed_code()
     host = _this_host()
-    installed = _installed_topology()
-    topology = choose_topology(choices, installed=installed, policy=_installed_policy())
+    policy, installed = _installed_policy(), _installed_topology(options)
+    unsaid = frozenset(name.replace("-", "_") for name in unset)
+    chosen = choose_topology(options, unsaid=unsaid, installed=installed, policy=policy)
+    for line in option_changes(chosen, installed=installed):
+        click.echo(tables.plain(line))
     topology = replace(
-        topology,
+        chosen,
         resolvers=private_resolvers(_read_resolv_conf()),
         spares_processor=max(os.sched_getaffinity(0)) > 0,
     )
     passwords = read_passwords(lambda: secrets.token_hex(SECRET_BYTES))
-    shared_redis = read_shared_redis()
+    shared_redis = None if redis_shared is False else read_shared_redis()
     if redis_shared and shared_redis is None:
         # A dry run needs no secret.
         shared_redis = "redis://" if dry_run else _read_redis_url()
@@ -443,11 +407,18 @@ def _read_value(asking: str = "value") -> str:
 # -- what is installed ------------------------------------------------------------------------------------------------
 
 
-def _installed_topology() -> Topology | None:
+def _installed_topology(options: Options) -> Topology | None:
+    """Return what was installed; None on a fresh host. ConfigInvalid where it was and cannot be read, unless the names
+    are said anew: what earlier options said would be lost without a word."""
+    if not topology_file(HOST_LAYOUT).exists() and not (HOST_CONFIG / "Caddyfile").exists():
+        return None
     try:
         return read_topology(HOST_LAYOUT)
-    except ConfigInvalid:
-        return None
+    except ConfigInvalid as error:
+        if options.base_host is not None:
+            return None
+        message = f"{error.message}. To go on without it, say every option again, --base-host among them"
+        raise ConfigInvalid(error.reason, message, problems=error.problems) from error
 
 
 def _installed_policy() -> Policy | None:

@@ -26,6 +26,7 @@ from controller.doors.tables import plain
 from controller.effects.publish import Problem
 from controller.model.config import Policy
 from controller.model.names import MAIN, SlotName, Topology, unit_instance
+from controller.model.options import Options
 
 PYTHON_MIN = (3, 11)
 GIT_MIN = (2, 34)
@@ -538,23 +539,26 @@ def check_release(release: str | None, problems: Sequence[Problem], *, problem: 
 
 
 def waiting_for_install(policy: Policy, topology: Topology) -> tuple[str, ...]:
-    """Return what the policy says and this host does not do yet: slots, ports and hosts take effect at install."""
+    """Return what the policy says and this host does not do yet: slots, ports and hosts take effect at install. Not
+    where an option of install says otherwise: that wins."""
     waits: list[str] = []
-    if policy.previews.enabled and policy.previews.slots != topology.previews:
+    said = topology.said or Options()
+    if said.previews is None and policy.previews.enabled and policy.previews.slots != topology.previews:
         waits.append(f"[previews] slots = {policy.previews.slots}, this host has {topology.previews}")
     main = topology.slots[0]
-    if policy.production.host is not None and policy.production.host != topology.host(main):
-        waits.append(f'[production] host = "{policy.production.host}", this host has {topology.host(main)}')
-    if policy.production.backend_port is not None:
+    host = policy.production.host if said.production_host is None else None
+    if host is not None and host != topology.host(main):
+        waits.append(f'[production] host = "{host}", this host has {topology.host(main)}')
+    if said.backend_port is None and policy.production.backend_port is not None:
         installed = topology.backend_port(main)
         if policy.production.backend_port + topology.ports.offset != installed:
             waits.append(f"[production] backend_port = {policy.production.backend_port}, this host has {installed}")
-    if policy.previews.host is not None:
+    if said.preview_host is None and policy.previews.host is not None:
         for index, slot in enumerate(topology.preview_slots, start=1):
             if policy.previews.host.replace("{n}", str(index)) != topology.host(slot):
                 waits.append(f'[previews] host = "{policy.previews.host}", this host has {topology.host(slot)}')
                 break
-    if policy.edge.tls != topology.tls:
+    if said.tls is None and policy.edge.tls != topology.tls:
         waits.append(f'[edge] tls = "{policy.edge.tls}", this host has "{topology.tls}"')
     if policy.edge.trusted_proxies != topology.trusted_proxies:
         here = ", ".join(topology.trusted_proxies) or "none"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, NewType
 
+from controller.model.options import Options
 from controller.model.profiles import Walls
 
 SlotName = NewType("SlotName", str)
@@ -305,6 +306,8 @@ class Topology:
     control_plane: Literal["installed", "current"] = "installed"
     #: While the host gets fewer slots: how many previews stay. The others end their leases and take none.
     kept_previews: int | None = None
+    #: What the options of `install` said; None where an installation of before kept no record of it.
+    said: Options | None = None
 
     @property
     def leaving(self) -> tuple[SlotName, ...]:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt, S
 from controller.model.deploy_toml import Host, Network, NumberedHost, Table, WallsTable
 from controller.model.errors import ConfigInvalid
 from controller.model.names import PORT_OFFSET_MAX, PREVIEWS_MAX, Ports, Topology
+from controller.model.options import Options
 from controller.model.profiles import Walls
 
 PROBLEMS_MAX = 10
@@ -29,6 +30,22 @@ def _address(value: str) -> str:
 
 
 Port = Annotated[StrictInt, Field(ge=1, le=65_535)]
+
+
+class _OptionsTable(Table):
+    """What may be said, held to the same rules as what is rendered from it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    base_host: Host | None = None
+    production_host: Host | None = None
+    preview_host: NumberedHost | None = None
+    previews: Annotated[StrictInt, Field(ge=0, le=PREVIEWS_MAX)] | None = None
+    backend_port: Port | None = None
+    scheme: Literal["http", "https"] | None = None
+    public_port: Annotated[StrictInt, Field(ge=0, le=65_535)] | None = None
+    control_plane: Literal["installed", "current"] | None = None
+    tls: Literal["off", "auto", "files"] | None = None
 
 
 class _TopologyFile(Table):
@@ -51,6 +68,7 @@ class _TopologyFile(Table):
     spares_processor: StrictBool = False
     control_plane: Literal["installed", "current"] = "installed"
     kept_previews: Annotated[StrictInt, Field(ge=0, le=PREVIEWS_MAX)] | None = None
+    said: _OptionsTable | None = None
 
 
 def parse_topology(value: object) -> Topology:
@@ -64,6 +82,7 @@ def parse_topology(value: object) -> Topology:
         )
         raise ConfigInvalid("TopologyInvalid", "; ".join(problems), problems=problems) from error
     values = dict(told) | {"walls": Walls(**dict(told.walls))}
+    values["said"] = None if told.said is None else Options(**dict(told.said))
     return Topology(ports=Ports(offset=values.pop("port_offset")), **values)
 
 
@@ -86,6 +105,7 @@ def render_topology(topology: Topology) -> str:
         "spares_processor": topology.spares_processor,
         "control_plane": topology.control_plane,
         "kept_previews": topology.kept_previews,
+        "said": None if topology.said is None else topology.said.said(),
     }
     parse_topology(value)
     return json.dumps(value, indent=2) + "\n"

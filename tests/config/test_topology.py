@@ -27,6 +27,7 @@ from controller.model.names import (
     systemd_unit,
     unit_of_systemd,
 )
+from controller.model.options import Options
 
 EVERYTHING = Topology(
     previews=7,
@@ -44,6 +45,7 @@ EVERYTHING = Topology(
     spares_processor=True,
     control_plane="current",
     kept_previews=2,
+    said=Options(base_host="example.org", previews=7, public_port=0, tls="files"),
 )
 
 
@@ -81,6 +83,9 @@ def test_every_field_is_written() -> None:
         {"port_offset": -1},
         {"public_port": True},
         {"isolated_previews": "yes"},
+        {"said": {"base_host": "a {"}},
+        {"said": {"previews": -1}},
+        {"said": {"tls": "on_demand"}},
     ],
 )
 def test_a_topology_that_makes_no_sense_is_refused(tmp_path: Path, changed: dict[str, object]) -> None:

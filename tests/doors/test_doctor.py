@@ -27,6 +27,7 @@ from controller.effects.publish import Damage, Problem
 from controller.effects.store import migrate
 from controller.model.config import Edge, Permissions, Policy, Previews, Production
 from controller.model.names import CONTRACT, MAIN, Topology, preview_slot
+from controller.model.options import Options
 from tests.doors.stack import Small
 
 TOPOLOGY = Topology()
@@ -442,6 +443,11 @@ def test_what_waits_for_install_is_said(policy: Policy, word: str) -> None:
     assert word in finding.found
     assert "oroboros install" in finding.prescribed(Place.HOST).remedy
     assert "oroboros up" in finding.prescribed(Place.DEVELOPMENT).remedy
+
+
+def test_what_an_option_of_install_says_otherwise_does_not_wait() -> None:
+    said = dataclasses.replace(TOPOLOGY, said=Options(previews=3, tls="off"))
+    assert doctor.waiting_for_install(Policy(previews=Previews(slots=5), edge=Edge(tls="auto")), said) == ()
 
 
 def test_a_policy_that_is_in_effect_waits_for_nothing() -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from controller.decisions.host_environment import Passwords, own_redis_url, render_environment_files
-from controller.doors.cli_install import Choices, choose_topology, split_repository
+from controller.decisions.install_options import FRESH, choose_topology, option_changes, said_so_far
+from controller.doors.cli_install import split_repository
 from controller.effects.host import read_passwords, read_shared_redis
 from controller.model.config import Policy, Previews, Production
 from controller.model.errors import ConfigInvalid
 from controller.model.names import CONTRACT, Topology
+from controller.model.options import Options
 
-FRESH = Topology(isolated_previews=True)
 DRAWN = Passwords(api="a1", worker="w1", redis="r1")
 
 
@@ -24,39 +25,39 @@ def write_env(folder: Path, *, redis_url: str | None = None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("choices", "installed", "policy", "wanted"),
+    ("options", "installed", "policy", "wanted"),
     [
-        (Choices(), None, None, FRESH),
-        (Choices(), CONTRACT, None, CONTRACT),
+        (Options(), None, None, FRESH),
+        (Options(), CONTRACT, None, CONTRACT),
         (
-            Choices(base_host="example.com"),
+            Options(base_host="example.com"),
             None,
             None,
             replace(FRESH, base_host="example.com", scheme="https", public_port=None),
         ),
         (
-            Choices(base_host="example.com", scheme="http", public_port=8088),
+            Options(base_host="example.com", scheme="http", public_port=8088),
             None,
             None,
             replace(FRESH, base_host="example.com", scheme="http", public_port=8088),
         ),
-        (Choices(public_port=0), None, None, replace(FRESH, public_port=None)),
-        (Choices(previews=5), CONTRACT, None, replace(CONTRACT, previews=5)),
-        (Choices(), CONTRACT, Policy(previews=Previews(slots=4)), replace(CONTRACT, previews=4)),
-        (Choices(previews=1), CONTRACT, Policy(previews=Previews(slots=4)), replace(CONTRACT, previews=1)),
+        (Options(public_port=0), None, None, replace(FRESH, public_port=None)),
+        (Options(previews=5), CONTRACT, None, replace(CONTRACT, previews=5)),
+        (Options(), CONTRACT, Policy(previews=Previews(slots=4)), replace(CONTRACT, previews=4)),
+        (Options(previews=1), CONTRACT, Policy(previews=Previews(slots=4)), replace(CONTRACT, previews=1)),
         # What was cut short goes on.
-        (Choices(), replace(CONTRACT, kept_previews=1), None, replace(CONTRACT, previews=1)),
-        (Choices(previews=3), replace(CONTRACT, kept_previews=1), None, CONTRACT),
-        (Choices(backend_port=8123), None, None, replace(FRESH, production_backend_port=8123)),
+        (Options(), replace(CONTRACT, kept_previews=1), None, replace(CONTRACT, previews=1)),
+        (Options(previews=3), replace(CONTRACT, kept_previews=1), None, CONTRACT),
+        (Options(backend_port=8123), None, None, replace(FRESH, production_backend_port=8123)),
         (
-            Choices(backend_port=8123),
+            Options(backend_port=8123),
             None,
             Policy(production=Production(backend_port=8200)),
             replace(FRESH, production_backend_port=8123),
         ),
         # Where api and worker run what production serves, production's backend is the api.
         (
-            Choices(control_plane="current", backend_port=8123),
+            Options(control_plane="current", backend_port=8123),
             None,
             None,
             replace(FRESH, control_plane="current", production_backend_port=8000),
@@ -64,9 +65,71 @@ def write_env(folder: Path, *, redis_url: str | None = None) -> None:
     ],
 )
 def test_options_come_before_the_policy_and_the_policy_before_what_was_installed(
-    choices: Choices, installed: Topology | None, policy: Policy | None, wanted: Topology
+    options: Options, installed: Topology | None, policy: Policy | None, wanted: Topology
 ) -> None:
-    assert choose_topology(choices, installed=installed, policy=policy) == wanted
+    chosen = choose_topology(options, installed=installed, policy=policy)
+    assert replace(chosen, said=None) == wanted
+
+
+FOUR = Policy(previews=Previews(slots=4))
+
+
+@pytest.mark.parametrize("policy", [None, Policy(), FOUR])
+def test_what_was_said_stays_until_it_is_unsaid(policy: Policy | None) -> None:
+    said = Options(base_host="example.com", tls="auto", previews=5, preview_host="p{n}.example.net")
+    first = choose_topology(said, installed=None, policy=policy)
+    again = choose_topology(Options(), installed=first, policy=policy)
+    assert (again, again.tls, again.previews) == (first, "auto", 5)
+
+    unset = frozenset({"tls", "previews", "preview_host"})
+    without = choose_topology(Options(), unsaid=unset, installed=again, policy=policy)
+    assert (without.tls, without.previews) == ("off", 4 if policy is FOUR else 3)
+    assert without.preview_host is None
+    assert without.base_host == "example.com"
+    assert without.said == Options(base_host="example.com")
+
+
+def test_a_value_that_deploy_toml_no_longer_says_is_gone_unless_it_cannot_be_read() -> None:
+    with_host = choose_topology(
+        Options(), installed=None, policy=Policy(production=Production(host="shop.example"), previews=Previews(slots=4))
+    )
+    assert choose_topology(Options(), installed=with_host, policy=None) == with_host
+    without = choose_topology(Options(), installed=with_host, policy=Policy())
+    assert (without.production_host, without.previews) == (None, 3)
+
+
+def test_of_an_installation_without_a_record_nothing_is_lost_that_deploy_toml_does_not_explain() -> None:
+    older = replace(
+        FRESH, base_host="example.com", scheme="http", public_port=8088, previews=5, tls="auto",
+        production_backend_port=8123,
+    )  # fmt: skip
+    wanted = Options(
+        base_host="example.com", scheme="http", public_port=8088, previews=5, tls="auto", backend_port=8123
+    )
+    for policy in (None, Policy(), FOUR):
+        assert said_so_far(older, policy=policy) == wanted
+        assert replace(choose_topology(Options(), installed=older, policy=policy), said=None) == older
+
+
+def test_of_an_installation_without_a_record_a_change_of_deploy_toml_takes_effect() -> None:
+    older = replace(FRESH, base_host="example.com", scheme="https", public_port=None)
+    assert said_so_far(older, policy=FOUR) == Options(base_host="example.com")
+    assert choose_topology(Options(), installed=older, policy=FOUR).previews == 4
+    of_ourselves = said_so_far(CONTRACT, policy=FOUR)
+    assert of_ourselves == Options(base_host="example.com", control_plane="current")
+
+
+def test_each_change_of_an_option_is_told_with_who_says_it() -> None:
+    first = choose_topology(Options(base_host="example.com", previews=5), installed=None, policy=None)
+    assert option_changes(first, installed=None) == ()
+    later = choose_topology(Options(tls="auto"), unsaid=frozenset({"previews"}), installed=first, policy=None)
+    assert option_changes(later, installed=first) == (
+        "option previews: 5 → 3 (deploy.toml or default)",
+        "option tls: off → auto (said at install)",
+    )
+    older = replace(first, said=None)
+    told = option_changes(choose_topology(Options(), installed=older, policy=None), installed=older)
+    assert told[-1] == "option previews: 5 is taken to have been said at install; --unset previews takes it back"
 
 
 @pytest.mark.parametrize(

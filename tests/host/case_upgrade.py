@@ -204,6 +204,21 @@ def test_fewer_slots_leave_nothing_of_a_lease_and_its_pull_request_waits(team: T
         team.close_pull(number)
 
 
+def test_what_an_option_said_stays_until_it_is_unsaid(host: Host) -> None:
+    topology, dry = "/etc/oroboros/topology.json", "--dry-run"
+    assert "option previews: 3 → 4 (said at install)" in install(host, "--previews", "4")
+    assert "nothing to do" in install(host)
+    assert "option tls: off → auto (said at install)" in install(host, dry, "--tls", "auto")
+    # An installation of before kept no record.
+    former = {key: value for key, value in json.loads(host.read(topology)).items() if key != "said"}
+    host.write(topology, json.dumps(former))
+    assert "option previews: 4 is taken to have been said at install" in install(host, dry)
+    assert json.loads(host.read(topology))["previews"] == 4
+    assert "option previews: 4 → 3 (deploy.toml or default)" in install(host, "--unset", "previews")
+    assert json.loads(host.read(topology))["said"] == {"base_host": BASE_HOST}
+    assert "nothing to do" in install(host)
+
+
 USERS = ("oroboros", "oroboros-worker", "oroboros-main", "oroboros-preview-1", "caddy")
 
 

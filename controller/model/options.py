@@ -1,0 +1,34 @@
+"""Hold what the options of `oroboros install` said: it stays until it is unsaid, and wins over deploy.toml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """One value for each option that is remembered; None: not said, so deploy.toml or the default counts."""
+
+    base_host: str | None = None
+    production_host: str | None = None
+    preview_host: str | None = None
+    previews: int | None = None
+    backend_port: int | None = None
+    scheme: Literal["http", "https"] | None = None
+    #: 0: the scheme's own.
+    public_port: int | None = None
+    control_plane: Literal["installed", "current"] | None = None
+    tls: Literal["off", "auto", "files"] | None = None
+
+    def said(self) -> dict[str, object]:
+        """Return what was said, by the option's name with underscores."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+
+    def and_then(self, later: Options, *, unsaid: frozenset[str] = frozenset()) -> Options:
+        """Return what is said once these later options were given and others taken back."""
+        return replace(Options(**{**self.said(), **later.said()}), **dict.fromkeys(unsaid))  # type: ignore[arg-type]
+
+
+#: As a person types them, without the dashes in front.
+OPTION_NAMES = tuple(field.name.replace("_", "-") for field in fields(Options))
