@@ -26,6 +26,8 @@ API_ROLE, WORKER_ROLE = "oroboros_api", "oroboros_worker"
 REDIS_USER = "oroboros"
 #: The control plane's database, as the worker's role: root and the worker are let in by who they are.
 CONTROL_SOCKET_URL = f"postgresql://{WORKER_ROLE}@/{CONTROL_DATABASE}?host={POSTGRES_SOCKETS}"
+#: Of Postgres' administrator, as the host contract writes it; only where `--contract-database` was said.
+CONTRACT_PASSWORD = "postgres"  # noqa: S105 - the contract's, and known to everybody
 POLL_INTERVAL_S = 5
 
 
@@ -58,7 +60,9 @@ def render_environment_files(
         "OROBOROS_RUNTIME": "systemd",
         "OROBOROS_CONFIG_DIR": str(HOST_CONFIG),
     }
-    api = {"DATABASE_URL": control_url(API_ROLE, passwords.api), **common}
+    as_contract = control_url("postgres", CONTRACT_PASSWORD)
+    api_url = as_contract if topology.contract_database else control_url(API_ROLE, passwords.api)
+    api = {"DATABASE_URL": api_url, **common}
     worker = {
         "DATABASE_URL": control_url(WORKER_ROLE, passwords.worker),
         **common,

@@ -99,6 +99,8 @@ def shown_options(topology: Topology) -> dict[str, str]:
         "public_port": str(topology.public_port or 0),
         "control_plane": topology.control_plane,
         "tls": topology.tls,
+        "contract_database": "yes" if topology.contract_database else "no",
+        "close_databases": "yes" if (topology.said or Options()).close_databases else "no",
     }
 
 
@@ -131,6 +133,7 @@ def _with_options(topology: Topology, said: Options) -> Topology:
         production_backend_port=said.backend_port or topology.production_backend_port,
         control_plane=said.control_plane or FRESH.control_plane,
         tls=said.tls or topology.tls,
+        contract_database=bool(said.contract_database),
         said=said,
     )
     is_plain = is_local and topology.tls == "off"

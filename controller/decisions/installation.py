@@ -17,6 +17,7 @@ from pathlib import Path
 from controller.decisions.edge import render_edge, render_public_edge
 from controller.decisions.host_environment import (
     API_ROLE,
+    CONTRACT_PASSWORD,
     CONTROL_DATABASE,
     REDIS_USER,
     WORKER_ROLE,
@@ -57,6 +58,7 @@ from controller.model.names import (
     slot_user,
     unit_instance,
 )
+from controller.model.options import Options
 from controller.model.topology_file import render_topology
 
 COMMAND = Path("/usr/local/bin/oroboros")
@@ -70,11 +72,16 @@ COMPLETIONS: Mapping[str, Path] = {
 #: What a removal takes from /usr/local.
 COMMAND_FILES = (COMMAND, MAN_PAGE, *COMPLETIONS.values())
 REDIS_CONFIG, REDIS_FILE = Path("/etc/redis/redis.conf"), Path("/etc/redis/oroboros.conf")
+_SLOT_ROLE = re.compile(r"app_main|preview_[0-9]+")
+#: Postgres' own administrator, whose password the host contract says: `--contract-database`.
+ADMINISTRATOR = "postgres"
+CONTRACT_HBA_LINE = f"host {CONTROL_DATABASE} {ADMINISTRATOR} 127.0.0.1/32 scram-sha-256"
 BEGIN, END = "# oroboros begin", "# oroboros end"
 CONTROL_UNITS = ("ouroboros-api.service", "ouroboros-worker.service")
 #: Of a slot's role, so that a preview cannot use up the server. The last one only a superuser may change.
 ROLE_SETTINGS: Mapping[str, str] = {"statement_timeout": "60s", "lock_timeout": "10s", "temp_file_limit": "1GB"}
 CONNECTIONS_MAX = 20
+STRANGERS_SHOWN_MAX = 10
 #: At least; below, something that we rely on is missing: the verb in polkit's details, credentials, `DROP … FORCE`.
 VERSIONS_MIN: Mapping[str, tuple[int, ...]] = {
     "systemd": (252,),
@@ -512,8 +519,7 @@ def plan_installation(facts: HostFacts, wanted: Wanted, *, only_slots: bool = Fa
     if touches_units:
         changes.append(Systemctl(verb="daemon-reload"))
     changes += _postgres(facts, wanted)
-    if wanted.shared_redis is None:
-        changes += _redis(facts, wanted)
+    changes += _redis(facts, wanted) if wanted.shared_redis is None else _redis_given_back(facts)
     changes += _services(facts, wanted, changes)
     return tuple(changes)
 
@@ -565,20 +571,23 @@ def _written(changes: Iterable[Change]) -> list[HostFile]:
 # -- Postgres and Redis -----------------------------------------------------------------------------------------------
 
 
-def hba_lines(topology: Topology) -> tuple[str, ...]:
+def hba_lines(topology: Topology, roles: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the lines of pg_hba.conf: our users over the socket, by who they are; over TCP by
-    password, each into its own database."""
+    password, each into its own database. `roles` are those that there are: those of slots that have gone stay out."""
     names = [database_name(slot) for slot in topology.slots]
     slots = [f"local {name} {name} peer map=oroboros" for name in names]
     # Many drivers know TCP only. The worker draws each password with the slot's database.
     slots += [f"host {name} {name} 127.0.0.1/32 scram-sha-256" for name in names]
+    gone = sorted(role for role in roles if _SLOT_ROLE.fullmatch(role) and role not in names)
+    # Databases of others may be open to every role that enters, and their lines below may let in who knows a password.
+    ours = ",".join([*names, *gone, API_ROLE, WORKER_ROLE])
     return (
         f"local postgres,{CONTROL_DATABASE} {WORKER_ROLE} peer map=oroboros",
         *slots,
         f"host {CONTROL_DATABASE} {API_ROLE},{WORKER_ROLE} 127.0.0.1/32 scram-sha-256",
-        # What a slot's role could try elsewhere.
-        f"local all {','.join(names)} reject",
-        f"host all {','.join(names)} all reject",
+        *((CONTRACT_HBA_LINE,) if topology.contract_database else ()),
+        f"local all {ours} reject",
+        f"host all {ours} all reject",
     )
 
 
@@ -611,7 +620,8 @@ def _postgres(facts: HostFacts, wanted: Wanted) -> list[Change]:
     changes: list[Change] = []
     for role, password in ((API_ROLE, wanted.passwords.api), (WORKER_ROLE, wanted.passwords.worker)):
         makes = "CREATEDB" if role == WORKER_ROLE else "NOCREATEDB"
-        if role not in found.roles or role in found.odd_roles or role not in found.passwords_work:
+        is_asked = role == WORKER_ROLE or not topology.contract_database
+        if role not in found.roles or role in found.odd_roles or (is_asked and role not in found.passwords_work):
             verb = "ALTER" if role in found.roles else "CREATE"
             statement = f"{verb} ROLE {role} {_HARMLESS} {makes} PASSWORD '{password}'"
             changes.append(RunSql(what=f"{verb.lower()} role {role}", statements=(statement,)))
@@ -620,7 +630,15 @@ def _postgres(facts: HostFacts, wanted: Wanted) -> list[Change]:
     if CONTROL_DATABASE not in found.databases:
         statement = f"CREATE DATABASE {CONTROL_DATABASE} OWNER {WORKER_ROLE}"
         changes.append(RunSql(what=f"create database {CONTROL_DATABASE}", statements=(statement,)))
-    opened = sorted(found.open_to_all | ({CONTROL_DATABASE} - found.databases))
+    if topology.contract_database and ADMINISTRATOR not in found.passwords_work:
+        statement = f"ALTER ROLE {ADMINISTRATOR} PASSWORD '{CONTRACT_PASSWORD}'"
+        what = f"give {ADMINISTRATOR}, the administrator, the password that everybody can read in the host contract"
+        changes.append(RunSql(what=what, statements=(statement,)))
+    hba = facts.files.get(found.hba_file)
+    if not topology.contract_database and hba is not None and CONTRACT_HBA_LINE in (hba.text or ""):
+        statement = f"ALTER ROLE {ADMINISTRATOR} PASSWORD NULL"
+        changes.append(RunSql(what=f"take the host contract's password from {ADMINISTRATOR}", statements=(statement,)))
+    opened = databases_to_close(found, topology)
     if opened:
         # The worker may make databases, whose names are then its words.
         statements = tuple(f"REVOKE CONNECT, TEMPORARY ON DATABASE {_identifier(name)} FROM PUBLIC" for name in opened)
@@ -630,7 +648,7 @@ def _postgres(facts: HostFacts, wanted: Wanted) -> list[Change]:
         )
         changes.append(RunSql(what=f"close to everybody: {', '.join(opened)}", statements=(*statements, *allow)))
     blocks = (
-        SetBlock(path=found.hba_file, lines=hba_lines(topology), what="say who may enter which database"),
+        SetBlock(path=found.hba_file, lines=hba_lines(topology, found.roles), what="say who may enter which database"),
         SetBlock(path=found.ident_file, lines=ident_lines(topology), what="say which user is which role"),
     )
     missing = [block for block in blocks if not _has_block(facts, block)]
@@ -645,6 +663,46 @@ def _postgres(facts: HostFacts, wanted: Wanted) -> list[Change]:
         what = f"let {API_ROLE} store deliveries and read the rest"
         changes.append(RunSqlAsWorker(what=what, statements=API_RIGHTS))
     return changes
+
+
+def postgres_strangers(found: PostgresFact) -> str:
+    """Return which databases and roles of others live in this Postgres, in words; "" for none."""
+    of_server = {"postgres", "template0", "template1"}
+    databases = sorted(
+        name for name in found.databases - of_server if name != CONTROL_DATABASE and not _SLOT_ROLE.fullmatch(name)
+    )
+    ours = {ADMINISTRATOR, API_ROLE, WORKER_ROLE}
+    roles = sorted(name for name in found.roles - ours if not name.startswith("pg_") and not _SLOT_ROLE.fullmatch(name))
+    told = [f"the database {name}" for name in databases] + [f"the role {name}" for name in roles]
+    more = f" and {len(told) - STRANGERS_SHOWN_MAX} more" if len(told) > STRANGERS_SHOWN_MAX else ""
+    return ", ".join(told[:STRANGERS_SHOWN_MAX]) + more
+
+
+def warnings_of(facts: HostFacts, wanted: Wanted) -> tuple[str, ...]:
+    """Return what is wanted, or found, and has a consequence that its owner must know."""
+    told: list[str] = []
+    if wanted.topology.contract_database:
+        told.append(
+            "--contract-database: every process of this host that reaches Postgres, production's app among them, can"
+            " enter as its administrator, read every database and run commands as the user postgres"
+        )
+    if wanted.shared_redis is not None and "@" not in wanted.shared_redis and wanted.shared_redis != "redis://":
+        told.append(
+            "the address of Redis has no password: every process that reaches it can read live logs and empty it"
+        )
+    strangers = postgres_strangers(facts.postgres) if facts.postgres is not None else ""
+    if strangers and (wanted.topology.said or Options()).close_databases:
+        told.append(f"--close-databases: roles of others need a GRANT CONNECT from now on; here live {strangers}")
+    return tuple(told)
+
+
+def databases_to_close(found: PostgresFact, topology: Topology) -> list[str]:
+    """Return the databases that PUBLIC is to lose: ours, and the others where nobody else lives or the option says so.
+    What keeps our roles out of databases of others is pg_hba.conf."""
+    opened = found.open_to_all | ({CONTROL_DATABASE} - found.databases)
+    if not (topology.said or Options()).close_databases and postgres_strangers(found):
+        opened = frozenset(name for name in opened if name == CONTROL_DATABASE or _SLOT_ROLE.fullmatch(name))
+    return sorted(opened)
 
 
 def _identifier(name: str) -> str:
@@ -778,6 +836,18 @@ def _redis(facts: HostFacts, wanted: Wanted) -> list[Change]:
     if changes:
         changes.append(Systemctl(verb="restart", units=("redis-server.service",)))
     return changes
+
+
+def _redis_given_back(facts: HostFacts) -> list[Change]:
+    """Return what takes our lines out of a Redis that was ours."""
+    config = facts.files.get(REDIS_CONFIG)
+    if config is None or BEGIN not in (config.text or ""):
+        return []
+    return [
+        SetBlock(path=REDIS_CONFIG, lines=(), what="take back who may use Redis", first=False),
+        RemoveFile(path=REDIS_FILE),
+        Systemctl(verb="restart", units=("redis-server.service",)),
+    ]
 
 
 # -- services ---------------------------------------------------------------------------------------------------------

@@ -386,6 +386,16 @@ def worker(context: click.Context) -> int:
 )
 @click.option("--tls", type=click.Choice(["off", "auto", "files"]), default=None, help="Who holds certificates.")
 @click.option(
+    "--contract-database/--no-contract-database",
+    default=None,
+    help="The api enters Postgres as postgres:postgres, as the host contract writes it. Dangerous. Or no longer.",
+)
+@click.option(
+    "--close-databases/--no-close-databases",
+    default=None,
+    help="Take CONNECT from PUBLIC in databases of others too. Or leave them as they are.",
+)
+@click.option(
     "--redis-shared/--no-redis-shared", default=None, help="Leave Redis alone: others use it too. Or no longer."
 )
 @click.option(

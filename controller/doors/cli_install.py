@@ -34,6 +34,7 @@ from controller.decisions.installation import (
     unseen,
     wanted_files,
     wanted_folders,
+    warnings_of,
 )
 from controller.doors import tables
 from controller.doors.manual import shell_files
@@ -157,6 +158,8 @@ def install(
     if strangers and shared_redis is None:
         message = f"this Redis has {strangers}: with --redis-shared it is left alone, and you give its address"
         raise Refused("RedisIsShared", message)
+    for warning in warnings_of(facts, wanted):
+        click.echo(tables.plain(f"warning: {warning}"), err=True)
     leaving = installed.preview_slots[topology.previews :] if installed is not None and facts.has_repository else ()
     in_use = slots_in_use(leaving) if leaving and facts.postgres is not None and os.geteuid() == 0 else ()
     if in_use:

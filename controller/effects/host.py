@@ -33,6 +33,7 @@ from redis.retry import Retry
 from controller.decisions.health import HEALTH_PATH
 from controller.decisions.host_environment import (
     API_ROLE,
+    CONTRACT_PASSWORD,
     CONTROL_DATABASE,
     CONTROL_SOCKET_URL,
     REDIS_USER,
@@ -42,6 +43,7 @@ from controller.decisions.host_environment import (
 )
 from controller.decisions.host_units import POLKIT_RULE, TMPFILES, UNITS
 from controller.decisions.installation import (
+    ADMINISTRATOR,
     API_IS_BOUNDED,
     COMMAND_FILES,
     ODD_ROLES,
@@ -407,6 +409,7 @@ def observe_postgres(
         files = _psql("SHOW hba_file", "SHOW ident_file", administrator=administrator)
         rows = _psql(
             "SELECT 'role ' || rolname FROM pg_roles",
+            "SELECT 'password ' || rolname FROM pg_authid WHERE rolpassword IS NOT NULL",
             "SELECT 'database ' || datname FROM pg_database",
             "SELECT 'open ' || datname FROM pg_database WHERE has_database_privilege('public', oid, 'CONNECT')"
             " OR has_database_privilege('public', oid, 'TEMPORARY')",
@@ -427,6 +430,8 @@ def observe_postgres(
         applied, bounded = _observe_control(control_url)
         missing -= applied
     logins = {API_ROLE: passwords.api, WORKER_ROLE: passwords.worker}
+    if ADMINISTRATOR in named("password"):
+        logins[ADMINISTRATOR] = CONTRACT_PASSWORD
     return PostgresFact(
         hba_file=Path(files[0]),
         ident_file=Path(files[1]),
@@ -621,14 +626,14 @@ def set_block(change: SetBlock) -> None:
 def read_passwords(draw: Callable[[], str], *, folder: Path = HOST_CONFIG) -> Passwords:
     """Return the passwords of the env files that are there; those that are not are drawn."""
 
-    def of(name: str, key: str) -> str:
-        match = re.match(r"\S+?://[^:/@\s]+:([^@\s]+)@", _value_of(folder / name, key))
+    def of(user: str, name: str, key: str) -> str:
+        match = re.match(rf"[^:]+://{user}:([^@\s]+)@", _value_of(folder / name, key))
         return match[1] if match else draw()
 
     return Passwords(
-        api=of("api.env", "DATABASE_URL"),
-        worker=of("worker.env", "DATABASE_URL"),
-        redis=of("worker.env", "REDIS_URL"),
+        api=of(API_ROLE, "api.env", "DATABASE_URL"),
+        worker=of(WORKER_ROLE, "worker.env", "DATABASE_URL"),
+        redis=of(REDIS_USER, "worker.env", "REDIS_URL"),
     )
 
 

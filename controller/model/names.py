@@ -306,6 +306,8 @@ class Topology:
     control_plane: Literal["installed", "current"] = "installed"
     #: While the host gets fewer slots: how many previews stay. The others end their leases and take none.
     kept_previews: int | None = None
+    #: The api enters the control plane's database as the host contract says: as Postgres' administrator.
+    contract_database: bool = False
     #: What the options of `install` said; None where an installation of before kept no record of it.
     said: Options | None = None
 

@@ -21,6 +21,11 @@ class Options:
     control_plane: Literal["installed", "current"] | None = None
     tls: Literal["off", "auto", "files"] | None = None
 
+    #: The api's address of the database is the host contract's, with its user and password.
+    contract_database: bool | None = None
+    #: PUBLIC loses CONNECT to databases of others as well.
+    close_databases: bool | None = None
+
     def said(self) -> dict[str, object]:
         """Return what was said, by the option's name with underscores."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}

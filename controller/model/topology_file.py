@@ -46,6 +46,8 @@ class _OptionsTable(Table):
     public_port: Annotated[StrictInt, Field(ge=0, le=65_535)] | None = None
     control_plane: Literal["installed", "current"] | None = None
     tls: Literal["off", "auto", "files"] | None = None
+    contract_database: StrictBool | None = None
+    close_databases: StrictBool | None = None
 
 
 class _TopologyFile(Table):
@@ -68,6 +70,7 @@ class _TopologyFile(Table):
     spares_processor: StrictBool = False
     control_plane: Literal["installed", "current"] = "installed"
     kept_previews: Annotated[StrictInt, Field(ge=0, le=PREVIEWS_MAX)] | None = None
+    contract_database: StrictBool = False
     said: _OptionsTable | None = None
 
 
@@ -105,6 +108,7 @@ def render_topology(topology: Topology) -> str:
         "spares_processor": topology.spares_processor,
         "control_plane": topology.control_plane,
         "kept_previews": topology.kept_previews,
+        "contract_database": topology.contract_database,
         "said": None if topology.said is None else topology.said.said(),
     }
     parse_topology(value)

@@ -45,6 +45,7 @@ EVERYTHING = Topology(
     spares_processor=True,
     control_plane="current",
     kept_previews=2,
+    contract_database=True,
     said=Options(base_host="example.org", previews=7, public_port=0, tls="files"),
 )
 

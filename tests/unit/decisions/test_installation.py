@@ -40,6 +40,7 @@ from controller.decisions.installation import (
     Systemctl,
     Wanted,
     WriteFile,
+    databases_to_close,
     hba_lines,
     ident_lines,
     missing_parts,
@@ -54,6 +55,7 @@ from controller.decisions.installation import (
     wanted_files,
     wanted_folders,
     wanted_users,
+    warnings_of,
     with_block,
     with_policy,
 )
@@ -62,6 +64,7 @@ from controller.model.config import Edge, Policy, Previews, Production
 from controller.model.errors import ConfigInvalid
 from controller.model.host_files import HostFile
 from controller.model.names import CONTRACT, HOST_CONFIG, HOST_LAYOUT, Topology, database_name
+from controller.model.options import Options
 from controller.model.profiles import Walls
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -148,6 +151,52 @@ def test_a_tracked_env_file_is_what_is_rendered(path: Path) -> None:
 
 def test_nothing_is_changed_on_a_host_that_is_as_it_is_wanted() -> None:
     assert plan_installation(installed(), WANTED) == ()
+
+
+@pytest.mark.parametrize(
+    ("databases", "roles", "option", "wanted"),
+    [
+        (set(), set(), None, ["builder_control", "postgres", "template1"]),
+        ({"invoices"}, set(), None, ["builder_control"]),
+        (set(), {"billing"}, None, ["builder_control"]),
+        ({"app_main"}, {"app_main", "pg_monitor", "oroboros_api"}, None, ["builder_control", "postgres", "template1"]),
+        ({"invoices"}, {"billing"}, True, ["builder_control", "invoices", "postgres", "template1"]),
+        ({"invoices"}, {"billing"}, False, ["builder_control"]),
+    ],
+)
+def test_databases_of_others_stay_open_unless_an_option_closes_them(
+    databases: set[str], roles: set[str], option: bool | None, wanted: list[str]
+) -> None:
+    found = installed().postgres
+    assert found is not None
+    of_server = frozenset({"postgres", "template1"})
+    opened = of_server | {name for name in databases if name != "app_main"}
+    found = replace(found, databases=of_server | databases, open_to_all=opened, roles=frozenset({"postgres"}) | roles)
+    topology = replace(CONTRACT, said=Options(close_databases=option))
+    assert databases_to_close(found, topology) == wanted
+    warned = warnings_of(replace(installed(), postgres=found), replace(WANTED, topology=topology))
+    assert bool(warned) is bool(option)
+
+
+def test_our_roles_are_kept_out_of_every_other_database_those_of_gone_slots_too() -> None:
+    lines = hba_lines(Topology(previews=1), ["preview_1", "preview_7", "billing"])
+    ours = "app_main,preview_1,preview_7,oroboros_api,oroboros_worker"
+    assert lines[-2:] == (f"local all {ours} reject", f"host all {ours} all reject")
+
+
+def test_the_contracts_password_is_set_where_it_was_asked_for_and_taken_back() -> None:
+    asked = replace(CONTRACT, contract_database=True)
+    found = installed().postgres
+    assert found is not None
+    sets = [str(one) for one in plan_installation(installed(), replace(WANTED, topology=asked))]
+    assert "give postgres, the administrator, the password that everybody can read in the host contract" in sets
+    block = with_block("", hba_lines(asked, found.roles), first=True)
+    with_it = replace(
+        installed(),
+        files={**installed().files, HBA: as_file(block)},
+        postgres=replace(found, passwords_work=found.passwords_work | {"postgres"}),
+    )
+    assert "take the host contract's password from postgres" in [str(one) for one in plan_installation(with_it, WANTED)]
 
 
 def test_a_fresh_host_gets_users_before_folders_before_files_before_units_run() -> None:
