@@ -57,6 +57,18 @@ systemd=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 missing=()
 for package in "${packages[@]}"; do is_installed "$package" || missing+=("$package"); done
+if [ "${#missing[@]}" -gt 0 ] && [ ! -e /etc/oroboros/topology.json ] && command -v python3 >/dev/null; then
+    # A first installation: what it would listen on, and what the packages would, is free, or no package is installed.
+    ports=(8000 8088 8090 {3100..3103} {8100..8103} {8200..8203} {8300..8303})
+    case " ${missing[*]} " in *" postgresql "*) ports+=(5432) ;; esac
+    case " ${missing[*]} " in *" redis-server "*) ports+=(6379) ;; esac
+    case " $* " in *" --tls auto "* | *" --tls files "* | *" --tls=auto "* | *" --tls=files "*) ports+=(80 443) ;; esac
+    taken=$(PYTHONPATH=$root PYTHONDONTWRITEBYTECODE=1 python3 -P -m controller.listeners "${ports[@]}") || taken=
+    if [ -n "$taken" ]; then
+        say "$taken"
+        [ -n "$dry" ] || fail "stop what holds these ports, or have it listen elsewhere; nothing was changed"
+    fi
+fi
 if [ "${#missing[@]}" -gt 0 ]; then
     if [ -n "$dry" ]; then
         say "install Debian's packages: ${missing[*]}"

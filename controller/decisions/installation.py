@@ -82,12 +82,14 @@ CONTROL_UNITS = ("ouroboros-api.service", "ouroboros-worker.service")
 ROLE_SETTINGS: Mapping[str, str] = {"statement_timeout": "60s", "lock_timeout": "10s", "temp_file_limit": "1GB"}
 CONNECTIONS_MAX = 20
 STRANGERS_SHOWN_MAX = 10
-#: At least; below, something that we rely on is missing: the verb in polkit's details, credentials, `DROP … FORCE`.
+#: At least; below, something that we rely on is missing: the verb in polkit's details, credentials, `DROP … FORCE`,
+#: `git fetch --no-write-fetch-head`.
 VERSIONS_MIN: Mapping[str, tuple[int, ...]] = {
     "systemd": (252,),
     "polkit": (121,),
     "postgresql": (15,),
     "redis": (6, 2),
+    "git": (2, 29),
 }
 
 _COMMAND_TEXT = """\

@@ -11,6 +11,7 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,14 +29,13 @@ from controller.decisions.installation import (
     plan_installation,
     plan_removal,
     private_resolvers,
-    redis_strangers,
     surface_file,
-    too_old,
     unseen,
     wanted_files,
     wanted_folders,
     warnings_of,
 )
+from controller.decisions.preflight import Refusal, machine_warnings, refusals
 from controller.doors import tables
 from controller.doors.manual import shell_files
 from controller.doors.stacks import Stack, find_stack
@@ -44,6 +44,7 @@ from controller.effects.host import (
     edited_code,
     installed_code,
     kept_code,
+    observe_machine,
     observe_versions,
     packaged_postgres,
     read_host_name,
@@ -57,6 +58,7 @@ from controller.effects.ping import redis_address
 from controller.effects.powers import ask_as
 from controller.effects.stack_files import read_topology, topology_file, write_private
 from controller.effects.store import SQL_FOLDER, migrate
+from controller.effects.systemd import SystemdRuntime
 from controller.model.command import RESERVED, parse_environment
 from controller.model.config import Policy
 from controller.model.errors import ConfigInvalid, Refused, Unavailable
@@ -139,26 +141,18 @@ def install(
     )
     with tables.progress("looking at the host"):
         facts = _look(host, topology, wanted)
+    taken = SystemdRuntime(HOST_LAYOUT, topology).taken_ports()
+    machine = replace(observe_machine(CHECKOUT_ROOT), taken=taken, is_installed=installed is not None)
+    _require_fit(
+        refusals(machine, facts, is_root=os.geteuid() == 0, dry_run=dry_run, redis_shared=shared_redis is not None)
+    )
     missing = missing_parts(facts, redis_shared=shared_redis is not None)
-    problems = too_old(facts, redis_shared=shared_redis is not None)
-    if not dry_run:
-        problems = (*(f"{name} is not there" for name in missing), *problems)
-    if problems:
-        raise ConfigInvalid("HostTooOld", "; ".join(problems), problems=problems)
     if missing:
         click.echo(f"not there yet, and taken to be as its packages make it: {', '.join(missing)}", err=True)
     if "postgresql" in missing:
         files = (file.name for file in SQL_FOLDER.glob("[0-9]*.sql"))
         facts = replace(facts, postgres=fresh_postgres(packaged_postgres(), files))
-    if facts.postgres is None and os.geteuid() == 0:
-        raise Unavailable("PostgresAway", "Postgres' administrator cannot be reached: systemctl start postgresql")
-    if facts.redis is None and os.geteuid() == 0 and shared_redis is None and "redis" not in missing:
-        raise Unavailable("RedisAway", "Redis does not answer on 127.0.0.1:6379: systemctl start redis-server")
-    strangers = redis_strangers(facts)
-    if strangers and shared_redis is None:
-        message = f"this Redis has {strangers}: with --redis-shared it is left alone, and you give its address"
-        raise Refused("RedisIsShared", message)
-    for warning in warnings_of(facts, wanted):
+    for warning in (*machine_warnings(machine), *warnings_of(facts, wanted)):
         click.echo(tables.plain(f"warning: {warning}"), err=True)
     leaving = installed.preview_slots[topology.previews :] if installed is not None and facts.has_repository else ()
     in_use = slots_in_use(leaving) if leaving and facts.postgres is not None and os.geteuid() == 0 else ()
@@ -233,6 +227,19 @@ def _require_installed_code() -> None:
     # All that follows is decided by code that is as it was installed.
     environment = {**os.environ, "PYTHONPATH": str(kept), "PYTHONDONTWRITEBYTECODE": "1"}
     os.execve(sys.executable, [sys.executable, "-P", "-m", "controller.doors.cli", *sys.argv[1:]], environment)  # noqa: S606
+
+
+def _require_fit(found: Sequence[Refusal]) -> None:
+    """Refuse with every problem at once; nothing was changed."""
+    if not found:
+        return
+    reasons = {one.reason for one in found}
+    reason = reasons.pop() if len(reasons) == 1 else "HostUnfit"
+    kind = {"PostgresAway": Unavailable, "RedisAway": Unavailable, "RedisIsShared": Refused}.get(reason)
+    texts = tuple(one.text for one in found)
+    if kind is not None:
+        raise kind(reason, "; ".join(texts))
+    raise ConfigInvalid(reason, "; ".join(texts), problems=texts)
 
 
 def _read_resolv_conf() -> str:

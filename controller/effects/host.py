@@ -73,11 +73,21 @@ from controller.decisions.installation import (
     WriteFile,
     with_block,
 )
+from controller.decisions.preflight import Machine
 from controller.disk import remove_tree
 from controller.model.command import parse_environment
 from controller.model.errors import Stalled, Unavailable
 from controller.model.host_files import HostFile
-from controller.model.names import HOST_APP, HOST_CADDY, HOST_CONFIG, HOST_ROOT, POSTGRES_PORT, REDIS_PORT, SlotName
+from controller.model.names import (
+    HOST_APP,
+    HOST_CADDY,
+    HOST_CONFIG,
+    HOST_PROGRAM,
+    HOST_ROOT,
+    POSTGRES_PORT,
+    REDIS_PORT,
+    SlotName,
+)
 
 CALL_TIMEOUT_S = 120.0
 TEXT_BYTES_MAX = 1 << 20
@@ -101,6 +111,7 @@ GIT_SETTINGS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 VERSION_COMMANDS: Mapping[str, tuple[str, ...]] = {
     "systemd": ("systemctl", "--version"),
     "polkit": ("pkaction", "--version"),
+    "git": ("git", "--version"),
     "redis": ("redis-server", "--version"),
 }
 
@@ -385,6 +396,26 @@ def observe_versions() -> dict[str, tuple[int, ...]]:
             if number is not None:
                 found["postgresql"] = (int(number[0]),)
     return found
+
+
+def observe_machine(checkout: Path) -> Machine:
+    """Return what this machine is like."""
+    total = re.search(r"^MemTotal: *(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    free: dict[Path, int] = {}
+    for folder in (HOST_PROGRAM, HOST_ROOT, HOST_CONFIG, Path("/var/lib/postgresql")):
+        there = next(path for path in (folder, *folder.parents) if path.is_dir())
+        status = os.statvfs(there)
+        free[folder] = status.f_bavail * status.f_frsize
+    synchronized: bool | None = None
+    with contextlib.suppress(Unavailable):
+        synchronized = run(("timedatectl", "show", "--property=NTPSynchronized", "--value")).strip() == "yes"
+    return Machine(
+        memory_bytes=int(total[1]) << 10 if total else 0,
+        free_bytes=free,
+        is_clock_synchronized=synchronized,
+        now_s=time.time(),
+        checkout_made_s=(checkout / "requirements.lock").stat().st_mtime,
+    )
 
 
 def packaged_postgres() -> int:

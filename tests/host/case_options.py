@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.edge.test_tls import write_certificate
 from tests.host.host import Host, new_host
 from tests.host.team import BASE_HOST, SOURCE, install
 
@@ -14,14 +17,20 @@ FOREIGN = "CREATE ROLE billing LOGIN PASSWORD 'billing';CREATE DATABASE invoices
 
 
 @pytest.fixture(scope="module")
-def host(image: Path, hosts_folder: Path) -> Iterator[Host]:
-    """A host where others already use Postgres, and Oroboros was installed beside them."""
+def bare(image: Path, hosts_folder: Path) -> Iterator[Host]:
+    """A host where others already use Postgres."""
     with new_host(image, hosts_folder) as host:
         host.copy_checkout(SOURCE)
         for statement in FOREIGN.split(";"):
             as_postgres(host, statement)
-        install(host, "--base-host", BASE_HOST)
         yield host
+
+
+@pytest.fixture(scope="module")
+def host(bare: Host) -> Host:
+    """The same, where Oroboros was installed beside them."""
+    install(bare, "--base-host", BASE_HOST)
+    return bare
 
 
 def as_postgres(host: Host, statement: str) -> str:
@@ -33,6 +42,30 @@ def enters(host: Host, role: str, database: str, *, password: str, address: str 
     words = ["psql", "-X", "-A", "-t", "-h", address, "-U", role, "-d", database, "-c", "SELECT"]
     done = host.run(words, check=False, environment={"PGPASSWORD": password})
     return "" if done.returncode == 0 else done.stderr
+
+
+def test_all_that_keeps_a_host_from_being_installed_is_told_before_anything_is_changed(bare: Host) -> None:
+    for port in (3101, 8088):
+        serve = ["python3", "-m", "http.server", "--bind", "127.0.0.1", str(port)]
+        bare.run(["systemd-run", "--quiet", "--collect", f"--unit=stranger-{port}", "--", *serve])
+    bare.run(["redis-cli", "set", "theirs", "1"])
+    listening = ["ss", "-Htln", "sport = :3101 or sport = :8088"]
+    bare.wait_until(lambda: len(bare.text(*listening).splitlines()) == 2, "strangers are to listen")
+    try:
+        for words in ([], ["--dry-run"]):
+            done = bare.run([f"{SOURCE}/scripts/install.sh", *words], check=False, timeout_s=120)
+            said = " ".join(done.stderr.split())
+            assert done.returncode == 2, said
+            assert re.search(
+                r"port 3101 \(preview-1 web\) is held by python3 \(process \d+ of root, stranger-3101", said
+            )
+            assert re.search(r"port 8088 \(edge\) is held by python3 \(process \d+ of root, stranger-8088", said)
+            assert "this Redis has 1 keys" in said
+        for path in ("/etc/oroboros", "/srv/oroboros", "/usr/local/bin/oroboros"):
+            assert bare.run(["test", "-e", path], check=False).returncode == 1
+    finally:
+        bare.run(["systemctl", "stop", "stranger-3101", "stranger-8088"])
+        bare.run(["redis-cli", "flushall"])
 
 
 def test_databases_of_others_keep_their_rights_and_let_none_of_our_roles_in(host: Host) -> None:
@@ -78,3 +111,17 @@ def test_with_the_options_for_it_each_row_of_the_contract_is_literally_true(host
     assert "NOPERM" in host.text("redis-cli", "-h", "127.0.0.1", "publish", "oro:bell", "x")
     assert "postgres:postgres" not in host.read("/etc/oroboros/api.env")
     assert "nothing to do" in install(host)
+
+
+def test_the_public_edge_answers_over_ipv6_and_8088_is_on_127_0_0_1_alone(host: Host) -> None:
+    write_certificate(Path(f"/proc/{host.pid}/root") / "etc/oroboros", [f"*.{BASE_HOST}"])
+    host.run(["sh", "-c", "chmod 600 /etc/oroboros/edge-certificate*.pem"])
+    install(host, "--tls", "files")
+    asking = ["curl", "-sk", "-o", "/dev/null", "-w", "%{http_code} %header{x-oroboros-surface}", "-m", "5"]
+    for address in ("127.0.0.1", "[::1]"):
+        to = ["--connect-to", f"::{address}:"]
+        url = f"https://app.{BASE_HOST}/.well-known/oroboros/health"
+        assert host.text(*asking, *to, url).endswith(" main"), address
+        assert host.text(*asking, *to, f"http://app.{BASE_HOST}/") == "308", address
+    assert [line.split()[3] for line in host.text("ss", "-Htln", "sport = :8088").splitlines()] == ["127.0.0.1:8088"]
+    assert json.loads(host.read("/etc/oroboros/topology.json"))["said"]["tls"] == "files"

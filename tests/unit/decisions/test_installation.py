@@ -120,7 +120,7 @@ def installed() -> HostFacts:
             passwords_work=frozenset({"oroboros_api", "oroboros_worker"}),
         ),
         redis=RedisFact(works=True),
-        versions={"systemd": (252,), "polkit": (122,), "postgresql": (15, 4), "redis": (7, 0)},
+        versions={"systemd": (252,), "polkit": (122,), "postgresql": (15, 4), "redis": (7, 0), "git": (2, 39)},
         has_repository=True,
     )
 
@@ -400,7 +400,7 @@ def test_nothing_is_planned_for_what_could_not_be_looked_at_and_it_is_named() ->
     [
         ({"systemd": (252,), "polkit": (121,), "postgresql": (15,), "redis": (6, 2, 14)}, ()),
         (
-            {"systemd": (247,), "polkit": (121,), "postgresql": (15,), "redis": (7, 0)},
+            {"systemd": (247,), "polkit": (121,), "postgresql": (15,), "redis": (7, 0), "git": (2, 39)},
             ("systemd 247 is older than 252",),
         ),
         (
@@ -416,8 +416,8 @@ def test_what_is_too_old_is_named(versions: dict[str, tuple[int, ...]], told: tu
 def test_what_is_not_there_is_named_but_for_a_redis_that_is_elsewhere() -> None:
     facts = HostFacts(versions={"systemd": (252,), "postgresql": (13,)})
 
-    assert missing_parts(facts) == ("polkit", "redis")
-    assert missing_parts(facts, redis_shared=True) == ("polkit",)
+    assert missing_parts(facts) == ("polkit", "redis", "git")
+    assert missing_parts(facts, redis_shared=True) == ("polkit", "git")
 
 
 def test_fewer_slots_end_what_they_no_longer_have_and_tell_the_control_plane() -> None:

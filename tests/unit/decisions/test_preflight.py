@@ -1,0 +1,44 @@
+"""What keeps an installation from its begin, and what is only told?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from controller.decisions.installation import HostFacts, RedisFact
+from controller.decisions.preflight import FREE_BYTES_MIN, MIB, Machine, Refusal, machine_warnings, refusals
+from controller.model.nouns import PortFact
+
+FIT = Machine(memory_bytes=4096 * MIB, is_clock_synchronized=True, now_s=1e9, checkout_made_s=1e9)
+OLD = HostFacts(
+    versions={"systemd": (252,), "polkit": (122,), "postgresql": (13,), "redis": (7,), "git": (2, 39)},
+    redis=RedisFact(keys=3),
+)
+TAKEN = PortFact(what="edge", port=8088, owner="nginx (process 7 of root, nginx.service)")
+UNFIT = replace(FIT, taken=(TAKEN,), free_bytes={Path("/srv"): FREE_BYTES_MIN - 1}, now_s=1e8)
+SAID = "port 8088 (edge) is held by nginx (process 7 of root, nginx.service): stop that, or have it listen elsewhere"
+
+
+def judge(machine: Machine, facts: HostFacts) -> list[Refusal]:
+    return refusals(machine, facts, is_root=True, dry_run=False, redis_shared=False)
+
+
+def test_every_problem_is_told_at_once_each_with_what_to_do() -> None:
+    found = judge(UNFIT, OLD)
+    assert [one.reason for one in found] == ["HostTooOld", "PostgresAway", "RedisIsShared", *["HostUnfit"] * 3]
+    texts = [one.text for one in found]
+    assert SAID in texts
+    assert "/srv has 511 MiB free, 512 are needed" in texts
+    assert "timedatectl" in texts[-1]
+
+
+def test_a_port_that_another_process_holds_keeps_nobody_from_an_upgrade() -> None:
+    installed = replace(UNFIT, is_installed=True)
+    assert SAID not in [one.text for one in judge(installed, OLD)]
+    assert machine_warnings(installed) == (SAID,)
+
+
+def test_a_small_machine_and_a_clock_that_nothing_keeps_are_warnings() -> None:
+    small = replace(FIT, memory_bytes=512 * MIB, is_clock_synchronized=False, free_bytes={Path("/srv"): FREE_BYTES_MIN})
+    assert len(machine_warnings(small)) == 3
+    assert machine_warnings(replace(FIT, is_clock_synchronized=None)) == ()
