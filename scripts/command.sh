@@ -1,6 +1,7 @@
-# Sourced by the scripts that run one `oroboros` command. Sets $oroboros, what to run: $OROBOROS_COMMAND; on a host the
-# installed command, when this checkout is what is installed, or a release that serves; else that of this checkout's
-# environment. On a host no environment is made.
+# Sourced by the scripts that run one `oroboros` command. Sets $oroboros, the command to run, the first of these:
+# $OROBOROS_COMMAND; this checkout's own with OROBOROS_CHECKOUT=1; the installed one on an installed host; this checkout's.
+# A host is installed when /etc/oroboros/topology.json is there and /usr/local/bin/oroboros belongs to root.
+# Only this checkout's own command needs a virtual environment, which is made when it is missing.
 # Needs $usage, and prints it for --help: that installs nothing.
 
 show_usage() {
@@ -31,16 +32,17 @@ find_command() {
         return
     fi
     here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-    app=$(cd /opt/oroboros/app 2>/dev/null && pwd -P) || app=
-    if [ -n "$app" ] && { [ "$here" = "$app" ] || [[ $here == /srv/oroboros/releases/* ]]; }; then
-        for installed in /usr/local/bin/oroboros /opt/oroboros/venv/bin/oroboros; do
-            if [ -x "$installed" ]; then
-                oroboros=$installed
-                return
-            fi
-        done
-        printf 'oroboros: %s is installed without its command; install again\n' "$here" >&2
-        exit 2
+    if [ "${OROBOROS_CHECKOUT:-}" != 1 ]; then
+        installed=/usr/local/bin/oroboros
+        if [ -e /etc/oroboros/topology.json ] && [ -x "$installed" ] && [ "$(stat -c %u "$installed")" = 0 ]; then
+            oroboros=$installed
+            return
+        fi
+        app=$(cd /opt/oroboros/app 2>/dev/null && pwd -P) || app=
+        if [ -n "$app" ] && { [ "$here" = "$app" ] || [[ $here == /srv/oroboros/releases/* ]]; }; then
+            printf 'oroboros: %s is installed without its command; install again\n' "$here" >&2
+            exit 2
+        fi
     fi
     source "$here/scripts/environment.sh"
     oroboros=$venv/bin/oroboros

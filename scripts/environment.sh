@@ -126,6 +126,8 @@ write_command() {
 }
 
 set -o pipefail
+app=$(cd /opt/oroboros/app 2>/dev/null && pwd -P) || app=
+[ "$root" != "$app" ] || fail "$root is the installed code, in which nothing may be written: run this in a clone"
 command -v git >/dev/null 2>&1 || fail "git is not installed; install it (Debian: apt-get install git)"
 venv=$(choose_venv) || exit 2
 python=$venv/bin/python

@@ -794,7 +794,7 @@ def smoke(
 ) -> int:
     """Ask a preview for its pages, and judge what it answers."""
     from controller.decisions.smoke import ROUTES_MAX, parse_origin, parse_route
-    from controller.doors.cli_smoke import SmokeOrder, find_run, print_smoke
+    from controller.doors.cli_smoke import SmokeOrder, default_folder, find_run, is_installed_code, print_smoke
     from controller.doors.cli_smoke import smoke as ask
 
     if persist and run_id is None:
@@ -813,7 +813,9 @@ def smoke(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     of = None
-    if output is not None and HOST_ROOT in output.absolute().parents:
+    if output is not None and is_installed_code(output):
+        raise click.UsageError(f"--output {output}: that is the installed code; name a file elsewhere")
+    if HOST_ROOT in (output or default_folder(Path.cwd()) / "_").absolute().parents:
         stack_of(context)
     if run_id is not None:
         _, settings, store, _ = _open(context)

@@ -35,7 +35,7 @@ from controller.loop.observe import DEPLOY_TOML, DEPLOY_TOML_BYTES_MAX
 from controller.model.config import Settings
 from controller.model.deploy_toml import parse_recipe
 from controller.model.errors import ConfigInvalid, Refused
-from controller.model.names import Layout, SlotName, parse_sha
+from controller.model.names import HOST_LAYOUT, HOST_PROGRAM, Layout, SlotName, parse_sha
 
 ARTIFACT_NAME = "smoke.json"
 ARTIFACT_KIND = "smoke"
@@ -64,6 +64,16 @@ class RunFound:
     @property
     def layout(self) -> Layout:
         return self.settings.layout
+
+
+def default_folder(working_directory: Path) -> Path:
+    """Return the folder for an artifact of no run: the working directory, unless that is installed code."""
+    return HOST_LAYOUT.artifacts.parent if is_installed_code(working_directory) else working_directory
+
+
+def is_installed_code(path: Path) -> bool:
+    """Say whether a path lies in the installed code or in a release, where every file of another is a fault."""
+    return any(path.resolve().is_relative_to(code) for code in (HOST_PROGRAM, HOST_LAYOUT.releases))
 
 
 def find_run(settings: Settings, store: Store, run_id: int) -> RunFound:
@@ -96,7 +106,10 @@ def smoke(order: SmokeOrder, of: RunFound | None) -> tuple[SmokeReport, Path]:
         began_at=began_at,
         took_ms=round((time.monotonic() - began) * 1000),
     )
-    path = order.output or (Path.cwd() if of is None else of.layout.run_artifacts(of.run.run)) / ARTIFACT_NAME
+    path = (
+        order.output
+        or (default_folder(Path.cwd()) if of is None else of.layout.run_artifacts(of.run.run)) / ARTIFACT_NAME
+    )
     size_bytes = write_artifact(path, found, makes_folder=order.output is None)
     if order.persist and of is not None:
         _check_serves(of)

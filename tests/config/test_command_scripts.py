@@ -119,7 +119,7 @@ def test_a_checkout_runs_its_own_command(tmp_path: Path) -> None:
 
     done = subprocess.run(
         [machine.checkout / "scripts" / "runtime-health-check.sh", "--json"],
-        env={"PATH": str(machine.bin), "HOME": str(machine.home)},
+        env={"PATH": str(machine.bin), "HOME": str(machine.home), "OROBOROS_CHECKOUT": "1"},
         capture_output=True,
         text=True,
         timeout=60,

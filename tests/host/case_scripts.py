@@ -12,7 +12,8 @@ import pytest
 from tests.host.host import Host
 from tests.host.team import RECIPE, SOURCE, WITH_DATABASE, Team, install, new_team
 
-SCRIPTS = "/opt/oroboros/app/scripts"
+APP = "/opt/oroboros/app"
+SCRIPTS = f"{APP}/scripts"
 COMMANDS = (
     *("deploy.sh", "rollback.sh", "runtime-health-check.sh", "preview-slots-provision.sh"),
     *("preview-slots-health-check.sh", "preview-backend-runtime.sh", "maintenance-stale-lease-cleanup.sh"),
@@ -125,6 +126,39 @@ def test_the_maintenance_jobs_find_nothing_on_a_host_that_is_well(team: Team) ->
     script(team.host, "maintenance-daily-health-summary.sh", "--output-dir", folder)
     name = f"daily-health-summary-{team.host.text('date', '-u', '+%Y%m%d')}.json"
     assert json.loads(team.host.read(f"{folder}/{name}"))
+
+
+def test_a_script_in_a_clone_runs_the_installed_command_and_makes_no_environment(team: Team) -> None:
+    """The host has no network, and `doctor` finds every file that a script leaves in the installed code."""
+    calls = [("runtime-health-check.sh",), ("preview-slots-health-check.sh",), ("preview-smoke-e2e.sh", *SMOKE)]
+    calls += [("preview-backend-runtime.sh", "status", "main"), ("maintenance-stale-lease-cleanup.sh", "--dry-run")]
+    calls += [("maintenance-preview-reset-integrity.sh",), ("preview-slots-provision.sh", "--dry-run")]
+    for name, *words in calls:
+        done = team.host.run([f"{SOURCE}/scripts/{name}", *words], check=False, folder=APP)
+        assert done.returncode == 0, (name, done.stdout[-1500:], done.stderr[-1500:])
+    assert json.loads(team.host.read("/srv/oroboros/artifacts/smoke.json"))["passed"]
+    assert team.host.run(["test", "-e", f"{SOURCE}/.venv"], check=False).returncode == 1
+    doctor = team.host.run(["oroboros", "doctor"], check=False)
+    assert doctor.returncode == 0, doctor.stdout
+
+
+def test_an_artifact_is_not_written_into_the_installed_code(team: Team) -> None:
+    refused = team.host.run(
+        [f"{SCRIPTS}/preview-smoke-e2e.sh", *SMOKE, "--output", "smoke.json"], check=False, folder=APP
+    )
+    assert (refused.returncode, "installed code" in refused.stderr) == (2, True), refused.stderr
+    worked_in = team.host.run([f"{APP}/scripts/test.sh"], check=False, environment={"OROBOROS_CHECKOUT": "1"})
+    assert worked_in.returncode != 0
+
+
+def test_a_rollback_from_a_clone_needs_no_network(team: Team) -> None:
+    before = team.git("rev-parse", "HEAD")
+    team.push(4, recipe=RECIPE + WITH_DATABASE)
+    team.wait_live("app", 4)
+    team.settle()
+    back = [f"{SOURCE}/scripts/rollback.sh", before, "--reason", "a case"]
+    team.host.run(back, timeout_s=120, folder=SOURCE)
+    assert team.get("app")["version"] == 1
 
 
 def test_a_lease_whose_end_nobody_told_is_found(team: Team) -> None:
