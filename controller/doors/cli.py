@@ -532,18 +532,47 @@ def surface(context: click.Context, as_json: bool, slot: str, caddy: Path) -> No
 @_root_option
 @_json_option
 @click.pass_context
-def status(context: click.Context, as_json: bool) -> None:
+def status(context: click.Context, as_json: bool) -> int:
     """Show what is live, what runs, what failed and what waits."""
     from controller.doors.policies import read_freezes
 
     _, settings, store, topology = _open(context)
-    with tables.progress("reading"):
-        freezes = read_freezes(settings, store)
-        view = views.read_status(store, settings.layout, topology, freezes=freezes, now=utc_now())
+    try:
+        with tables.progress("reading"):
+            freezes = read_freezes(settings, store)
+            view = views.read_status(store, settings.layout, topology, freezes=freezes, now=utc_now())
+    except (psycopg.OperationalError, Unavailable) as error:
+        return _show_disk(settings, topology, error, as_json=as_json)
     if as_json:
         print_json(view)
     else:
         tables.print_status(tables.open_console(), view, now=utc_now())
+    return DONE
+
+
+def _show_disk(
+    settings: Settings,
+    topology: Topology,
+    error: psycopg.OperationalError | Unavailable,
+    *,
+    as_json: bool,
+    previews_only: bool = False,
+) -> int:
+    """Show what the host alone tells of its slots, and that the database is away."""
+    message = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    message = redact(
+        f"the control plane's database does not answer ({message:.200}): what serves is read from the disk, and who"
+        " ordered it, what runs and what waits is not known; `oroboros doctor` says more"
+    )
+    found = tuple(
+        slot for slot in views.read_slots_on_disk(settings.layout, topology) if slot.slot != MAIN or not previews_only
+    )
+    if as_json:
+        away = {"error": "DatabaseAway", "message": tables.plain(message), "exit_code": UNREACHABLE}
+        print_json({"slots": found, **away})
+        return UNREACHABLE
+    tables.open_console().print(tables.slots_table(found, now=utc_now()))
+    return _tell("DatabaseAway", message, UNREACHABLE, as_json=False)
 
 
 @main.command()
@@ -557,9 +586,12 @@ def slots(context: click.Context, as_json: bool, check: bool, previews: bool) ->
     _, settings, store, topology = _open(context)
     if check:
         return _check_slots(settings, store, topology, previews_only=previews, as_json=as_json)
-    found = tuple(
-        slot for slot in views.read_slots(store, settings.layout, topology) if slot.slot != MAIN or not previews
-    )
+    try:
+        found = tuple(
+            slot for slot in views.read_slots(store, settings.layout, topology) if slot.slot != MAIN or not previews
+        )
+    except (psycopg.OperationalError, Unavailable) as error:
+        return _show_disk(settings, topology, error, as_json=as_json, previews_only=previews)
     if as_json:
         print_json({"slots": found})
     else:

@@ -57,10 +57,10 @@ class Stack:
                 raise ConfigInvalid("RepositoryUnset", remedy) from error
             raise ConfigInvalid(
                 error.reason,
-                f"{error.message}. {self.root} holds no {ENVIRONMENT_FILE} either: name a stack with --root DIR,"
-                " start one with `oroboros up`, or set the environment as the worker's"
-                if not self.embedded
-                else f"{self.root / ENVIRONMENT_FILE}: {error.message}",
+                f"{self.root / ENVIRONMENT_FILE}: {error.message}"
+                if self.embedded
+                else f"{self.root} is no stack: go to the folder of one, name one with --root DIR, or start one with"
+                f" `oroboros up`. To run a part by hand, set the environment as the worker's: {error.message}",
                 problems=error.problems,
             ) from error
 

@@ -166,7 +166,7 @@ def _row(table: Table, cells: Iterable[str | Text]) -> None:
 
 def slots_table(slots: Sequence[SlotView], *, now: datetime) -> Table:
     """Return what each slot serves, since when, by whom, and where."""
-    table = _table("slot", "serves", "since", "by", "what", flexible="what")
+    table = _table("slot", "serves", "run", "since", "by", "what", flexible="what")
     for slot in slots:
         what = Text(plain(slot.title))
         for note in (
@@ -180,7 +180,8 @@ def slots_table(slots: Sequence[SlotView], *, now: datetime) -> Table:
         what.append(("\n" if what else "") + plain(slot.url), style=_DIM)
         serves = _cell(short(slot.release), style=_GOOD) if slot.release is not None else _cell(slot.state)
         by = slot.by or (f"#{slot.pull_request}" if slot.pull_request is not None else "")
-        _row(table, [slot.slot, serves, ago(slot.since, now=now) if slot.release else "", by[:24], what])
+        run = "" if slot.live_run is None else str(slot.live_run)
+        _row(table, [slot.slot, serves, run, ago(slot.since, now=now) if slot.release else "", by[:24], what])
     return table
 
 

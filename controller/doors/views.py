@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import LiteralString, Protocol
 
 from controller.decisions.explain import end_of_run
@@ -123,6 +124,8 @@ class SlotView:
     state: str
     release: str | None
     title: str
+    #: The run that switched to what it serves.
+    live_run: int | None
     since: datetime | None
     #: How what serves came here: a push, an order and whose, a pull request and its author; or that an entry of the
     #: merge queue is checked in it.
@@ -521,10 +524,10 @@ def read_slots(rows: Rows, layout: Layout, topology: Topology) -> tuple[SlotView
     }
     return tuple(
         _slot_view(
-            rows,
             layout,
             topology,
             slot,
+            rows=rows,
             lease=leases.get(slot, {}),
             run=running.get(slot),
             stopped=stops.get(slot, ""),
@@ -533,15 +536,20 @@ def read_slots(rows: Rows, layout: Layout, topology: Topology) -> tuple[SlotView
     )
 
 
+def read_slots_on_disk(layout: Layout, topology: Topology) -> tuple[SlotView, ...]:
+    """Return every slot as the host alone tells it, main first: what serves, and since when."""
+    return tuple(_slot_view(layout, topology, slot) for slot in topology.slots)
+
+
 def _slot_view(
-    rows: Rows,
     layout: Layout,
     topology: Topology,
     slot: SlotName,
     *,
-    lease: Mapping[str, object],
-    run: RunView | None,
-    stopped: str,
+    rows: Rows | None = None,
+    lease: Mapping[str, object] = MappingProxyType({}),
+    run: RunView | None = None,
+    stopped: str = "",
 ) -> SlotView:
     live, current, problem = read_host_slot(layout, slot)
     serves = live is not None and live.state == "live"
@@ -554,7 +562,7 @@ def _slot_view(
             " WHERE r.generation = %s AND r.host = %s",
             [live.generation, rows.host],
         )
-        if live is not None and serves
+        if live is not None and serves and rows is not None
         else []
     )
     return SlotView(
@@ -563,7 +571,8 @@ def _slot_view(
         state=_slot_state(live, problem),
         release=live.release if live is not None and serves else None,
         title=_text(came.get("title")),
-        since=_instant(came.get("switched_at")),
+        live_run=live.generation if live is not None and serves else None,
+        since=_instant(came.get("switched_at")) or (_linked_at(layout, slot) if serves else None),
         by=describe_origin(
             cause=_text(came.get("cause")),
             actor=_text(came.get("actor")),
@@ -605,6 +614,14 @@ def read_host_slot(layout: Layout, slot: SlotName) -> tuple[Live | None, Sha | N
         return live, read_current(layout, slot), ""
     except Stalled as error:
         return live, None, error.message
+
+
+def _linked_at(layout: Layout, slot: SlotName) -> datetime | None:
+    """Return when the link `live` was made: a rename keeps its time."""
+    try:
+        return datetime.fromtimestamp(layout.live(slot).lstat().st_mtime, UTC)
+    except OSError:
+        return None
 
 
 def _slot_state(live: Live | None, problem: str) -> str:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -334,6 +335,37 @@ def test_real_processes_exit_as_promised(small: Small) -> None:
     assert "Traceback" not in away.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "slots"])
+def test_what_serves_is_told_from_the_disk_while_the_database_is_away(small: Small, command: str) -> None:
+    head = small.commits[0]
+    generation = small.serve(head)
+    with_database = json.loads(small.run(command, "--json").stdout)["slots"][0]
+    environment = small.root / "environment.json"
+    environment.write_text(
+        json.dumps(json.loads(environment.read_text()) | {"DATABASE_URL": "postgresql://127.0.0.1:1/x"})
+    )
+
+    told = small.run(command)
+    value = json.loads(small.run(command, "--json").stdout)
+
+    assert told.exit_code == 4
+    assert head.sha[:7] in told.stdout
+    assert "DatabaseAway" in told.stderr
+    assert (value["error"], value["exit_code"]) == ("DatabaseAway", 4)
+    main = value["slots"][0]
+    assert (main["slot"], main["release"], main["live_run"]) == ("main", head.sha, generation)
+    assert with_database["live_run"] == generation
+    between = datetime.fromisoformat(main["since"]) - datetime.fromisoformat(with_database["since"])
+    assert abs(between.total_seconds()) < 60
+
+
+def test_outside_a_stack_it_is_said_first_how_to_find_one(tmp_path: Path) -> None:
+    result = CliRunner(env={"DATABASE_URL": "", "OROBOROS_ROOT": ""}).invoke(main, ["--root", str(tmp_path), "status"])
+
+    assert result.exit_code == 2
+    assert 0 < result.stderr.index("--root DIR") < result.stderr.index("DATABASE_URL")
+
+
 def test_a_database_without_tables_is_told_apart_from_a_bug(small: Small, empty_postgres_url: str) -> None:
     file = small.root / "environment.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"DATABASE_URL": empty_postgres_url}))
@@ -441,7 +473,7 @@ def test_the_shell_can_complete_commands() -> None:
 
 
 def test_the_version_is_that_of_the_checkout() -> None:
-    assert oroboros("version").stdout == f"oroboros {cli._version()}\n"
+    assert oroboros("version").stdout == f"oroboros {cli.read_version()}\n"
 
 
 def test_the_group_is_the_console_script() -> None:

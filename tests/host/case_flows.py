@@ -179,6 +179,10 @@ def test_while_postgres_is_dead_what_serves_goes_on_and_the_worker_says_so(team:
     team.wait(lambda: team.host.run(health, check=False).stdout == "503", "the worker is to say that it is not fit")
     assert team.unit_of("main") == pid
     assert team.host.text("readlink", "/srv/oroboros/current") == release
+    for command in ("status", "slots"):
+        told = team.host.run(["oroboros", command, "--json"], check=False)
+        main = json.loads(told.stdout)["slots"][0]
+        assert (told.returncode, main["release"], main["since"] is None) == (4, release.rpartition("/")[2], False), told
     team.host.run(["systemctl", "restart", "postgresql@15-main"])
     team.wait(lambda: team.host.run(health, check=False).stdout == "200", "the worker is to be fit again")
     team.wait(lambda: team.get("app").get("version") == 1, "the app is to have its database again")
