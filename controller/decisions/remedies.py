@@ -293,7 +293,7 @@ _REMEDIES: Final[Mapping[Fault, Mapping[Place | None, Remedy]]] = {
     Fault.EDGE_DOWN: {Place.HOST: Remedy(("sudo systemctl restart ouroboros-caddy.service",)), Place.DEVELOPMENT: _UP},
     Fault.EDGE_MISLEADS: {Place.HOST: _INSTALL, Place.DEVELOPMENT: _UP},
     Fault.PART_DOWN: {
-        Place.HOST: Remedy(("sudo systemctl restart {units}",), "if it ends again: sudo journalctl -b -u {unit}"),
+        Place.HOST: Remedy(("sudo systemctl restart {unit}",), "if it ends again: sudo journalctl -b -u {unit}"),
         Place.DEVELOPMENT: _UP,
     },
     Fault.PART_UNWELL: {

@@ -359,6 +359,12 @@ def test_what_was_stopped_by_hand_is_a_note_that_never_tells_to_go_back() -> Non
     assert "rollback" not in told.remedy
 
 
+def test_a_socket_that_is_down_is_started_by_its_service() -> None:
+    down = doctor.check_units({"ouroboros-web@main.socket": "inactive", "ouroboros-web@main.service": "x"}, count=9)
+
+    assert down.prescribed(Place.HOST).commands == ("sudo systemctl restart ouroboros-web@main.service",)
+
+
 def test_a_refused_token_is_replaced_without_changing_what_else_was_said() -> None:
     words = ("acme/shop", "--forge-url", "https://git.example.com", "--branch", "release 2")
     refused = doctor.check_forge("https://x", problem="401", branch="", fault=Fault.TOKEN_REFUSED, words=words)
