@@ -161,19 +161,6 @@ def test_a_rollback_from_a_clone_needs_no_network(team: Team) -> None:
     assert team.get("app")["version"] == 1
 
 
-def test_a_lease_whose_end_nobody_told_is_found(team: Team) -> None:
-    number = team.open_pull("forgotten", 3)
-    team.wait_live("preview2", 3)
-    team.settle()
-    token = json.dumps({"count": 5})
-    team.host.run(["curl", "-sf", "-H", "@/usr/src/forge/token.header", "-d", token, FORGE_DROP])
-    team.close_pull(number)
-    told = script(team.host, "maintenance-stale-lease-cleanup.sh")
-    assert f"#{number}" in told or "preview-2" in told, told
-    team.wait(lambda: team.unit_of("preview2") == "", "the slot is to be emptied")
-    assert team.get("preview1")["version"] == 2
-
-
 @contextmanager
 def without_redis(host: Host) -> Iterator[None]:
     """Redis is down, and is not started with a worker that wants it."""
@@ -189,8 +176,8 @@ def without_redis(host: Host) -> Iterator[None]:
 def test_a_row_that_turns_unwell_in_the_window_of_a_push_rolls_it_back(team: Team) -> None:
     """Also where the worker restarts in the window: what was well before the switch is kept with the run."""
     team.settle()
-    sha = team.push(4, recipe=WATCHED)
-    team.wait_live("app", 4)
+    sha = team.push(5, recipe=WATCHED)
+    team.wait_live("app", 5)
     with without_redis(team.host):
         team.host.run(["systemctl", "restart", "ouroboros-worker.service"])
         told = team.wait_status(sha, "failure")
@@ -210,7 +197,7 @@ def test_a_row_that_was_unwell_before_a_deploy_is_named_and_blames_nobody(team: 
         assert "redis: does not answer" in refused.stderr, refused
         said = script(team.host, "deploy.sh", sha)
         assert "unwell before, and not held against it: redis: does not answer" in " ".join(said.split())
-        assert team.get("app")["version"] == 4
+        assert team.get("app")["version"] == 5
         assert "unwell before: redis" in team.wait_status(sha, "success")
 
 
@@ -225,7 +212,20 @@ def test_a_rollback_that_makes_a_row_unwell_restores_the_previous_target(team: T
     assert going.returncode == 1, said
     assert "HealthGateFailed" in said, said
     team.settle()
-    assert (team.get("app")["version"], team.host.text("readlink", "/srv/oroboros/current")) == (4, previous)
+    assert (team.get("app")["version"], team.host.text("readlink", "/srv/oroboros/current")) == (5, previous)
+
+
+def test_a_lease_whose_end_nobody_told_is_found(team: Team) -> None:
+    number = team.open_pull("forgotten", 3)
+    team.wait_live("preview2", 3)
+    team.settle()
+    token = json.dumps({"count": 5})
+    team.host.run(["curl", "-sf", "-H", "@/usr/src/forge/token.header", "-d", token, FORGE_DROP])
+    team.close_pull(number)
+    told = script(team.host, "maintenance-stale-lease-cleanup.sh")
+    assert f"#{number}" in told or "preview-2" in told, told
+    team.wait(lambda: team.unit_of("preview2") == "", "the slot is to be emptied")
+    assert team.get("preview1")["version"] == 2
 
 
 def test_a_dry_run_says_every_change_and_makes_none(team: Team) -> None:
