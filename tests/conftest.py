@@ -22,10 +22,31 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from hypothesis import HealthCheck, Phase, settings
 from psycopg import sql
 
 from controller.development.parts import Part, Postgres, prepare_postgres, prepare_redis
 from controller.model.names import Ports, Topology
+
+# How many worlds does a property try? Few where a person waits, many and always the same ones in CI. None goes by time:
+# what is slow on a machine that does other things too is no fault.
+_QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large)
+
+settings.register_profile("quick", max_examples=100, deadline=None, suppress_health_check=_QUIET)
+settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True, suppress_health_check=_QUIET)
+#: Mutants are run one by one, each against one property.
+settings.register_profile(
+    "mutants",
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=_QUIET,
+    # Whether it fails is asked, not how it fails in the fewest words.
+    phases=(Phase.explicit, Phase.generate),
+    report_multiple_bugs=False,
+)
+settings.load_profile(os.environ.get("OROBOROS_HYPOTHESIS") or ("ci" if os.environ.get("CI") == "true" else "quick"))
 
 _BASE = "OROBOROS_TEST_BASE"
 #: Folder of another Postgres' programs than the wheel's.
