@@ -63,6 +63,8 @@ class Debian:
     number: int
     suite: str
     python: str
+    #: Beside `MASKED`.
+    masked: tuple[str, ...] = ()
 
     def environment(self, lock: Path) -> Path:
         """Return where install looks for the environment of a lock; that of 12 has the name that it had before 13."""
@@ -71,12 +73,14 @@ class Debian:
 
     def folders(self, lock: Path) -> tuple[Path, Path]:
         """Return the folders in the cache: of what debootstrap makes, and of the image."""
-        made = _digest(f"{EDITION} {self.suite} {PACKAGES} {MASKED}".encode())
+        made = _digest(f"{EDITION} {self.suite} {PACKAGES} {(*MASKED, *self.masked)}".encode())
         image = _digest(made.encode() + lock.read_bytes())
         return CACHE / f"debian-{made}", CACHE / f"image-{image}"
 
 
-BOOKWORM, TRIXIE = Debian(12, "bookworm", "3.11"), Debian(13, "trixie", "3.13")
+BOOKWORM = Debian(12, "bookworm", "3.11")
+# It has modules to load, and the kernel is the machine's.
+TRIXIE = Debian(13, "trixie", "3.13", ("systemd-modules-load.service",))
 DEBIANS = (BOOKWORM, TRIXIE)
 LOCK = CHECKOUT / "requirements.lock"
 
@@ -188,7 +192,7 @@ def make_debian(root: Path, mirror: str, debian: Debian) -> None:
     settings = root / "etc/systemd/journald.conf.d/test.conf"
     settings.parent.mkdir(parents=True, exist_ok=True)
     settings.write_text("[Journal]\nStorage=persistent\nRateLimitIntervalSec=0\n")
-    for unit in MASKED:
+    for unit in (*MASKED, *debian.masked):
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
 
 
