@@ -8,7 +8,7 @@ new release runs the code that its order names: that of the release before. Root
 each `requirements.lock` has an environment of its own for each Python, under digest and version.
 
 An upgrade of Debian brings another Python, which no environment fits. A surface needs none: it runs on the standard
-library alone, so that what served does so again after the reboot. The others wait a while for `install.sh`, and say so.
+library alone, so that what served does so again after the reboot. The others wait for `install.sh`, and say so once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import sys
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ DIGEST_DIGITS = 12
 FOLLOWS_CURRENT = frozenset({"api", "worker"})
 #: Of the Python that runs this, which is the system's.
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-#: How long a part waits for an environment before systemd starts it anew: each start is a line of the journal.
+#: How long a part of which systemd awaits no word waits for an environment.
 PATIENCE_S, LOOK_EVERY_S = 20.0, 0.5
 #: Journald's prefix of an error, see sd-daemon(3).
 ERROR = "<3>"
@@ -97,7 +98,7 @@ def environment_of(base: Path | None, *, program: Path = PROGRAM) -> Path | None
 
 
 def await_installed(program: Path = PROGRAM, *, patience_s: float = PATIENCE_S) -> Path:
-    """Return the Python of what is installed; says so and ends after a while when that is for another Python."""
+    """Return the Python of what is installed; while that is for another Python it says so, and waits."""
     installed = program / "venv"
     deadline = time.monotonic() + patience_s
     if not fits(installed):
@@ -107,10 +108,21 @@ def await_installed(program: Path = PROGRAM, *, patience_s: float = PATIENCE_S) 
         )
         print(f"{ERROR}oroboros: {message}", file=sys.stderr, flush=True)
     while not fits(installed):
-        if time.monotonic() > deadline:
+        # Ready, so that the boot ends: a start that never does keeps the whole machine in the state "starting".
+        if not notify("READY=1\nWATCHDOG=1\nSTATUS=waiting for install.sh") and time.monotonic() > deadline:
             sys.exit(AWAY)
         time.sleep(LOOK_EVERY_S)
     return installed / "bin" / "python"
+
+
+def notify(state: str) -> bool:
+    """Tell systemd the state of this process (sd_notify(3)); False when it awaits no word."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+    return True
 
 
 def fits(environment: Path) -> bool:

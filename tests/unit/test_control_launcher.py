@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,3 +59,22 @@ def test_what_is_installed_for_another_python_ends_with_what_to_type(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("<3>oroboros: ")
     assert f"type: sudo {program}/app/scripts/install.sh" in line
+
+
+def test_a_part_that_systemd_awaits_is_ready_while_it_waits(program: Path) -> None:
+    """Else the boot of the whole machine would never end."""
+    make(program / "venv", OTHER)
+    address = str(program / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address)
+        systemd.settimeout(30)
+        code = "import sys; from pathlib import Path; from controller.control_launcher import await_installed;"
+        words = [sys.executable, "-c", f"{code} print(await_installed(Path(sys.argv[1]), patience_s=0))", str(program)]
+        environ = {**os.environ, "NOTIFY_SOCKET": address}
+        with subprocess.Popen(words, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as part:
+            assert b"READY=1" in systemd.recv(1024)
+            installed = make(program / "installed", VERSION)
+            (program / "venv").rename(program / "former")
+            (program / "venv").symlink_to(installed)
+            told, _ = part.communicate(timeout=30)
+    assert told.strip() == str(program / "venv" / "bin" / "python")
