@@ -45,6 +45,8 @@ from controller.model.profiles import BUILD, PREVIEW, Profile, Walls, profile_of
 
 #: Not /etc: there an administrator may mask a unit, or override it.
 UNITS = Path("/usr/local/lib/systemd/system")
+#: Where the timer's backups go; Debian's own lie beside them.
+BACKUPS = Path("/var/backups/oroboros")
 POLKIT_RULE = Path("/etc/polkit-1/rules.d/50-oroboros.rules")
 TMPFILES = Path("/etc/tmpfiles.d/oroboros.conf")
 LAUNCHER = f"/usr/bin/python3 -I {HOST_PROGRAM}/app/controller/launcher.py"
@@ -152,6 +154,7 @@ def render_units(topology: Topology) -> tuple[HostFile, ...]:
         *_slices(),
         *_control_plane(topology),
         *_maintenance(),
+        *(_backup(topology) if topology.backups else ()),
         *_slot_templates(topology),
         *(file for slot in topology.slots for file in _slot(topology, slot)),
         HostFile(path=POLKIT_RULE, text=_polkit_rule(topology)),
@@ -175,6 +178,7 @@ def enabled_units(topology: Topology) -> tuple[str, ...]:
         "ouroboros-judge.service",
         *instances,
         *(f"ouroboros-maintenance-{name}.timer" for name, *_ in _TIMERS),
+        *(("ouroboros-maintenance-backup.timer",) if topology.backups else ()),
     )
 
 
@@ -634,6 +638,43 @@ def _maintenance() -> tuple[HostFile, ...]:
             )
         )
     return tuple(files)
+
+
+def _backup(topology: Topology) -> tuple[HostFile, ...]:
+    """Return the daily backup. It is root's: what it reads is of several users, each closed to the others."""
+    unit, what = "ouroboros-maintenance-backup", "a backup of production and the control plane"
+    return (
+        _unit(
+            f"{unit}.service",
+            "[Unit]\n"
+            f"Description=Oroboros: {what}\n"
+            "After=postgresql.service\n"
+            f"ConditionPathExists={HOST_CONFIG}/repository.env\n"
+            "\n"
+            "[Service]\n"
+            "Type=oneshot\n"
+            "Slice=ouroboros-control.slice\n"
+            f"ExecStart=/usr/local/bin/oroboros backup --keep {topology.backups}\n"
+            "TimeoutStartSec=8h\n"
+            "Nice=10\nIOSchedulingClass=idle\n"
+            "NoNewPrivileges=yes\nProtectSystem=strict\nProtectHome=yes\nPrivateTmp=yes\nPrivateDevices=yes\n"
+            f"ReadWritePaths={BACKUPS.parent}\n"
+            "RestrictAddressFamilies=AF_UNIX\n"
+            "UMask=0077\n",
+        ),
+        _unit(
+            f"{unit}.timer",
+            "[Unit]\n"
+            f"Description=Oroboros: {what}\n"
+            "\n"
+            "[Timer]\n"
+            "OnCalendar=*-*-* 02:30:00\n"
+            "RandomizedDelaySec=15min\n"
+            "Persistent=yes\n"
+            "\n"
+            "[Install]\nWantedBy=timers.target\n",
+        ),
+    )
 
 
 # -- slots ------------------------------------------------------------------------------------------------------------

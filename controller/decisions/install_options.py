@@ -101,6 +101,7 @@ def shown_options(topology: Topology) -> dict[str, str]:
         "tls": topology.tls,
         "contract_database": "yes" if topology.contract_database else "no",
         "close_databases": "yes" if (topology.said or Options()).close_databases else "no",
+        "backups": str(topology.backups),
     }
 
 
@@ -134,6 +135,7 @@ def _with_options(topology: Topology, said: Options) -> Topology:
         control_plane=said.control_plane or FRESH.control_plane,
         tls=said.tls or topology.tls,
         contract_database=bool(said.contract_database),
+        backups=said.backups or 0,
         said=said,
     )
     is_plain = is_local and topology.tls == "off"

@@ -8,6 +8,7 @@ operator added to an env file stays: `HostFile.keep`.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,7 @@ from controller.decisions.host_units import (
 )
 from controller.decisions.surfaces import render_surface_environment, surface_of_host
 from controller.model.config import Policy
+from controller.model.errors import ConfigInvalid
 from controller.model.host_files import HostFile
 from controller.model.names import (
     EDGE_USER,
@@ -49,12 +51,15 @@ from controller.model.names import (
     HOST_LAYOUT,
     HOST_LOGS,
     HOST_ROOT,
+    MAIN,
+    PREVIEWS_MAX,
     SERVING_USER,
     SURFACE_CONFIG,
     WORKER_USER,
     SlotName,
     Topology,
     database_name,
+    preview_slot,
     slot_user,
     unit_instance,
 )
@@ -78,6 +83,11 @@ ADMINISTRATOR = "postgres"
 CONTRACT_HBA_LINE = f"host {CONTROL_DATABASE} {ADMINISTRATOR} 127.0.0.1/32 scram-sha-256"
 BEGIN, END = "# oroboros begin", "# oroboros end"
 CONTROL_UNITS = ("ouroboros-api.service", "ouroboros-worker.service")
+#: What was here before the first installation: `uninstall --purge` leaves that alone.
+BEFORE_FILE = HOST_CONFIG / "before-install.json"
+#: Where the edge keeps certificates, where surfaces ran, and where systemd keeps when a timer last ran.
+EDGE_STATE, SURFACE_RUN = Path("/var/lib/ouroboros-caddy"), Path("/run/ouroboros-web")
+TIMER_STAMPS = Path("/var/lib/systemd/timers")
 #: Of a slot's role, so that a preview cannot use up the server. The last one only a superuser may change.
 ROLE_SETTINGS: Mapping[str, str] = {"statement_timeout": "60s", "lock_timeout": "10s", "temp_file_limit": "1GB"}
 CONNECTIONS_MAX = 20
@@ -139,6 +149,8 @@ class PostgresFact:
     databases: frozenset[str]
     #: Databases that everybody may enter.
     open_to_all: frozenset[str]
+    #: What of CONNECT and TEMPORARY everybody has, by database.
+    public_rights: Mapping[str, frozenset[str]] = field(default_factory=dict)
     #: The roles whose passwords are those of the env files.
     passwords_work: frozenset[str]
     #: Numbered SQL files that the control plane's database has not seen.
@@ -204,6 +216,8 @@ class Wanted:
     shell_files: tuple[HostFile, ...] = ()
     #: Version of the host's systemd; 0 where it does not count.
     systemd: int = 0
+    #: What was here before the first installation, as `BEFORE_FILE` has it.
+    before: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +278,14 @@ class RemoveFile:
 
     def __str__(self) -> str:
         return f"remove {self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveUser:
+    name: str
+
+    def __str__(self) -> str:
+        return f"remove user {self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,6 +368,7 @@ Change = (
     | InstallCaddy
     | WriteFile
     | RemoveFile
+    | RemoveUser
     | RunSql
     | RunSqlAsWorker
     | Migrate
@@ -468,6 +491,7 @@ def wanted_files(wanted: Wanted) -> tuple[HostFile, ...]:
         kept("forge-token", ""),
         kept("github-app-key", ""),
         kept("notify-secret", ""),
+        kept(BEFORE_FILE.name, wanted.before),
         *(kept(f"app-{slot}.env", "") for slot in topology.slots),
         *(
             HostFile(
@@ -503,12 +527,14 @@ def plan_installation(facts: HostFacts, wanted: Wanted, *, only_slots: bool = Fa
     topology = wanted.topology
     files = plan_files(facts, wanted)
     topology_first = [change for change in files if change.file.path == HOST_LAYOUT.topology]
-    changes: list[Change] = [*_users(facts, topology), *_folders(facts, topology), *topology_first]
+    # Before anything of ours is there: an installation that is cut short is removed by it.
+    record = [change for change in files if change.file.path == BEFORE_FILE]
+    changes: list[Change] = [*record, *_users(facts, topology), *_folders(facts, topology), *topology_first]
     if not only_slots and facts.app != wanted.app:
         changes.append(InstallCode(digest=wanted.app))
     if not only_slots and facts.caddy != wanted.caddy:
         changes.append(InstallCaddy(digest=wanted.caddy))
-    changes += [change for change in files if change not in topology_first]
+    changes += [change for change in files if change not in topology_first and change not in record]
     if any(change.path == TMPFILES for change in _written(files)) or not facts.active:
         changes.append(MakeRunFolders())
     gone = tuple(sorted(facts.enabled - set(enabled_units(topology))))
@@ -980,6 +1006,130 @@ def unseen(facts: HostFacts) -> tuple[str, ...]:
     """Return what whoever looked could not look at, so that nothing is planned for it."""
     postgres = () if facts.postgres is not None else ("Postgres",)
     return (*postgres, *(str(path) for path in sorted(facts.closed)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """What a host had before the first installation, of the kinds of thing that install makes or changes."""
+
+    users: frozenset[str] = frozenset()
+    roles: frozenset[str] = frozenset()
+    databases: frozenset[str] = frozenset()
+    #: What of CONNECT and TEMPORARY everybody had, by database.
+    public_rights: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+#: Debian's own databases, as every cluster of its packages begins: for an installation that recorded nothing.
+_PUBLIC_AT_FIRST: Mapping[str, frozenset[str]] = {
+    "postgres": frozenset({"CONNECT", "TEMPORARY"}),
+    "template0": frozenset({"CONNECT"}),
+    "template1": frozenset({"CONNECT"}),
+}
+
+
+def note_before(facts: HostFacts) -> Before:
+    """Return what is to be remembered of a host as it is found. One that a version without this record installed had
+    nothing of ours, but perhaps a `caddy` of its own; who else may enter which database is not known of it."""
+    postgres = facts.postgres
+    if WORKER_USER in facts.users:
+        return Before(users=frozenset({EDGE_USER}), public_rights=_PUBLIC_AT_FIRST)
+    return Before(
+        users=frozenset(facts.users) & {*_our_users(), EDGE_USER},
+        roles=frozenset() if postgres is None else postgres.roles & {*_our_databases(), API_ROLE, WORKER_ROLE},
+        databases=frozenset() if postgres is None else postgres.databases & {*_our_databases(), CONTROL_DATABASE},
+        public_rights={} if postgres is None else postgres.public_rights,
+    )
+
+
+def render_before(before: Before) -> str:
+    """Return the record as JSON."""
+    rights = {name: sorted(of) for name, of in sorted(before.public_rights.items()) if of}
+    value = {"users": sorted(before.users), "roles": sorted(before.roles), "databases": sorted(before.databases)}
+    return json.dumps({**value, "public_rights": rights}, indent=2) + "\n"
+
+
+def parse_before(text: str) -> Before:
+    """Return the record that JSON holds. ConfigInvalid for anything else: what is not known is not removed."""
+    try:
+        value = json.loads(text)
+        names = {key: frozenset(map(str, value[key])) for key in ("users", "roles", "databases")}
+        rights = {str(name): frozenset(map(str, of)) for name, of in value["public_rights"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigInvalid("RecordUnreadable", f"{BEFORE_FILE} is no record of an installation: {error!r}") from error
+    return Before(**names, public_rights=rights)
+
+
+def _our_slots() -> tuple[SlotName, ...]:
+    return (MAIN, *(preview_slot(number) for number in range(1, PREVIEWS_MAX + 1)))
+
+
+def _our_users() -> tuple[str, ...]:
+    return (SERVING_USER, WORKER_USER, *map(slot_user, _our_slots()))
+
+
+def _our_databases() -> tuple[str, ...]:
+    return tuple(map(database_name, _our_slots()))
+
+
+def plan_purge(facts: HostFacts, before: Before) -> tuple[Change, ...]:
+    """Return what leaves the host as it was before the first installation, but for Debian's packages. What such an
+    installation found there stays. The program goes last, so that a purge that was cut short can be repeated."""
+    last = (COMMAND, HOST_CADDY.parents[1])
+    removal = plan_removal(facts)
+    program = [change for change in removal if isinstance(change, RemoveFile) and change.path in last]
+    changes: list[Change] = [change for change in removal if change not in program]
+    changes += _closed_postgres(facts, before)
+    if REDIS_FILE in facts.files or _has_marks(facts, REDIS_CONFIG):
+        what = "let Redis be as it was"
+        changes += [SetBlock(path=REDIS_CONFIG, lines=(), what=what)] if _has_marks(facts, REDIS_CONFIG) else []
+        changes += [RemoveFile(path=REDIS_FILE)] if REDIS_FILE in facts.files else []
+        changes.append(Systemctl(verb="try-restart", units=("redis-server.service",)))
+    stamps = sorted(path for path in facts.files if path.parent == TIMER_STAMPS)
+    changes += [RemoveFile(path=path) for path in (*stamps, *sorted(facts.folders.keys() - {HOST_CONFIG}))]
+    users = [name for name in (*_our_users(), EDGE_USER) if name in facts.users and name not in before.users]
+    changes += [RemoveUser(name=name) for name in users]
+    # Under it lies the record by which a purge that was cut short is repeated.
+    changes += [RemoveFile(path=HOST_CONFIG)] if HOST_CONFIG in facts.folders else []
+    return (*changes, *sorted(program, key=lambda change: change.path != COMMAND))
+
+
+def _has_marks(facts: HostFacts, path: Path) -> bool:
+    found = facts.files.get(path)
+    return found is not None and found.text is not None and with_block(found.text, (), first=True) != found.text
+
+
+def _closed_postgres(facts: HostFacts, before: Before) -> list[Change]:
+    """Return what takes our databases, roles and lines out of Postgres, and gives everybody back what they had."""
+    found = facts.postgres
+    if found is None:
+        return []
+    changes: list[Change] = []
+    for name in (CONTROL_DATABASE, *_our_databases()):
+        if name in found.databases and name not in before.databases:
+            statement = f"DROP DATABASE {_identifier(name)} WITH (FORCE)"
+            changes.append(RunSql(what=f"drop database {name}", statements=(statement,)))
+    roles = [name for name in (*_our_databases(), API_ROLE, WORKER_ROLE) if name in found.roles - before.roles]
+    if roles:
+        # First the rights that one has in a database of somebody else's: a role with any cannot be dropped.
+        statements = (*(f"DROP OWNED BY {name}" for name in roles), *(f"DROP ROLE {name}" for name in roles))
+        changes.append(RunSql(what=f"drop roles {', '.join(roles)}", statements=statements))
+    given = [
+        (name, right)
+        for name, rights in sorted(before.public_rights.items())
+        for right in sorted(rights & {"CONNECT", "TEMPORARY"} - found.public_rights.get(name, frozenset()))
+        if name in found.databases
+    ]
+    if given:
+        statements = tuple(f"GRANT {right} ON DATABASE {_identifier(name)} TO PUBLIC" for name, right in given)
+        names = ", ".join(dict.fromkeys(name for name, _ in given))
+        changes.append(RunSql(what=f"let everybody enter as before: {names}", statements=statements))
+    blocks = [
+        SetBlock(path=path, lines=(), what="let Postgres' access be as it was")
+        for path in (found.hba_file, found.ident_file)
+        if _has_marks(facts, path)
+    ]
+    reload = RunSql(what="have Postgres read that", statements=("SELECT pg_reload_conf()",))
+    return [*changes, *blocks, *([reload] if blocks else [])]
 
 
 def plan_removal(facts: HostFacts) -> tuple[Change, ...]:

@@ -33,6 +33,7 @@ from controller.effects.store import Store
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Stalled, Unavailable, Waiting
 from controller.model.names import (
+    BACKUPS_MAX,
     HOST_CADDY,
     HOST_ROOT,
     MAIN,
@@ -71,6 +72,7 @@ class Access(StrEnum):
 ACCESS: Mapping[str, Access] = {
     "api": Access.SERVES,
     "backend": Access.ORDERS,
+    "backup": Access.HOST,
     "demo": Access.SERVES,
     "deliveries": Access.READS,
     "deploy": Access.ORDERS,
@@ -95,6 +97,7 @@ ACCESS: Mapping[str, Access] = {
     "maintenance stale-leases": Access.ORDERS,
     "plan": Access.READS,
     "releases": Access.READS,
+    "restore": Access.HOST,
     "rollback": Access.ORDERS,
     "slots": Access.READS,
     "smoke": Access.RECORDS,
@@ -385,6 +388,7 @@ def worker(context: click.Context) -> int:
     help="current: this host deploys Oroboros itself.",
 )
 @click.option("--tls", type=click.Choice(["off", "auto", "files"]), default=None, help="Who holds certificates.")
+@click.option("--backups", type=click.IntRange(0, BACKUPS_MAX), default=None, help="Daily backups kept; 0: none.")
 @click.option(
     "--contract-database/--no-contract-database",
     default=None,
@@ -417,11 +421,34 @@ def install(
 
 @main.command()
 @click.option("--dry-run", is_flag=True, help="Say what would change; change nothing.")
-def uninstall(*, dry_run: bool) -> int:
-    """Remove what install made, but no data."""
+@click.option("--purge", is_flag=True, help="Data, databases, users and settings too: the host is as it was.")
+@click.option("--yes", is_flag=True, help="With --purge: do not ask.")
+def uninstall(*, dry_run: bool, purge: bool, yes: bool) -> int:
+    """Remove what install made; data only with --purge."""
     from controller.doors.cli_install import uninstall as uninstall_host
 
-    return uninstall_host(dry_run=dry_run)
+    return uninstall_host(dry_run=dry_run, purge=purge, agreed=yes)
+
+
+@main.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--with-secrets", is_flag=True, help="Secrets too: passwords, tokens, keys, apps' values.")
+@click.option("--keep", type=click.IntRange(1, BACKUPS_MAX), default=None, help="Remove all but the newest.")
+def backup(*, file: Path | None, with_secrets: bool, keep: int | None) -> int:
+    """Write a backup of this host into one file. As root."""
+    from controller.doors.cli_backup import backup as back_up
+
+    return back_up(file, with_secrets=with_secrets, keep=keep)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--replace", is_flag=True, help="On a host in use too: all that it has is lost.")
+def restore(*, file: Path, replace: bool) -> int:
+    """Make this host be what a backup holds. As root, after scripts/install.sh."""
+    from controller.doors.cli_backup import restore as restore_host
+
+    return restore_host(file, replaces=replace)
 
 
 @main.group()

@@ -21,14 +21,23 @@ import click
 from controller.decisions.host_environment import CONTROL_SOCKET_URL
 from controller.decisions.install_options import choose_topology, option_changes
 from controller.decisions.installation import (
+    BEFORE_FILE,
     CONTROL_UNITS,
+    EDGE_STATE,
+    SURFACE_RUN,
+    TIMER_STAMPS,
+    Before,
     HostFacts,
     Wanted,
     fresh_postgres,
     missing_parts,
+    note_before,
+    parse_before,
     plan_installation,
+    plan_purge,
     plan_removal,
     private_resolvers,
+    render_before,
     surface_file,
     unseen,
     wanted_files,
@@ -67,8 +76,10 @@ from controller.model.names import (
     HOST_APP,
     HOST_CONFIG,
     HOST_LAYOUT,
+    HOST_LOGS,
     HOST_PROGRAM,
     HOST_ROOT,
+    HOST_RUN,
     REPOSITORY,
     WORKER_USER,
     Layout,
@@ -95,6 +106,8 @@ REPOSITORY_FILE = HOST_CONFIG / "repository.env"
 REPOSITORY_VALUES = frozenset(
     {"OROBOROS_REPOSITORY", "OROBOROS_FORGE_URL", "OROBOROS_BRANCH", "OROBOROS_REPOSITORY_SET"}
 )
+#: What a purge removes as it is.
+PURGED = (HOST_ROOT, HOST_LOGS, HOST_RUN, EDGE_STATE, SURFACE_RUN, HOST_CONFIG)
 
 
 def require_root(command: str) -> None:
@@ -154,6 +167,7 @@ def install(
         facts = replace(facts, postgres=fresh_postgres(packaged_postgres(), files))
     for warning in (*machine_warnings(machine), *warnings_of(facts, wanted)):
         click.echo(tables.plain(f"warning: {warning}"), err=True)
+    wanted = replace(wanted, before=render_before(note_before(facts)))
     leaving = installed.preview_slots[topology.previews :] if installed is not None and facts.has_repository else ()
     in_use = slots_in_use(leaving) if leaving and facts.postgres is not None and os.geteuid() == 0 else ()
     if in_use:
@@ -281,22 +295,44 @@ def _end_with_doctor() -> int:
     return 1 if wrong else 0
 
 
-def uninstall(*, dry_run: bool) -> int:
-    """Stop and remove what install made, but no data; return the exit code."""
+def uninstall(*, dry_run: bool, purge: bool = False, agreed: bool = False) -> int:
+    """Stop and remove what install made; data only with `purge`. Return the exit code."""
     if not dry_run:
         require_root("uninstall")
     host = _this_host()
-    passwords = read_passwords(lambda: "")
-    changes = plan_removal(host.observe(passwords, [], []))
+    folders = [path for path in PURGED if path.exists()] if purge else []
+    stamps = TIMER_STAMPS.glob("stamp-ouroboros-*") if purge else ()
+    facts = host.observe(read_passwords(lambda: ""), [BEFORE_FILE, *stamps], folders)
+    if purge and not dry_run:
+        _require_purge(facts, agreed=agreed)
+    changes = plan_purge(facts, _recorded_before(facts)) if purge else plan_removal(facts)
     for number, change in enumerate(changes, start=1):
         click.echo(str(change) if dry_run else f"[{number}/{len(changes)}] {change}")
         if not dry_run:
             host.execute(change)
     if not changes:
         click.echo("nothing of Oroboros is installed")
+    if purge:
+        click.echo("kept: Debian's packages, what the journal holds, and backups.")
+        return 0
     click.echo(f"kept: {HOST_ROOT}, {HOST_CONFIG}, the databases, the users, and Postgres' and Redis' settings.")
-    click.echo("To remove those too: dropdb and dropuser as postgres; userdel; rm -r.")
+    click.echo("To remove those too: install again, then oroboros uninstall --purge.")
     return 0
+
+
+def _recorded_before(facts: HostFacts) -> Before:
+    found = facts.files.get(BEFORE_FILE)
+    return parse_before(found.text) if found is not None and found.text else note_before(facts)
+
+
+def _require_purge(facts: HostFacts, *, agreed: bool) -> None:
+    """Refuse to purge half of a host, or without anybody's word."""
+    if facts.postgres is None and "postgresql" in facts.versions:
+        raise Unavailable("PostgresAway", "Postgres' administrator cannot be reached: systemctl start postgresql")
+    if not agreed and not click.confirm(
+        f"remove Oroboros with all its data: {HOST_ROOT}, {HOST_CONFIG}, production's database and every other of ours?"
+    ):
+        raise Refused("NotAgreed", "nothing was removed; --yes answers the question")
 
 
 def set_repository(text: str, *, forge_url: str | None, branch: str | None, token_from_stdin: bool) -> int:

@@ -65,6 +65,7 @@ from controller.decisions.installation import (
     PostgresFact,
     RedisFact,
     RemoveFile,
+    RemoveUser,
     RestartSurface,
     RunSql,
     RunSqlAsWorker,
@@ -143,7 +144,7 @@ class Host:
             units=observe_units(),
             enabled=_unit_files(),
             active=_active_units(),
-            app="edited" if edited_code(HOST_APP) else installed_code(HOST_APP),
+            app="edited" if os.path.exists(HOST_APP) and edited_code(HOST_APP) else installed_code(HOST_APP),
             caddy=digest_of([HOST_CADDY]) if HOST_CADDY.exists() else "",
             postgres=postgres,
             redis=observe_redis(passwords),
@@ -189,6 +190,8 @@ class Host:
                 write_file(change.file)
             case RemoveFile():
                 remove(change.path)
+            case RemoveUser():
+                run(("userdel", change.name))
             case RunSql():
                 run_sql(change.statements)
             case RunSqlAsWorker():
@@ -444,6 +447,8 @@ def observe_postgres(
             "SELECT 'database ' || datname FROM pg_database",
             "SELECT 'open ' || datname FROM pg_database WHERE has_database_privilege('public', oid, 'CONNECT')"
             " OR has_database_privilege('public', oid, 'TEMPORARY')",
+            "SELECT 'right ' || p || ' ' || datname FROM pg_database, unnest(ARRAY['CONNECT', 'TEMPORARY']) p"
+            " WHERE has_database_privilege('public', oid, p)",
             "SELECT 'member ' || r.rolname FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid"
             " JOIN pg_roles w ON w.oid = m.member WHERE w.rolname = 'oroboros_worker'",
             administrator=administrator,
@@ -473,8 +478,16 @@ def observe_postgres(
         migrations=tuple(sorted(missing)),
         api_is_bounded=bounded,
         open_to_all=named("open"),
+        public_rights=_rights_of(named("right")),
         passwords_work=frozenset(role for role, password in logins.items() if _may_enter(role, password)),
     )
+
+
+def _rights_of(rows: Iterable[str]) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for right, _, name in (row.partition(" ") for row in rows):
+        found.setdefault(name, set()).add(right)
+    return {name: frozenset(rights) for name, rights in found.items()}
 
 
 def _observe_control(url: str) -> tuple[frozenset[str], bool]:
@@ -562,6 +575,11 @@ def _psql(*statements: str, administrator: tuple[str, ...] = AS_POSTGRES) -> lis
     """Return the rows that statements give to Postgres' administrator, who finds functions nowhere but in Postgres."""
     text = "".join(f"{statement};\n" for statement in ("SET search_path = pg_catalog, pg_temp", *statements))
     return [row for row in run((*administrator, *PSQL_SETTINGS), text=text).split("\0") if row]
+
+
+def ask_postgres(statement: str) -> list[str]:
+    """Return the rows of one column that Postgres' administrator is told."""
+    return _psql(statement)
 
 
 def run_sql(statements: tuple[str, ...], *, administrator: tuple[str, ...] = AS_POSTGRES) -> None:

@@ -50,6 +50,7 @@ POSTGRES_SOCKETS = "/run/postgresql"
 OWN_NETWORK = "OROBOROS_OWN_NETWORK"
 #: By so much at most the ports of a stack are shifted, all of them, and so many previews it has at most.
 PORT_OFFSET_MAX, PREVIEWS_MAX = 57_000, 99
+BACKUPS_MAX = 1_000
 BUILD_SEALED = ".sealed"
 #: What was installed: previews, ports, host names.
 TOPOLOGY_FILE = "topology.json"
@@ -304,6 +305,8 @@ class Topology:
     #: "installed": api and worker run what was installed. "current": what production serves, so that merging to the
     #: production branch replaces them.
     control_plane: Literal["installed", "current"] = "installed"
+    #: How many daily backups are kept on this host; 0: none is made.
+    backups: int = 0
     #: While the host gets fewer slots: how many previews stay. The others end their leases and take none.
     kept_previews: int | None = None
     #: The api enters the control plane's database as the host contract says: as Postgres' administrator.

@@ -25,6 +25,8 @@ class Options:
     contract_database: bool | None = None
     #: PUBLIC loses CONNECT to databases of others as well.
     close_databases: bool | None = None
+    #: Daily backups that are kept; 0: none is made.
+    backups: int | None = None
 
     def said(self) -> dict[str, object]:
         """Return what was said, by the option's name with underscores."""

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt, S
 
 from controller.model.deploy_toml import Host, Network, NumberedHost, Table, WallsTable
 from controller.model.errors import ConfigInvalid
-from controller.model.names import PORT_OFFSET_MAX, PREVIEWS_MAX, Ports, Topology
+from controller.model.names import BACKUPS_MAX, PORT_OFFSET_MAX, PREVIEWS_MAX, Ports, Topology
 from controller.model.options import Options
 from controller.model.profiles import Walls
 
@@ -48,6 +48,7 @@ class _OptionsTable(Table):
     tls: Literal["off", "auto", "files"] | None = None
     contract_database: StrictBool | None = None
     close_databases: StrictBool | None = None
+    backups: Annotated[StrictInt, Field(ge=0, le=BACKUPS_MAX)] | None = None
 
 
 class _TopologyFile(Table):
@@ -72,6 +73,7 @@ class _TopologyFile(Table):
     kept_previews: Annotated[StrictInt, Field(ge=0, le=PREVIEWS_MAX)] | None = None
     contract_database: StrictBool = False
     said: _OptionsTable | None = None
+    backups: Annotated[StrictInt, Field(ge=0, le=BACKUPS_MAX)] = 0
 
 
 def parse_topology(value: object) -> Topology:
@@ -110,6 +112,7 @@ def render_topology(topology: Topology) -> str:
         "kept_previews": topology.kept_previews,
         "contract_database": topology.contract_database,
         "said": None if topology.said is None else topology.said.said(),
+        "backups": topology.backups,
     }
     parse_topology(value)
     return json.dumps(value, indent=2) + "\n"

@@ -46,7 +46,8 @@ EVERYTHING = Topology(
     control_plane="current",
     kept_previews=2,
     contract_database=True,
-    said=Options(base_host="example.org", previews=7, public_port=0, tls="files"),
+    said=Options(base_host="example.org", previews=7, public_port=0, tls="files", backups=7),
+    backups=7,
 )
 
 

@@ -39,7 +39,7 @@ FINGERPRINT = sql.SQL("SELECT md5(string_agg(t::text, '|' ORDER BY t::text)) FRO
 NEEDS = {"env list": "env list main", "explain pr": "explain pr 8"}
 READING = sorted(NEEDS.get(name, name) for name, access in ACCESS.items() if access is Access.READS)
 #: These make, take or name no stack that is there already: the host's own, a folder that is named, or none at all.
-ROOTLESS = ("github setup", "init", "install", "repo set", "uninstall", "version")
+ROOTLESS = ("backup", "github setup", "init", "install", "repo set", "restore", "uninstall", "version")
 
 
 def oroboros(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -216,9 +216,12 @@ def clone(host: Host) -> None:
 
 
 @contextmanager
-def new_team(image: Path, folder: Path, *words: str) -> Iterator[Team]:
+def new_team(
+    image: Path, folder: Path, *words: str, look_before: Callable[[Host], None] = lambda _: None
+) -> Iterator[Team]:
     """A host with Oroboros installed, a forge, and a developer; nothing is deployed yet."""
     with new_host(image, folder) as host:
+        look_before(host)
         host.copy_checkout(SOURCE)
         install(host, "--base-host", BASE_HOST, *words)
         start_forge(host)

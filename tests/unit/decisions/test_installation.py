@@ -17,12 +17,14 @@ from controller.decisions.host_environment import PLACEHOLDERS, Passwords, rende
 from controller.decisions.host_units import UNITS, enabled_units
 from controller.decisions.installation import (
     API_RIGHTS,
+    BEFORE_FILE,
     BEGIN,
     COMMAND,
     COMPLETIONS,
     END,
     MAN_PAGE,
     REDIS_FILE,
+    Before,
     FileFact,
     HostFacts,
     InstallCaddy,
@@ -33,6 +35,7 @@ from controller.decisions.installation import (
     PostgresFact,
     RedisFact,
     RemoveFile,
+    RemoveUser,
     RestartSurface,
     RunSql,
     RunSqlAsWorker,
@@ -41,14 +44,19 @@ from controller.decisions.installation import (
     Wanted,
     WriteFile,
     databases_to_close,
+    fresh_postgres,
     hba_lines,
     ident_lines,
     missing_parts,
+    note_before,
+    parse_before,
     plan_installation,
+    plan_purge,
     plan_removal,
     private_resolvers,
     redis_strangers,
     redis_text,
+    render_before,
     surface_file,
     too_old,
     unseen,
@@ -205,8 +213,9 @@ def test_a_fresh_host_gets_users_before_folders_before_files_before_units_run() 
 
     written = [change.file.path for change in changes if isinstance(change, WriteFile)]
     # The topology before the code: who is cut short wants the same the next time.
-    assert written[0] == HOST_LAYOUT.topology
-    kinds.remove("WriteFile")
+    assert written[:2] == [BEFORE_FILE, HOST_LAYOUT.topology]
+    for _ in range(2):
+        kinds.remove("WriteFile")
     assert kinds.index("MakeUser") < kinds.index("MakeFolder") < kinds.index("InstallCode") < kinds.index("WriteFile")
     assert kinds[-1] == "Systemctl"
     assert {change.name for change in changes if isinstance(change, MakeUser)} == set(wanted_users(CONTRACT))
@@ -523,3 +532,85 @@ def test_removal_takes_units_and_code_and_no_data() -> None:
 if __name__ == "__main__":
     for path, text in TRACKED.items():
         path.write_text(text)
+
+
+# -- a purge ----------------------------------------------------------------------------------------------------------
+
+
+def an_installed_postgres() -> PostgresFact:
+    return PostgresFact(
+        hba_file=HBA,
+        ident_file=IDENT,
+        roles=frozenset({"postgres", "oroboros_api", "oroboros_worker", "app_main", "preview_1", "guest"}),
+        odd_roles=frozenset(),
+        worker_is=frozenset({"app_main", "preview_1"}),
+        databases=frozenset({"postgres", "builder_control", "app_main", "preview_1", "guestbook", "walled"}),
+        open_to_all=frozenset(),
+        passwords_work=frozenset(),
+    )
+
+
+def test_a_purge_takes_out_what_is_ours_and_gives_everybody_back_what_they_had() -> None:
+    before = Before(
+        users=frozenset({"caddy"}),
+        roles=frozenset({"preview_1"}),
+        databases=frozenset({"preview_1"}),
+        public_rights={
+            "postgres": frozenset({"CONNECT", "TEMPORARY"}),
+            "guestbook": frozenset({"CONNECT"}),
+            "gone": frozenset({"CONNECT"}),
+        },
+    )
+    facts = HostFacts(
+        users={name: frozenset() for name in ("caddy", "oroboros", "oroboros-worker", "oroboros-main", "root")},
+        postgres=an_installed_postgres(),
+        files={HBA: FileFact(text=with_block("local all\n", ("ours",), first=True), mode=0o640, owner="p", group="p")},
+    )
+    changes = plan_purge(facts, before)
+    statements = [statement for change in changes if isinstance(change, RunSql) for statement in change.statements]
+    assert statements == [
+        'DROP DATABASE "builder_control" WITH (FORCE)',
+        'DROP DATABASE "app_main" WITH (FORCE)',
+        *(f"DROP OWNED BY {name}" for name in ("app_main", "oroboros_api", "oroboros_worker")),
+        *(f"DROP ROLE {name}" for name in ("app_main", "oroboros_api", "oroboros_worker")),
+        'GRANT CONNECT ON DATABASE "guestbook" TO PUBLIC',
+        'GRANT CONNECT ON DATABASE "postgres" TO PUBLIC',
+        'GRANT TEMPORARY ON DATABASE "postgres" TO PUBLIC',
+        "SELECT pg_reload_conf()",
+    ]
+    assert [change.path for change in changes if isinstance(change, SetBlock)] == [HBA]
+    removed = [change.name for change in changes if isinstance(change, RemoveUser)]
+    assert removed == ["oroboros", "oroboros-worker", "oroboros-main"]
+
+
+def test_a_purge_of_a_host_without_anything_of_ours_changes_nothing() -> None:
+    fresh = fresh_postgres(15, ())
+    facts = HostFacts(users={"root": frozenset(), "caddy": frozenset()}, postgres=fresh)
+    assert plan_purge(facts, note_before(facts)) == ()
+
+
+def test_what_was_here_before_is_written_first_and_read_back_as_it_was() -> None:
+    facts = HostFacts(
+        users={"caddy": frozenset(), "root": frozenset()},
+        postgres=replace(
+            fresh_postgres(15, ()),
+            roles=frozenset({"postgres", "app_main"}),
+            public_rights={"postgres": frozenset({"CONNECT"})},
+        ),
+    )
+    before = note_before(facts)
+    assert before == Before(
+        users=frozenset({"caddy"}),
+        roles=frozenset({"app_main"}),
+        public_rights={"postgres": frozenset({"CONNECT"})},
+    )
+    assert parse_before(render_before(before)) == before
+    first = plan_installation(facts, replace(WANTED, before=render_before(before)))[0]
+    assert isinstance(first, WriteFile)
+    assert first.file.path == BEFORE_FILE
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"users": 1, "roles": [], "databases": [], "public_rights": {}}'])
+def test_a_record_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(ConfigInvalid):
+        parse_before(text)
