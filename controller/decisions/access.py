@@ -26,7 +26,7 @@ API_ACCESS: Mapping[str, Access] = {
     "/api/status": Access.OPERATOR,
     "/api/slots": Access.OPERATOR,
     "/api/runs": Access.OPERATOR,
-    "/api/runs/{generation:int}": Access.OPERATOR,
+    "/api/runs/{generation}": Access.OPERATOR,
     "/api/releases": Access.OPERATOR,
     "/api/deliveries": Access.OPERATOR,
 }

@@ -198,6 +198,12 @@ def _tell_usage(error: click.ClickException, *, as_json: bool) -> int:
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., object])
 
 
+class PullNumber(click.IntRange):
+    """A pull request's number. Its name stands in click's message: "'abc' is not a valid …"."""
+
+    name = "number of a pull request"
+
+
 def _root_option(command: AnyCommand) -> AnyCommand:
     return click.option(
         "--root",
@@ -698,7 +704,7 @@ def explain() -> None:
 @explain.command("pr")
 @_root_option
 @_json_option
-@click.argument("number", type=click.IntRange(1))
+@click.argument("number", type=PullNumber(1))
 @click.pass_context
 def explain_pr(context: click.Context, as_json: bool, number: int) -> None:
     """Say why a pull request has a preview, or none."""

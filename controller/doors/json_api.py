@@ -47,7 +47,7 @@ def routes(settings: Settings) -> list[Route]:
         ),
         "/api/slots": lambda s, topology, _: {"slots": views.read_slots(s, layout, topology)},
         "/api/runs": lambda s, _, request: {"runs": views.read_runs(s, limit=_limit(request))},
-        "/api/runs/{generation:int}": _read_run,
+        "/api/runs/{generation}": _read_run,
         "/api/releases": lambda s, topology, _: {"releases": views.read_releases(s, layout, topology)},
         "/api/deliveries": lambda s, _, request: {"deliveries": views.read_deliveries(s, limit=_limit(request))},
     }
@@ -76,10 +76,13 @@ def _endpoint(
 
 
 def _read_run(store: Store, _topology: Topology, request: Request) -> object:
-    generation = int(request.path_params["generation"])
-    found = views.read_run(store, generation) if generation < 1 << 63 else None
+    text = request.path_params["generation"]
+    if not (text.isascii() and text.isdecimal()):
+        raise Refused("RunUnknown", "a run is known by its number, as in /api/runs/7", status_hint=404)
+    generation = int(text) if len(text) < 19 else 0
+    found = views.read_run(store, generation)
     if found is None:
-        raise Refused("RunUnknown", f"there is no run {generation}", status_hint=404)
+        raise Refused("RunUnknown", f"there is no run {text:.40}", status_hint=404)
     return found
 
 

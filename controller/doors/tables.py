@@ -307,10 +307,12 @@ def failure(run: RunView) -> str:
 
 def releases_table(releases: Sequence[ReleaseView], *, now: datetime) -> Table:
     """Return the releases of this host."""
-    table = _table("release", "published", "files", "size", "builds", "serves", "proven in", "title", flexible="title")
+    table = _table("release", "is", "since", "run", "size", "builds", "serves", "what", flexible="what")
     for release in releases:
         title = Text(plain(release.title))
-        notes = [f"quarantined in {domain}" for domain in release.quarantined_in]
+        notes = [release.by] if release.by else []
+        notes += [f"quarantined in {domain}" for domain in release.quarantined_in]
+        notes += [f"proven in {', '.join(release.proven_in)}"] if release.proven_in else []
         notes += [release.state] if release.state != "published" else []
         notes += ["pinned"] if release.pinned else []
         notes += [] if release.on_disk else ["not on the disk"]
@@ -320,12 +322,12 @@ def releases_table(releases: Sequence[ReleaseView], *, now: datetime) -> Table:
             table,
             [
                 short(release.release),
-                ago(release.published_at, now=now),
-                "-" if release.files is None else str(release.files),
+                _cell(release.standing, style=_GOOD) if release.standing == "live" else release.standing,
+                ago(release.since, now=now) if release.since is not None else "-",
+                "-" if release.run is None else str(release.run),
                 size(release.size_bytes),
                 size(release.build_bytes) if release.build_bytes else "-",
                 ", ".join(release.serves) or "-",
-                ", ".join(release.proven_in) or "-",
                 title,
             ],
         )

@@ -19,6 +19,7 @@ from controller.decisions.explain import end_of_run
 from controller.decisions.github.sweep import ASKS_MAX
 from controller.decisions.holds import HELD_BY_HAND, describe_held, judge_held
 from controller.decisions.plan import stopped_by
+from controller.decisions.standings import Judged, ProductionRun, judge_standings
 from controller.decisions.troubles import describe, lasting
 from controller.effects.checkout import built_bytes
 from controller.effects.live import read_current, read_live
@@ -26,6 +27,7 @@ from controller.model.config import Freeze
 from controller.model.errors import Stalled
 from controller.model.names import MAIN, Domain, Layout, Sha, SlotName, Topology, TreeId
 from controller.model.nouns import Live, Trouble
+from controller.model.states import Cause, RunState
 from controller.model.world import Held
 
 LIMIT_DEFAULT = 20
@@ -148,7 +150,13 @@ class ReleaseView:
     release: str
     tree: str
     title: str
+    #: Of its row: "publishing", "published" or "removing".
     state: str
+    #: What it is to production: `decisions.standings`; since when, by which run, and by whom.
+    standing: str
+    since: datetime | None
+    run: int | None
+    by: str
     files: int | None
     #: Of its commit's files, of which it shares with other releases what did not change.
     size_bytes: int | None
@@ -723,8 +731,13 @@ def read_releases(rows: Rows, layout: Layout, topology: Topology) -> tuple[Relea
         " ORDER BY x.published_at DESC NULLS FIRST, x.sha LIMIT %s",
         [rows.repository_id, rows.host, LIMIT_MAX],
     )
+    standings = _read_standings(rows, layout, found)
     return tuple(
         ReleaseView(
+            standing=standings[Sha(_text(row["sha"]))].standing,
+            since=standings[Sha(_text(row["sha"]))].since,
+            run=standings[Sha(_text(row["sha"]))].run,
+            by=standings[Sha(_text(row["sha"]))].by,
             release=_text(row["sha"]),
             tree=_text(row["tree"]),
             title=_text(row["title"]),
@@ -740,6 +753,42 @@ def read_releases(rows: Rows, layout: Layout, topology: Topology) -> tuple[Relea
             on_disk=layout.release(Sha(_text(row["sha"]))).is_dir(),
         )
         for row in found
+    )
+
+
+def _read_standings(rows: Rows, layout: Layout, releases: Sequence[Mapping[str, object]]) -> dict[Sha, Judged]:
+    runs = rows.load_rows(
+        "SELECT r.generation, r.release, r.state, r.cause, r.served, r.proven, r.switched_at, r.ended_at,"
+        " o.actor, coalesce(o.kind = 'rollback', false) AS is_rollback FROM runs r"
+        " LEFT JOIN LATERAL (SELECT actor, kind FROM overrides o WHERE r.cause = 'override' AND o.host = r.host"
+        "  AND o.slot = r.slot AND o.sha = r.sha AND o.kind IN ('deploy', 'rollback') AND o.at <= r.begun_at"
+        "  ORDER BY o.id DESC LIMIT 1) o ON true"
+        " WHERE r.repository_id = %s AND r.host = %s AND r.slot = 'main' ORDER BY r.generation DESC LIMIT %s",
+        [rows.repository_id, rows.host, STEPS_MAX],
+    )
+    live, _, _ = read_host_slot(layout, MAIN)
+    there = {Sha(_text(row["sha"])): row for row in releases if layout.release(Sha(_text(row["sha"]))).is_dir()}
+    return judge_standings(
+        {sha: _instant(row["published_at"]) for sha, row in there.items()},
+        gone=[sha for row in releases if (sha := Sha(_text(row["sha"]))) not in there],
+        runs=[
+            ProductionRun(
+                run=_number(run["generation"]),
+                release=Sha(_text(run["release"])),
+                state=RunState(_text(run["state"])),
+                cause=Cause(_text(run["cause"])),
+                by=describe_origin(cause=_text(run["cause"]), actor=_text(run["actor"]), pull_request=None, author=""),
+                served=bool(run["served"]),
+                proven=bool(run["proven"]),
+                is_rollback=bool(run["is_rollback"]),
+                switched_at=_instant(run["switched_at"]),
+                ended_at=_instant(run["ended_at"]),
+            )
+            for run in runs
+        ],
+        live=(live.release, live.generation)
+        if live is not None and live.state == "live" and live.release is not None
+        else None,
     )
 
 

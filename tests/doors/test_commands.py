@@ -359,6 +359,28 @@ def test_what_serves_is_told_from_the_disk_while_the_database_is_away(small: Sma
     assert abs(between.total_seconds()) < 60
 
 
+def test_releases_say_what_each_is_by_the_disk_and_the_runs(small: Small) -> None:
+    first, second, third = small.commits
+    small.serve(first)
+    run = small.serve(second)
+    small.publish(third)
+    failed = small.begin(third)
+    small.end(failed, RunState.FAILED, reason="GateFailed", message="it answered 500")
+
+    told = json.loads(small.run("releases", "--json").stdout)["releases"]
+
+    assert {one["release"]: (one["standing"], one["run"]) for one in told} == {
+        first.sha: ("previous", run),
+        second.sha: ("live", run),
+        third.sha: ("failed", failed),
+    }
+    assert all(one["since"] for one in told)
+
+
+def test_explain_names_what_is_no_number_of_a_pull_request(small: Small) -> None:
+    assert "'abc' is not a valid number of a pull request" in small.run("explain", "pr", "abc").stderr
+
+
 def test_outside_a_stack_it_is_said_first_how_to_find_one(tmp_path: Path) -> None:
     result = CliRunner(env={"DATABASE_URL": "", "OROBOROS_ROOT": ""}).invoke(main, ["--root", str(tmp_path), "status"])
 

@@ -159,6 +159,10 @@ def test_a_rollback_from_a_clone_needs_no_network(team: Team) -> None:
     back = [f"{SOURCE}/scripts/rollback.sh", before, "--reason", "a case"]
     team.host.run(back, timeout_s=120, folder=SOURCE)
     assert team.get("app")["version"] == 1
+    told = json.loads(team.host.text("oroboros", "releases", "--json"))["releases"]
+    standings = {one["release"]: (one["standing"], one["by"]) for one in told}
+    assert standings[before] == ("live", "ordered by root")
+    assert standings[team.git("rev-parse", "HEAD")] == ("rolled back", "ordered by root")
 
 
 @contextmanager
