@@ -53,6 +53,8 @@ LOG_LINE_CHARS_MAX = 300
 LISTENERS_SHOWN_MAX = 3
 #: A gate may end in the second of these when a few probes got no answer for another reason, before none listened.
 LISTENS_BY_NOW = "it listens there only now: if it needs that long, raise start_timeout_s of [gate]"
+#: [::] takes what is sent to IPv4 as well, unless the app or the machine says that it is for IPv6 alone.
+MAY_BE_LATE = "; if it does listen there only now, raise start_timeout_s of [gate]"
 UNREACHED = frozenset({"NeverBound", "GateTimedOut"})
 #: What runtimes say of EADDRINUSE.
 IN_USE = ("in use", "eaddrinuse", "errno 98")
@@ -247,10 +249,14 @@ def with_listeners(judgement: Judgement, wanted: str, listens: Sequence[str]) ->
     One that listens there and does not answer in time is not meant. One that listens there by now began too late."""
     if judgement.reason not in UNREACHED:
         return judgement
-    is_bound = _is_bound(wanted, listens)
-    if judgement.reason == "GateTimedOut" and (is_bound or wanted.startswith("unix/")):
+    port = wanted.rpartition(":")[2]
+    is_bound = wanted in listens or f"0.0.0.0:{port}" in listens
+    may_be_bound = f"[::]:{port}" in listens
+    if judgement.reason == "GateTimedOut" and (is_bound or may_be_bound or wanted.startswith("unix/")):
         return judgement
     told = LISTENS_BY_NOW if is_bound else describe_listeners(wanted, listens)
+    if may_be_bound and not is_bound:
+        told += MAY_BE_LATE
     return replace(judgement, message=f"{judgement.message}; {told}") if told else judgement
 
 
@@ -265,11 +271,6 @@ def describe_listeners(wanted: str, listens: Sequence[str]) -> str:
     host, _, port = wanted.rpartition(":")
     has_port = any(address.rpartition(":")[2] == port for address in listens)
     return f"it listens at {shown}: bind {f'HOST ({host})' if has_port else f'PORT ({port})'}"
-
-
-def _is_bound(wanted: str, listens: Sequence[str]) -> bool:
-    port = wanted.rpartition(":")[2]
-    return any(one in (wanted, f"0.0.0.0:{port}", f"[::]:{port}") for one in listens)
 
 
 def with_port_in_use(judgement: Judgement, line: str, beside: Sequence[str]) -> Judgement:

@@ -313,6 +313,7 @@ def test_what_listens_past_loopback_is_open_to_other_machines(listens: tuple[str
         ("GateTimedOut", ("[::1]:8200",), True),
         ("GateTimedOut", ("127.0.0.1:8200",), False),
         ("GateTimedOut", ("0.0.0.0:8200",), False),
+        ("GateTimedOut", ("[::]:8200",), False),
         ("GateTimedOut", (), True),
         ("WrongStatus", ("[::1]:8200",), False),
     ],
