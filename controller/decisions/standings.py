@@ -107,3 +107,13 @@ def _by(standing: Standing, switch: ProductionRun | None, *, run: int | None = N
     if switch is None:
         return Judged(standing=standing, run=run)
     return Judged(standing=standing, since=switch.switched_at, run=switch.run, by=switch.by)
+
+
+def describe_origin(*, cause: str, actor: str, pull_request: int | None, author: str) -> str:
+    """Return in a few words how what serves came to be there."""
+    if cause == "override":
+        return f"ordered by {actor}" if actor else "ordered by hand"
+    if pull_request is not None:
+        return f"#{pull_request} by {author}" if author else f"#{pull_request}"
+    words = {"push": "push", "revert": "revert", "resync": "found by resync", "rollback": "automatic rollback"}
+    return words.get(cause, cause)

@@ -48,7 +48,10 @@ def routes(settings: Settings) -> list[Route]:
         "/api/slots": lambda s, topology, _: {"slots": views.read_slots(s, layout, topology)},
         "/api/runs": lambda s, _, request: {"runs": views.read_runs(s, limit=_limit(request))},
         "/api/runs/{generation}": _read_run,
-        "/api/releases": lambda s, topology, _: {"releases": views.read_releases(s, layout, topology)},
+        "/api/releases": lambda s, topology, request: {
+            "releases": views.read_releases(s, layout, topology),
+            "history": views.read_release_history(s, limit=_limit(request)),
+        },
         "/api/deliveries": lambda s, _, request: {"deliveries": views.read_deliveries(s, limit=_limit(request))},
     }
     return [Route(path, _endpoint(settings, limiter, reader), methods=["GET"]) for path, reader in readers.items()]

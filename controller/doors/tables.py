@@ -28,6 +28,7 @@ from controller.doors.views import (
     DriftView,
     ForcePushView,
     OverrideView,
+    ReleaseChange,
     ReleaseView,
     RunView,
     SlotView,
@@ -331,6 +332,15 @@ def releases_table(releases: Sequence[ReleaseView], *, now: datetime) -> Table:
                 title,
             ],
         )
+    return table
+
+
+def release_history_table(history: Sequence[ReleaseChange], *, now: datetime) -> Table:
+    """Return what releases became."""
+    table = _table("since", "release", "became", "run", "by", flexible="by")
+    for one in history:
+        run = "-" if one.run is None else str(one.run)
+        _row(table, [ago(one.since, now=now), short(one.release), one.standing, run, one.by or "-"])
     return table
 
 

@@ -19,15 +19,15 @@ from controller.decisions.explain import end_of_run
 from controller.decisions.github.sweep import ASKS_MAX
 from controller.decisions.holds import HELD_BY_HAND, describe_held, judge_held
 from controller.decisions.plan import stopped_by
-from controller.decisions.standings import Judged, ProductionRun, judge_standings
+from controller.decisions.standings import describe_origin
 from controller.decisions.troubles import describe, lasting
 from controller.effects.checkout import built_bytes
 from controller.effects.live import read_current, read_live
+from controller.effects.standings import load_standings
 from controller.model.config import Freeze
 from controller.model.errors import Stalled
 from controller.model.names import MAIN, Domain, Layout, Sha, SlotName, Topology, TreeId
 from controller.model.nouns import Live, Trouble
-from controller.model.states import Cause, RunState
 from controller.model.world import Held
 
 LIMIT_DEFAULT = 20
@@ -169,6 +169,17 @@ class ReleaseView:
     quarantined_in: tuple[str, ...]
     pinned: bool
     on_disk: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseChange:
+    """What a release became to production, since when, by which run, and by what or whose order."""
+
+    release: str
+    standing: str
+    since: datetime
+    run: int | None
+    by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -638,16 +649,6 @@ def _slot_state(live: Live | None, problem: str) -> str:
     return live.state
 
 
-def describe_origin(*, cause: str, actor: str, pull_request: int | None, author: str) -> str:
-    """Return in a few words how what serves came to be there."""
-    if cause == "override":
-        return f"ordered by {actor}" if actor else "ordered by hand"
-    if pull_request is not None:
-        return f"#{pull_request} by {author}" if author else f"#{pull_request}"
-    words = {"push": "push", "revert": "revert", "resync": "found by resync", "rollback": "automatic rollback"}
-    return words.get(cause, cause)
-
-
 def read_runs(rows: Rows, *, limit: int = LIMIT_DEFAULT, slot: SlotName | None = None) -> tuple[RunView, ...]:
     """Return the newest runs, newest first."""
     if slot is not None:
@@ -731,7 +732,7 @@ def read_releases(rows: Rows, layout: Layout, topology: Topology) -> tuple[Relea
         " ORDER BY x.published_at DESC NULLS FIRST, x.sha LIMIT %s",
         [rows.repository_id, rows.host, LIMIT_MAX],
     )
-    standings = _read_standings(rows, layout, found)
+    standings = load_standings(rows, layout, read_host_slot(layout, MAIN)[0])
     return tuple(
         ReleaseView(
             standing=standings[Sha(_text(row["sha"]))].standing,
@@ -756,39 +757,22 @@ def read_releases(rows: Rows, layout: Layout, topology: Topology) -> tuple[Relea
     )
 
 
-def _read_standings(rows: Rows, layout: Layout, releases: Sequence[Mapping[str, object]]) -> dict[Sha, Judged]:
-    runs = rows.load_rows(
-        "SELECT r.generation, r.release, r.state, r.cause, r.served, r.proven, r.switched_at, r.ended_at,"
-        " o.actor, coalesce(o.kind = 'rollback', false) AS is_rollback FROM runs r"
-        " LEFT JOIN LATERAL (SELECT actor, kind FROM overrides o WHERE r.cause = 'override' AND o.host = r.host"
-        "  AND o.slot = r.slot AND o.sha = r.sha AND o.kind IN ('deploy', 'rollback') AND o.at <= r.begun_at"
-        "  ORDER BY o.id DESC LIMIT 1) o ON true"
-        " WHERE r.repository_id = %s AND r.host = %s AND r.slot = 'main' ORDER BY r.generation DESC LIMIT %s",
-        [rows.repository_id, rows.host, STEPS_MAX],
+def read_release_history(rows: Rows, *, limit: int = LIMIT_DEFAULT) -> tuple[ReleaseChange, ...]:
+    """Return what releases became, newest first, with those that were removed."""
+    found = rows.load_rows(
+        "SELECT sha, standing, coalesce(since, at) AS since, run, ordered_by FROM release_history"
+        " WHERE repository_id = %s AND host = %s ORDER BY id DESC LIMIT %s",
+        [rows.repository_id, rows.host, bounded_limit(limit)],
     )
-    live, _, _ = read_host_slot(layout, MAIN)
-    there = {Sha(_text(row["sha"])): row for row in releases if layout.release(Sha(_text(row["sha"]))).is_dir()}
-    return judge_standings(
-        {sha: _instant(row["published_at"]) for sha, row in there.items()},
-        gone=[sha for row in releases if (sha := Sha(_text(row["sha"]))) not in there],
-        runs=[
-            ProductionRun(
-                run=_number(run["generation"]),
-                release=Sha(_text(run["release"])),
-                state=RunState(_text(run["state"])),
-                cause=Cause(_text(run["cause"])),
-                by=describe_origin(cause=_text(run["cause"]), actor=_text(run["actor"]), pull_request=None, author=""),
-                served=bool(run["served"]),
-                proven=bool(run["proven"]),
-                is_rollback=bool(run["is_rollback"]),
-                switched_at=_instant(run["switched_at"]),
-                ended_at=_instant(run["ended_at"]),
-            )
-            for run in runs
-        ],
-        live=(live.release, live.generation)
-        if live is not None and live.state == "live" and live.release is not None
-        else None,
+    return tuple(
+        ReleaseChange(
+            release=_text(row["sha"]),
+            standing=_text(row["standing"]),
+            since=_must(_instant(row["since"])),
+            run=_number_or_none(row["run"]),
+            by=_text(row["ordered_by"]),
+        )
+        for row in found
     )
 
 

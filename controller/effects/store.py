@@ -30,6 +30,7 @@ from controller.decisions.github.sweep import LOG_KEPT, Missed
 from controller.decisions.holds import freeze_from_json, freeze_to_json
 from controller.decisions.report_checks import STEPS_MAX, JournalStep, Story
 from controller.decisions.slots import SLOT_REMOVED
+from controller.decisions.standings import Judged, Standing
 from controller.model.config import Freeze
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
@@ -1334,6 +1335,30 @@ class Store:
             ).fetchall()
             return tuple(Sha(row["sha"]) for row in rows)
 
+    def record_standings(self, judged: Mapping[Sha, Judged], *, now: datetime) -> int:
+        """Write what releases are to production; what changed joins their history. Return how many changed.
+
+        When a run is forgotten, nothing tells any more since when a release is what it is: what was written stays."""
+        with self._transaction(fenced=True) as connection:
+            return sum(
+                connection.execute(
+                    "WITH changed AS (UPDATE releases SET standing = %(standing)s, standing_since = %(since)s,"
+                    "  standing_run = %(run)s, standing_by = %(by)s"
+                    " WHERE repository_id = %(r)s AND host = %(host)s AND sha = %(sha)s"
+                    "  AND (standing, standing_since, standing_run, standing_by) IS DISTINCT FROM"
+                    "   (%(standing)s, %(since)s::timestamptz, %(run)s::bigint, %(by)s)"
+                    "  AND (%(since)s::timestamptz IS NOT NULL OR standing IS DISTINCT FROM %(standing)s)"
+                    " RETURNING sha)"
+                    " INSERT INTO release_history (repository_id, host, sha, standing, since, run, ordered_by, at)"
+                    " SELECT %(r)s, %(host)s, sha, %(standing)s, %(since)s, %(run)s, %(by)s, %(now)s FROM changed",
+                    {
+                        "r": self._id(), "host": self._host, "sha": sha, "standing": one.standing,
+                        "since": one.since, "run": one.run, "by": one.by, "now": now,
+                    },
+                ).rowcount
+                for sha, one in judged.items()
+            )  # fmt: skip
+
     @contextmanager
     def removing_release(self, sha: Sha) -> Iterator[bool]:
         """Forget a release that is about to go, once the block has taken its name away; False when it is wanted again.
@@ -1346,6 +1371,12 @@ class Store:
                 " RETURNING sha",
                 [self._id(), self._host, sha],
             ).fetchone()
+            if row is not None:
+                connection.execute(
+                    "INSERT INTO release_history (repository_id, host, sha, standing, since, ordered_by, at)"
+                    " VALUES (%s, %s, %s, %s, now(), 'retention', now())",
+                    [self._id(), self._host, sha, Standing.REMOVED],
+                )
             yield row is not None
 
     # -- quarantine and overrides -----------------------------------------------------------------------------------
@@ -1702,6 +1733,15 @@ class Store:
                 [self._id(), before, at_most],
             ).rowcount
             return lines + drifts + said + orders
+
+    def forget_standings(self, *, before: datetime, at_most: int) -> int:
+        """Remove what was written before then of what releases became; return how many. Rows keep what they are."""
+        with self._transaction() as connection:
+            return connection.execute(
+                "DELETE FROM release_history WHERE id IN (SELECT id FROM release_history WHERE repository_id = %s"
+                " AND host = %s AND at < %s ORDER BY id LIMIT %s)",
+                [self._id(), self._host, before, at_most],
+            ).rowcount
 
     def forget_orders(self, *, before: datetime, at_most: int) -> int:
         """Remove orders by hand, holds and leases that were over before then; return how many.

@@ -41,13 +41,15 @@ class Forgotten:
     orders: int = 0
     #: Heads that were seen, and pull requests that are closed.
     heads: int = 0
+    #: What releases became.
+    standings: int = 0
     problem: str = ""
     #: There was more than the rounds allowed.
     is_more_left: bool = False
 
     @property
     def rows(self) -> int:
-        return self.deliveries + self.runs + self.reports + self.audit + self.orders + self.heads
+        return self.deliveries + self.runs + self.reports + self.audit + self.orders + self.heads + self.standings
 
 
 def forget(
@@ -83,9 +85,11 @@ def forget(
         audit=in_rounds(lambda: store.forget_audit(before=audit_before, at_most=ROWS_AT_ONCE)),
         orders=in_rounds(lambda: store.forget_orders(before=audit_before, at_most=ROWS_AT_ONCE)),
         heads=in_rounds(lambda: store.forget_heads(before=reports_before, at_most=ROWS_AT_ONCE)),
+        standings=in_rounds(lambda: store.forget_standings(before=reports_before, at_most=ROWS_AT_ONCE)),
         problem=problem,
     )
-    most = max(found.runs, found.deliveries, found.reports, found.audit, found.orders, found.heads)
+    kinds = (found.runs, found.deliveries, found.reports, found.audit, found.orders, found.heads, found.standings)
+    most = max(kinds)
     return replace(found, is_more_left=most >= rounds * ROWS_AT_ONCE)
 
 

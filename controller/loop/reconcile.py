@@ -47,6 +47,7 @@ from controller.decisions.slots import SlotPlan, assign_slots, may_preview
 from controller.decisions.timers import next_look_at
 from controller.effects.github_http import Forge
 from controller.effects.mirror import Mirror, PullNotFetched
+from controller.effects.standings import load_standings
 from controller.effects.store import History, LostEpoch
 from controller.failpoints import failpoint
 from controller.loop.answering import Answering
@@ -56,12 +57,12 @@ from controller.loop.observe import observe, production_ref
 from controller.loop.troubles import Troubles
 from controller.model.config import Policy
 from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
-from controller.model.names import Sha, SlotName, pull_request_domain
+from controller.model.names import MAIN, Sha, SlotName, pull_request_domain
 from controller.model.nouns import WORKER, Drift, PullRequest, Signature, Trouble
 from controller.model.reports import Surface
 from controller.model.states import ProcessState
 from controller.model.steps import DropBuild, Prune, Step
-from controller.model.world import Held, Hold, Observed, Wanted
+from controller.model.world import Held, Hold, Observed, SlotObserved, Wanted
 
 #: A timer is looked at so long after its instant: never before it.
 TIMER_SLACK_S = 0.01
@@ -204,6 +205,8 @@ class Reconciler:
     #: Run and process of each instance when it was last seen to run, by unit.
     _ran: dict[str, tuple[int, int]] = field(default_factory=dict)
     _verified_at: datetime | None = None
+    #: What the standings that were written last followed from.
+    _standings_of: object = None
     #: Orders to heal a release that a look has begun for.
     _heals_begun: frozenset[int] = frozenset()
 
@@ -242,6 +245,7 @@ class Reconciler:
         self._verify_signatures(observed, history, now=now)
         self._note_drifts(observed, history)
         self._verify_released(observed, history, now=now)
+        self._note_standings(observed, history, now=now)
         keeps_house = self._house_kept_at is None or now >= self._house_kept_at + timedelta(seconds=HOUSE_EVERY_S)
         steps = decision.steps if keeps_house else decision.steps[: len(decision.steps) - len(decision.prune)]
         self._tell(decision, steps)
@@ -637,6 +641,15 @@ class Reconciler:
         self.hands.background.start(
             ("house", None), lambda: self.housekeeping.turn(retention=retention, slots=slots, quarantined=spent)
         )
+
+    def _note_standings(self, observed: Observed, history: History, *, now: datetime) -> None:
+        """Write what each release is to production, when what that follows from has changed."""
+        main = next((slot for slot in observed.slots if slot.slot == MAIN), SlotObserved(slot=MAIN))
+        follows_from = (main.live, main.recent_runs, history.releases)
+        if follows_from != self._standings_of:
+            store = self.hands.store
+            store.record_standings(load_standings(store, self.hands.layout, main.live), now=now)
+            self._standings_of = follows_from
 
     def _report(self, observed: Observed, decision: Decision, *, now: datetime) -> None:
         failpoint("tick.before_report")

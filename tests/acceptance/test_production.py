@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -194,6 +195,14 @@ def test_manual_rollback_holds_until_a_later_head(world: World) -> None:
     world.await_serving(old)
     time.sleep(1.0)
     assert world.serves() == old
+    told = json.loads(world.command("releases", "--json").stdout)
+    standings = {one["release"]: one["standing"] for one in told["releases"]}
+    assert (standings[old], standings[new]) == ("live", "rolled back")
+    became = [(one["release"], one["standing"], one["by"]) for one in reversed(told["history"])]
+    by = next(one["by"] for one in told["releases"] if one["release"] == new)
+    assert by.startswith("ordered by ")
+    of_new = [one for one in became if one[0] == new and one[1] != "published"]
+    assert of_new == [(new, "live", "push"), (new, "rolled back", by)]
     (world.author.clone / "note").write_text("newer\n")
     newer = world.author.commit("Newer")
     world.author.push()

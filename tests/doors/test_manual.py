@@ -88,7 +88,7 @@ def test_bash_completes_commands_options_and_choices(tmp_path: Path) -> None:
     script.write_text(completion(cli.main, "bash"))
     assert completed(script, "ro") == ["rollback"]
     assert set(completed(script, "maintenance", "")) == {"daily-summary", "reset-audit", "stale-leases"}
-    assert completed(script, "install", "--ba") == ["--base-host", "--backend-port"]
+    assert completed(script, "install", "--ba") == ["--base-host", "--backend-port", "--backups"]
     assert completed(script, "install", "--tls", "a") == ["auto"]
 
 

@@ -163,6 +163,9 @@ def test_a_rollback_from_a_clone_needs_no_network(team: Team) -> None:
     standings = {one["release"]: (one["standing"], one["by"]) for one in told}
     assert standings[before] == ("live", "ordered by root")
     assert standings[team.git("rev-parse", "HEAD")] == ("rolled back", "ordered by root")
+    asking = "runuser -u postgres -- psql -XAtc 'SELECT sha, standing FROM releases' builder_control"
+    written = dict(line.split("|") for line in team.host.text("sh", "-c", asking).splitlines())
+    assert (written[before], written[team.git("rev-parse", "HEAD")]) == ("live", "rolled back")
 
 
 @contextmanager

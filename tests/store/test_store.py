@@ -15,6 +15,7 @@ import pytest
 from controller.decisions.commands import Lately
 from controller.decisions.github.limits import Pace, Quiet
 from controller.decisions.github.repository import Repository
+from controller.decisions.standings import Judged, Standing
 from controller.effects.store import (
     PAUSE_OFTEN,
     PAUSE_TOO_OFTEN,
@@ -1044,3 +1045,54 @@ def test_a_tick_reads_few_rows_however_many_there_are(store: Store, postgres_url
     assert len(history.proven) == 20
     read = {table: after[table] - before[table] for table in after}
     assert {table: count for table, count in read.items() if count > FEW} == {}
+
+
+def judged(standing: Standing, run: int | None = None, since: datetime | None = NOW) -> Judged:
+    return Judged(standing=standing, since=since, run=run, by="push")
+
+
+def release_history(store: Store) -> list[tuple[object, ...]]:
+    rows = store.load_rows("SELECT sha, standing, run, ordered_by FROM release_history ORDER BY id")
+    return [tuple(row.values()) for row in rows]
+
+
+def test_what_a_release_becomes_is_written_once_and_stays_in_the_history_when_it_is_gone(store: Store) -> None:
+    one = sha("1")
+    store.record_release(sha=one, tree=TreeId(one), path="/releases/1", files=1, size_bytes=1, now=NOW)
+    for _ in range(2):
+        store.record_standings({one: judged(Standing.PUBLISHED)}, now=NOW)
+        store.record_standings({one: judged(Standing.LIVE, 1)}, now=NOW)
+    (row,) = store.load_rows("SELECT standing, standing_run, standing_since, standing_by FROM releases")
+    assert tuple(row.values()) == ("live", 1, NOW, "push")
+    assert store.record_standings({one: judged(Standing.LIVE, 1)}, now=LATER) == 0
+
+    store.record_removing([one])
+    with store.removing_release(one) as goes:
+        assert goes
+
+    assert release_history(store) == [
+        (one, "published", None, "push"),
+        (one, "live", 1, "push"),
+        (one, "published", None, "push"),
+        (one, "live", 1, "push"),
+        (one, "removed", None, "retention"),
+    ]
+    assert store.forget_standings(before=FAR, at_most=3) == 3
+
+
+def test_since_when_a_release_is_what_it_is_outlives_the_run_that_made_it_so(store: Store) -> None:
+    one = sha("1")
+    store.record_release(sha=one, tree=TreeId(one), path="/releases/1", files=1, size_bytes=1, now=NOW)
+    store.record_standings({one: judged(Standing.LIVE, 1)}, now=NOW)
+
+    assert store.record_standings({one: judged(Standing.LIVE, 1, since=None)}, now=LATER) == 0
+
+    assert store.load_rows("SELECT standing_since FROM releases") == [{"standing_since": NOW}]
+
+
+def test_a_worker_that_was_replaced_writes_no_standing(store: Store) -> None:
+    one = sha("1")
+    store.record_release(sha=one, tree=TreeId(one), path="/releases/1", files=1, size_bytes=1, now=NOW)
+    store.epoch = (store.epoch or 1) - 1
+    with pytest.raises(LostEpoch):
+        store.record_standings({one: judged(Standing.LIVE, 1)}, now=NOW)
