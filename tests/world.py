@@ -724,7 +724,9 @@ class FakeHost:
         live = world.live
         if live is not None and live.state == "live" and live.colour is not None:
             serves = (instance_unit(step.slot, live.colour), live.generation) == (step.unit, step.generation)
-            if serves and known.state is ProcessState.RUNNING and not self.is_stopped(step.slot):
+            # Its lease may have ended in this very tick: the order to stop it was of that lease.
+            was_told_to = any((stop.slot, stop.fence) == (step.slot, live.fence) for stop in self.stops)
+            if serves and known.state is ProcessState.RUNNING and not was_told_to:
                 raise Broken(f"stops what serves: {step}")
         del world.processes[step.unit]
 

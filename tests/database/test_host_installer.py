@@ -43,6 +43,7 @@ from controller.effects.powers import ask_as
 from controller.effects.store import SQL_FOLDER, migrate
 from controller.model.errors import Stalled, Unavailable
 from controller.model.names import Topology
+from controller.model.options import Options
 
 PASSWORDS = Passwords(api="api", worker="worker", redis="redis")
 WANTED = Wanted(
@@ -199,7 +200,10 @@ def test_the_name_of_a_database_is_never_taken_for_words(host_postgres: HostPost
     assert name in found.open_to_all
 
     facts = HostFacts(postgres=replace(found, open_to_all=frozenset({name})))
-    (closing,) = [c for c in plan_installation(facts, WANTED) if isinstance(c, RunSql) and c.what.startswith("close")]
+    # Where somebody else's database lives, PUBLIC's right is taken from it only when an option says so.
+    assert not any(isinstance(one, RunSql) and name in one.what for one in plan_installation(facts, WANTED))
+    told_to = replace(WANTED, topology=replace(WANTED.topology, said=Options(close_databases=True)))
+    (closing,) = [c for c in plan_installation(facts, told_to) if isinstance(c, RunSql) and c.what.startswith("close")]
     run_sql(closing.statements, administrator=host_postgres.administrator)
 
     assert name not in host_postgres.observe().open_to_all

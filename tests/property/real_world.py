@@ -54,7 +54,7 @@ from controller.loop.troubles import Troubles
 from controller.model.config import Api, Recipe, Settings, read_settings
 from controller.model.errors import Unavailable, Waiting
 from controller.model.names import MAIN, Sha, SlotName, TreeId
-from controller.model.nouns import Head, ProcessFact
+from controller.model.nouns import Head, PortFact, ProcessFact
 from controller.model.reports import WantedReport, WantedStatus, report_from_json
 from controller.model.states import StatusState
 from controller.model.steps import BeginRun, EndOverride, Step, Switch
@@ -117,6 +117,9 @@ class NoProcesses:
     def environment(self, unit: str) -> dict[str, str]:
         del unit
         return {}
+
+    def taken_ports(self) -> tuple[PortFact, ...]:
+        return ()
 
 
 class InProcess(httpx.BaseTransport):
