@@ -1,7 +1,7 @@
 """Does each remedy that doctor prints mend the very state that it is printed for?
 
 One host is brought into each state in turn. Doctor names the fault, its commands are run as printed, and the fault is
-gone. What no command mends, or no host without a network can show, is listed with its reason.
+gone.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ GROUPS: dict[str, dict[Fault, str]] = {
         ),
     },
     "the parts": {
+        Fault.GIT_UNFIT: "dpkg -r --force-depends git",
+        Fault.MIGRATIONS_MISSING: (
+            f"""systemctl stop ouroboros-worker; {AS_POSTGRES} "ALTER TABLE runs DROP COLUMN unwell_before;"""
+            """ DELETE FROM schema_migrations WHERE name LIKE '0060%'" """
+        ),
         Fault.SECRETS_OPEN: "chmod 644 /etc/oroboros/app-main.env",
         Fault.REDIS_AWAY: "systemctl stop redis-server.service",
         Fault.SURFACE_DOWN: "systemctl stop ouroboros-web@preview1.socket ouroboros-web@preview1.service",
@@ -100,10 +105,6 @@ GROUPS: dict[str, dict[Fault, str]] = {
 STATES = {fault: state for group in GROUPS.values() for fault, state in group.items()}
 #: What a remedy is to be given besides.
 TYPED = {Fault.TOKEN_REFUSED: TOKEN_FILE}
-UNTESTED = {
-    Fault.GIT_UNFIT: "apt needs a network",
-    Fault.MIGRATIONS_MISSING: "an upgrade makes this state, and case_upgrade.py is about upgrades",
-}
 
 
 def app(version: int) -> dict[str, str]:
@@ -135,8 +136,8 @@ def findings(host: Host) -> list[dict[str, Any]]:
     return checks
 
 
-def test_every_remedy_with_commands_is_run_on_its_state_or_says_why_not() -> None:
-    assert {fault for fault in Fault if host_commands(fault)} == {*STATES, *UNTESTED}
+def test_every_remedy_with_commands_is_run_on_its_state() -> None:
+    assert {fault for fault in Fault if host_commands(fault)} == STATES.keys()
 
 
 @pytest.mark.parametrize("group", GROUPS)
