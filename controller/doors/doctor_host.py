@@ -121,13 +121,15 @@ def _examine(stack: Stack) -> list[Finding]:
     findings.append(doctor.check_environment((), root=stack.root))
     findings += examine_secrets(settings)
     with progress("asking every part"):
-        findings += examine_parts(settings)
+        parts = examine_parts(settings)
+        findings += parts
         try:
             topology = read_topology(settings.layout)
         except ConfigInvalid as error:
             return [*findings, doctor.failed("topology", error.message, Fault.TOPOLOGY_UNREADABLE)]
         findings += examine_addresses(settings, topology)
-        findings += examine_leftovers(settings, topology)
+        if not any(one.fault is Fault.MIGRATIONS_MISSING for one in parts):  # tables that are not ours yet
+            findings += examine_leftovers(settings, topology)
     findings += examine_slots(settings, topology)
     return findings
 

@@ -116,6 +116,8 @@ def team(image: Path, hosts_folder: Path) -> Iterator[Team]:
     with serving_team(image, hosts_folder) as team:
         # A minimal Debian has none, and who tests is root.
         team.host.write("/usr/local/bin/sudo", '#!/bin/sh\nexec "$@"\n', mode="0755")
+        # Without a network apt has what is in its cache, and not what that only recommends.
+        team.host.write("/etc/apt/apt.conf.d/lean", 'APT::Install-Recommends "false";\n')
         team.git("switch", "-q", "-c", "sickly")
         team.commit("A preview", app(2))
         team.git("push", "-q", "origin", "sickly")
