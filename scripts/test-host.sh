@@ -34,7 +34,7 @@ unshare --mount --pid --net --cgroup --fork true 2>/dev/null ||
 
 cases=(tests/host)
 for argument in "$@"; do case $argument in tests/host/*) cases=() ;; esac; done
-exec "$python" -m pytest -n "${OROBOROS_TEST_PROCESSES:-2}" --dist loadfile -p tests.host.plugin \
+exec "$python" -m pytest -n "${OROBOROS_TEST_PROCESSES:-3}" --dist loadfile --no-loadscope-reorder -p tests.host.plugin \
     -o addopts="--strict-markers --strict-config --import-mode=importlib" \
     -o python_files='case_*.py' -o console_output_style=classic -o timeout=300 -qq -rN --no-header --tb=short \
     "${cases[@]}" "$@"

@@ -48,6 +48,10 @@ ON_EVERY_DEBIAN: dict[str, tuple[str, ...]] = {
 }
 
 
+#: Files that take long, longest first: what is begun last is what everything else waits for.
+LONGEST_FIRST = ("case_upgrade", "case_flows", "case_taken_over", "case_installed", "case_dist_upgrade", "case_doctor")
+
+
 class Lines:
     """Prints a line for each case, and counts."""
 
@@ -93,6 +97,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # Ended from outside is as Ctrl-C: everything is taken down.
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 def _interrupt(number: int, _frame: object) -> None:
