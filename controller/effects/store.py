@@ -1340,24 +1340,27 @@ class Store:
 
         When a run is forgotten, nothing tells any more since when a release is what it is: what was written stays."""
         with self._transaction(fenced=True) as connection:
-            return sum(
-                connection.execute(
-                    "WITH changed AS (UPDATE releases SET standing = %(standing)s, standing_since = %(since)s,"
+            here = {"r": self._id(), "host": self._host, "now": now}
+            rows = connection.execute(
+                "SELECT sha, standing, standing_since, standing_run, standing_by FROM releases"
+                " WHERE repository_id = %(r)s AND host = %(host)s",
+                here,
+            ).fetchall()
+            changed = [
+                {**here, "sha": row["sha"], "standing": one.standing, "since": one.since, "run": one.run, "by": one.by}
+                for row in rows
+                if (one := judged.get(Sha(row["sha"]))) is not None and _became(row, one)
+            ]
+            with connection.cursor() as cursor:
+                cursor.executemany(
+                    "WITH became AS (UPDATE releases SET standing = %(standing)s, standing_since = %(since)s,"
                     "  standing_run = %(run)s, standing_by = %(by)s"
-                    " WHERE repository_id = %(r)s AND host = %(host)s AND sha = %(sha)s"
-                    "  AND (standing, standing_since, standing_run, standing_by) IS DISTINCT FROM"
-                    "   (%(standing)s, %(since)s::timestamptz, %(run)s::bigint, %(by)s)"
-                    "  AND (%(since)s::timestamptz IS NOT NULL OR standing IS DISTINCT FROM %(standing)s)"
-                    " RETURNING sha)"
+                    " WHERE repository_id = %(r)s AND host = %(host)s AND sha = %(sha)s RETURNING sha)"
                     " INSERT INTO release_history (repository_id, host, sha, standing, since, run, ordered_by, at)"
-                    " SELECT %(r)s, %(host)s, sha, %(standing)s, %(since)s, %(run)s, %(by)s, %(now)s FROM changed",
-                    {
-                        "r": self._id(), "host": self._host, "sha": sha, "standing": one.standing,
-                        "since": one.since, "run": one.run, "by": one.by, "now": now,
-                    },
-                ).rowcount
-                for sha, one in judged.items()
-            )  # fmt: skip
+                    " SELECT %(r)s, %(host)s, sha, %(standing)s, %(since)s, %(run)s, %(by)s, %(now)s FROM became",
+                    changed,
+                )
+            return len(changed)
 
     @contextmanager
     def removing_release(self, sha: Sha) -> Iterator[bool]:
@@ -2271,6 +2274,14 @@ def _pull(row: DictRow) -> PullRequest:
         refused_reason=row["refused_reason"],
         refused_message=row["refused_message"],
     )
+
+
+def _became(row: DictRow, one: Judged) -> bool:
+    """Say whether a release is something else than its row says; an unknown time is no news."""
+    if one.since is None and row["standing"] == one.standing:
+        return False
+    written = (row["standing"], row["standing_since"], row["standing_run"], row["standing_by"])
+    return written != (one.standing, one.since, one.run, one.by)
 
 
 def _release(row: DictRow) -> Release:
