@@ -3,7 +3,7 @@
     edge_launcher.py PORT… -- COMMAND…
 
 While another process has a port it waits, with a growing pause, and the journal has one line of it: a Caddy that cannot
-bind would end at once, again and again. Then this process becomes the command.
+bind would end at once, again and again. Then this process becomes the command. A surface waits in the same way.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 PAUSE_MIN_S, PAUSE_MAX_S = 0.25, 5.0
@@ -25,6 +26,12 @@ def main(words: list[str]) -> NoReturn:
     """Wait for the ports, then become the command; never returns."""
     at = words.index("--")
     ports, command = [int(word) for word in words[:at]], words[at + 1 :]
+    await_ports(ports, why_not)
+    os.execv(command[0], command)  # noqa: S606 - no shell is the point
+
+
+def await_ports(ports: Sequence[int], why_not: Callable[[int], str]) -> None:
+    """Wait until each port can be bound, and say it once while another process has one."""
     told: list[str] = []
     pause_s = PAUSE_MIN_S
     while problems := [problem for port in ports if (problem := why_not(port))]:
@@ -34,7 +41,15 @@ def main(words: list[str]) -> NoReturn:
             print(f"{ERROR}{said}", file=sys.stderr, flush=True)
         time.sleep(pause_s)
         pause_s = min(PAUSE_MAX_S, pause_s * 2)
-    os.execv(command[0], command)  # noqa: S606 - no shell is the point
+
+
+def why_not_here(port: int) -> str:
+    """Return why a port of loopback cannot be listened on; "" when it can."""
+    try:
+        _listen(socket.AF_INET, "127.0.0.1", port)
+    except OSError as error:
+        return f"port {port} cannot be bound: {error.strerror}"
+    return ""
 
 
 def why_not(port: int) -> str:

@@ -36,7 +36,10 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (DECISIONS, (MODEL, DECISIONS)),
     (EFFECTS, (MODEL, DECISIONS, "controller.effects.runtime", *LEAVES)),
     (LOOP, (MODEL, DECISIONS, EFFECTS, LOOP, *LEAVES)),
-    (DOORS, (MODEL, DECISIONS, EFFECTS, LOOP, DOORS, "controller.control_launcher", *LEAVES)),
+    (
+        DOORS,
+        (MODEL, DECISIONS, EFFECTS, LOOP, DOORS, "controller.control_launcher", "controller.edge_launcher", *LEAVES),
+    ),
     (DEVELOPMENT, (MODEL, DECISIONS, EFFECTS, LOOP, DOORS, DEVELOPMENT, "hooks", *LEAVES)),
     # Inside a slot's walls on a host: root's own, with the standard library alone.
     ("controller.launcher", (MODEL, DECISIONS, "controller.effects.checkout", *LEAVES)),

@@ -25,6 +25,7 @@ from controller.decisions.surfaces import (
     render_surface,
     surface_ports,
 )
+from controller.edge_launcher import await_ports, why_not_here
 from controller.effects.stack_files import write_private
 from controller.model.errors import ConfigInvalid, OroborosError, Unavailable
 from controller.model.names import HOST_APP, HOST_CADDY, HOST_LAYOUT, SURFACE_CONFIG, Layout, SlotName, parse_slot
@@ -54,6 +55,7 @@ def main(words: list[str]) -> NoReturn:
 def become_surface(slot: SlotName, layout: Layout, environ: Mapping[str, str], *, caddy: Path) -> NoReturn:
     """Write the configuration of a slot's surface, and become the Caddy that runs it."""
     prepared = prepare_surface(slot, layout, environ, caddy=caddy)
+    await_ports(prepared.binds, why_not_here)
     os.execve(prepared.argv[0], prepared.argv, dict(prepared.environment))  # noqa: S606 - no shell, on purpose
 
 
@@ -63,6 +65,8 @@ class Prepared:
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
+    #: Ports that systemd did not open for it.
+    binds: tuple[int, ...]
 
 
 def prepare_surface(slot: SlotName, layout: Layout, environ: Mapping[str, str], *, caddy: Path) -> Prepared:
@@ -94,6 +98,7 @@ def prepare_surface(slot: SlotName, layout: Layout, environ: Mapping[str, str], 
         argv=(str(caddy), "run", "--config", str(home / SURFACE_CONFIG)),
         # Caddy keeps small files of its own, which nobody misses after a restart.
         environment={**environ, "HOME": str(home), "XDG_DATA_HOME": str(home), "XDG_CONFIG_HOME": str(home)},
+        binds=tuple(port for port in surface_ports(told) if port not in opened),
     )
 
 

@@ -77,7 +77,7 @@ def test_installing_again_makes_the_host_whole(team: Team, host: Host, tmp_path:
     host.run(["/usr/bin/python3", "-m", "venv", "/tmp/venv"], timeout_s=120)  # for the pip in it
     meant.write_text(host.text("/tmp/venv/bin/python", "-c", MEANT_FOR_IT, f"{SOURCE}/requirements.lock"))
     download_wheels(meant, tmp_path / "wheels", TRIXIE.python)
-    shutil.copytree(tmp_path / "wheels", Path(f"/proc/{host.pid}/root/usr/src/wheels"))
+    shutil.copytree(tmp_path / "wheels", Path(f"/proc/{host.pid}/root") / "usr/src/wheels")
     host.write("/etc/pip.conf", "[global]\nno-index = true\nfind-links = /usr/src/wheels\n")
     # The forge of these cases is run by the same packages: it is there first.
     host.run(["/opt/oroboros/app/scripts/install.sh", "--prepare"], timeout_s=300)

@@ -83,6 +83,11 @@ def test_a_commit_waits_while_another_process_has_a_port_of_its_slot(
             assert re.search(told_of(port, what), " ".join(host.run(["oroboros", command], check=False).stdout.split()))
         assert team.sql("SELECT count(*) FROM quarantine") == "0"
         assert team.sql("SELECT count(*) FROM runs WHERE state = 'failed'") == "0"
+        # The surface waits for its port, in place of ending again and again.
+        assert host.unit("ouroboros-web@preview1.service", "NRestarts", "ActiveState") == {
+            "NRestarts": "0",
+            "ActiveState": "active",
+        }
     team.wait_live("preview1", version)
     team.wait_status(sha, "success", "oroboros/preview")
     team.close_pull(number)
