@@ -127,7 +127,8 @@ def render_edge(topology: Topology, *, log_dir: Path, is_passed: bool = False) -
 def render_public_edge(topology: Topology, *, log_dir: Path, journal: bool = False) -> str:
     """Return the Caddyfile of the edge on the public ports, where the topology has TLS. `journal`: errors go there."""
     sites, ports = edge_sites(topology), topology.ports
-    port = "" if ports.edge_https == 443 else f":{ports.edge_https}"
+    # What visitors type: something in front may lead 443 to another port here.
+    port = "" if topology.public_port in (None, 443) else f":{topology.public_port}"
     return _rendered(
         _options(
             (

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 from controller.model.command import parse_environment
 from controller.model.host_files import HostFile
+from controller.model.machine_needs import POSTGRES_PORT, REDIS_PORT
 from controller.model.names import (
     HOST_CONFIG,
     HOST_ROOT,
     HOST_RUN,
-    POSTGRES_PORT,
     POSTGRES_SOCKETS,
-    REDIS_PORT,
     Topology,
 )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from controller.decisions.edge import CERTIFICATE, CERTIFICATE_KEY, public_ports
 from controller.decisions.surfaces import read_surface_environment, surface_environment, surface_ports
 from controller.model.host_files import HostFile
+from controller.model.machine_needs import POSTGRES_PORT, REDIS_PORT
 from controller.model.names import (
     COLOURS,
     EDGE_USER,
@@ -26,8 +27,6 @@ from controller.model.names import (
     HOST_RUN,
     MAIN,
     OWN_NETWORK,
-    POSTGRES_PORT,
-    REDIS_PORT,
     SERVING_USER,
     WORKER_USER,
     Colour,
@@ -275,7 +274,7 @@ def port_holders(topology: Topology) -> tuple[PortHolder, ...]:
         ]
     for slot in topology.slots:
         web = passed_to(surface_unit(slot))
-        of_slot = [("web", ports.web(slot), web), ("backend", ports.backend(slot), web)]
+        of_slot = [("web", ports.web(slot), web)]
         of_slot += [
             (
                 f"instance {colour}",
@@ -284,9 +283,8 @@ def port_holders(topology: Topology) -> tuple[PortHolder, ...]:
             )
             for colour in COLOURS
         ]
-        stable = topology.backend_port(slot)
-        if stable not in (ports.api, ports.backend(slot)):
-            of_slot.append(("backend", stable, web))
+        if topology.backend_port(slot) != ports.api:
+            of_slot.append(("backend", topology.backend_port(slot), web))
         found += [
             PortHolder(what=f"{slot} {what}", port=port, holders=holders, blocks=(slot,))
             for what, port, holders in of_slot

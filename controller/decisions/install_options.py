@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from controller.decisions.host_units import port_holders
 from controller.decisions.installation import with_policy
 from controller.model.config import Policy
-from controller.model.names import Topology
+from controller.model.machine_needs import CONTRACT_PORTS
+from controller.model.machine_needs import port_problems as problems_of_ports
+from controller.model.names import Ports, Topology
 from controller.model.options import Options
 
 FRESH = Topology(isolated_previews=True)
@@ -95,6 +98,7 @@ def shown_options(topology: Topology) -> dict[str, str]:
         "preview_host": topology.preview_host or f"preview{{n}}.{topology.base_host}",
         "previews": str(topology.previews),
         "backend_port": str(topology.backend_port(main)),
+        **{f"port_{name}": str(topology.ports.first(name)) for name in CONTRACT_PORTS},
         "scheme": topology.scheme,
         "public_port": str(topology.public_port or 0),
         "control_plane": topology.control_plane,
@@ -103,6 +107,26 @@ def shown_options(topology: Topology) -> dict[str, str]:
         "close_databases": "yes" if (topology.said or Options()).close_databases else "no",
         "backups": str(topology.backups),
     }
+
+
+def port_problems(topology: Topology, *, previews: int) -> tuple[str, ...]:
+    """Return why a host with so many previews cannot listen on the ports of this topology."""
+    first = {name: topology.ports.first(name) for name in CONTRACT_PORTS}
+    backend, has_tls = topology.production_backend_port, topology.tls != "off"
+    return problems_of_ports(first, previews=previews, has_tls=has_tls, backend=backend)
+
+
+def kept_ports(installed: Topology | None, chosen: Topology) -> frozenset[int]:
+    """Return the ports that are no news: those that stay whose they were, and those that a socket unit lets go of
+    before another opens them. What a process of ours binds by itself is free only once that was started anew."""
+    if installed is None:
+        return frozenset()
+    stay = {(holder.what, holder.port) for holder in port_holders(chosen)}
+    return frozenset(
+        holder.port
+        for holder in port_holders(installed)
+        if (holder.what, holder.port) in stay or "init.scope" in holder.holders
+    )
 
 
 #: Fields of the topology that deploy.toml may say, and an option too.
@@ -123,7 +147,7 @@ def _without_options(topology: Topology) -> Topology:
 
 
 def _with_options(topology: Topology, said: Options) -> Topology:
-    """Return the topology with what was said; scheme and port in URLs follow from names and certificates."""
+    """Return the topology with what was said; scheme and port in URLs follow from names, certificates and ports."""
     is_local = said.base_host in (None, "localhost")
     topology = replace(
         topology,
@@ -132,6 +156,7 @@ def _with_options(topology: Topology, said: Options) -> Topology:
         preview_host=said.preview_host or topology.preview_host,
         previews=topology.previews if said.previews is None else said.previews,
         production_backend_port=said.backend_port or topology.production_backend_port,
+        ports=Ports(offset=topology.ports.offset, chosen=said.ports()),
         control_plane=said.control_plane or FRESH.control_plane,
         tls=said.tls or topology.tls,
         contract_database=bool(said.contract_database),
@@ -139,10 +164,12 @@ def _with_options(topology: Topology, said: Options) -> Topology:
         said=said,
     )
     is_plain = is_local and topology.tls == "off"
+    https = topology.ports.edge_https
+    is_elsewhere = topology.tls != "off" and https != CONTRACT_PORTS["https"]
     topology = replace(
         topology,
         scheme=said.scheme or ("http" if is_plain else "https"),
-        public_port=topology.ports.edge if is_plain else None,
+        public_port=topology.ports.edge if is_plain else https if is_elsewhere else None,
     )
     if said.public_port is not None:
         topology = replace(topology, public_port=said.public_port or None)

@@ -44,6 +44,7 @@ from controller.decisions.surfaces import render_surface_environment, surface_of
 from controller.model.config import Policy
 from controller.model.errors import ConfigInvalid
 from controller.model.host_files import HostFile
+from controller.model.machine_needs import CONTRACT_PORTS
 from controller.model.names import (
     EDGE_USER,
     HOST_CADDY,
@@ -82,7 +83,8 @@ _SLOT_ROLE = re.compile(r"app_main|preview_[0-9]+")
 ADMINISTRATOR = "postgres"
 CONTRACT_HBA_LINE = f"host {CONTROL_DATABASE} {ADMINISTRATOR} 127.0.0.1/32 scram-sha-256"
 BEGIN, END = "# oroboros begin", "# oroboros end"
-CONTROL_UNITS = ("ouroboros-api.service", "ouroboros-worker.service")
+API_UNIT = "ouroboros-api.service"
+CONTROL_UNITS = (API_UNIT, "ouroboros-worker.service")
 #: What was here before the first installation: `uninstall --purge` leaves that alone.
 BEFORE_FILE = HOST_CONFIG / "before-install.json"
 #: Where the edge keeps certificates, where surfaces ran, and where systemd keeps when a timer last ran.
@@ -718,6 +720,12 @@ def warnings_of(facts: HostFacts, wanted: Wanted) -> tuple[str, ...]:
         told.append(
             "the address of Redis has no password: every process that reaches it can read live logs and empty it"
         )
+    public = (wanted.topology.ports.edge_https, wanted.topology.ports.edge_http)
+    if wanted.topology.tls == "auto" and public[0] != CONTRACT_PORTS["https"] and public[1] != CONTRACT_PORTS["http"]:
+        told.append(
+            "--tls auto: a certificate authority asks at 443 or 80: have what is in front of this host lead"
+            f" 443 to {public[0]}, or 80 to {public[1]}"
+        )
     strangers = postgres_strangers(facts.postgres) if facts.postgres is not None else ""
     if strangers and (wanted.topology.said or Options()).close_databases:
         told.append(f"--close-databases: roles of others need a GRANT CONNECT from now on; here live {strangers}")
@@ -885,7 +893,8 @@ def _services(facts: HostFacts, wanted: Wanted, changes: list[Change]) -> list[C
     """Enable what is to start at boot; start what does not run, and restart what runs on something that changed.
 
     Surfaces one after another, production's last, and the edge after them: it must lead to no surface that is not up.
-    A service whose ports systemd does not hold yet, or holds elsewhere, is stopped before it does."""
+    A service whose ports systemd does not hold yet, or holds elsewhere, is stopped before it does. One whose port is to
+    be another's is stopped before any of them opens one."""
     topology = wanted.topology
     units = enabled_units(topology)
     result: list[Change] = []
@@ -895,23 +904,36 @@ def _services(facts: HostFacts, wanted: Wanted, changes: list[Change]) -> list[C
     stirred = stirred_units(changes, topology) | _outdated_surfaces(facts, topology)
     waiting = () if facts.has_repository else ("ouroboros-worker.service",)
     ours = [unit for unit in units if _is_started_by_us(unit) and unit not in waiting]
-    reopened = [unit for unit in ours if unit in facts.active and _is_reopened(unit, facts, stirred)]
-    sockets = {socket_of(unit) for unit in reopened}
-    started = tuple(unit for unit in ours if unit not in facts.active and unit not in sockets)
+    edited = [unit for unit in ours if socket_of(unit) in facts.active and socket_of(unit) in stirred]
+    reopened = [unit for unit in ours if unit in facts.active and _lacks_socket(unit, facts)] + edited
+    giving = _giving_ports(facts, wanted, edited)
+    if giving:
+        # Both: a request that came in between would have an open port start the service again.
+        result.append(Systemctl(verb="stop", units=(*map(socket_of, giving), *giving)))
+    started = tuple(
+        unit for unit in ours if unit not in facts.active and unit not in {*map(socket_of, reopened), *edited}
+    )
     if started:
         result.append(Systemctl(verb="start", units=started))
     restarted = [unit for unit in ours if unit in facts.active and unit in stirred and unit not in reopened]
+
+    def reopen(unit: str) -> list[Change]:
+        stop = [] if unit in giving else [Systemctl(verb="stop", units=(socket_of(unit), unit))]
+        return [*stop, Systemctl(verb="start", units=(socket_of(unit),))]
+
     for slot in reversed(topology.slots):
         unit = surface_unit(slot)
         if unit in reopened:
-            result += _reopen(unit)
+            result += reopen(unit)
         if unit in reopened or unit in restarted:
             result.append(RestartSurface(unit=unit, port=topology.ports.web(slot)))
+    if API_UNIT in reopened:
+        result += [*reopen(API_UNIT), Systemctl(verb="start", units=(API_UNIT,))]
     others = tuple(unit for unit in restarted if unit in CONTROL_UNITS)
     if others:
         result.append(Systemctl(verb="restart", units=others))
     if EDGE_UNIT in reopened:
-        result += [*_reopen(EDGE_UNIT), Systemctl(verb="start", units=(EDGE_UNIT,))]
+        result += [*reopen(EDGE_UNIT), Systemctl(verb="start", units=(EDGE_UNIT,))]
     for edge in _edges(topology):
         if edge in restarted:
             result.append(Systemctl(verb="restart" if _needs_restart(edge, changes) else "reload", units=(edge,)))
@@ -922,16 +944,30 @@ def _edges(topology: Topology) -> tuple[str, ...]:
     return (EDGE_UNIT,) if topology.tls == "off" else (EDGE_UNIT, PUBLIC_EDGE_UNIT)
 
 
-def _is_reopened(unit: str, facts: HostFacts, stirred: frozenset[str]) -> bool:
+def _lacks_socket(unit: str, facts: HostFacts) -> bool:
     """Say whether a service has to let go of its ports, so that systemd can open them."""
-    if unit != EDGE_UNIT and not unit.startswith("ouroboros-web@"):
-        return False
-    return socket_of(unit) not in facts.active or socket_of(unit) in stirred
+    has_one = unit in (API_UNIT, EDGE_UNIT) or (unit.startswith("ouroboros-web@") and unit.endswith(".service"))
+    return has_one and socket_of(unit) not in facts.active
 
 
-def _reopen(unit: str) -> list[Change]:
-    # Both: a request that came in between would have an open port start the service again.
-    return [Systemctl(verb="stop", units=(socket_of(unit), unit)), Systemctl(verb="start", units=(socket_of(unit),))]
+def _giving_ports(facts: HostFacts, wanted: Wanted, edited: Iterable[str]) -> list[str]:
+    """Return the services, of those whose sockets were edited, one of whose ports another part of ours is to open."""
+    files = {file.path: file.text for file in render_units(wanted.topology)}
+    paths = {unit: UNITS / socket_of(unit) for unit in edited}
+    then = {unit: _opened_by(files.get(path)) for unit, path in paths.items()}
+    then["ouroboros-worker.service"] = frozenset({f"127.0.0.1:{wanted.topology.ports.worker_health}"})
+    giving = []
+    for unit, path in paths.items():
+        found = facts.files.get(path)
+        now = _opened_by(found.text if found is not None else None)
+        if any(now & ports for other, ports in then.items() if other != unit):
+            giving.append(unit)
+    return giving
+
+
+def _opened_by(socket_text: str | None) -> frozenset[str]:
+    """Return what a socket unit listens on (systemd.socket(5))."""
+    return frozenset(re.findall(r"^ListenStream=(\S+)$", socket_text or "", re.MULTILINE))
 
 
 def _outdated_surfaces(facts: HostFacts, topology: Topology) -> frozenset[str]:
@@ -963,7 +999,7 @@ def stirred_units(changes: Iterable[Change], topology: Topology) -> frozenset[st
     Of our code a surface runs no more than the configuration that it makes: `_outdated_surfaces` compares that."""
     surfaces = {surface_unit(slot) for slot in topology.slots}
     ours = {*CONTROL_UNITS, *_edges(topology), *surfaces}
-    ours |= {socket_of(unit) for unit in (EDGE_UNIT, *surfaces)}
+    ours |= {socket_of(unit) for unit in (API_UNIT, EDGE_UNIT, *surfaces)}
     stirred: set[str] = set()
     for change in changes:
         match change:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from controller.decisions.drift import describe_taken
 from controller.decisions.installation import HostFacts, missing_parts, redis_strangers, too_old
+from controller.model.machine_needs import CLOCK_SLACK_S, FREE_BYTES_MIN, MIB
 from controller.model.nouns import PortFact
 
-MIB = 1 << 20
-#: Below, code, packages and one release do not fit; below the second, a few builds do not.
-FREE_BYTES_MIN, FREE_BYTES_ADVISED = 512 * MIB, 4096 * MIB
+#: Below, a few builds do not fit.
+FREE_BYTES_ADVISED = 4096 * MIB
 MEMORY_BYTES_ADVISED = 900 * MIB
-#: By how much the clock may lie before the time at which the checkout was made.
-CLOCK_SLACK_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +25,8 @@ class Machine:
     free_bytes: Mapping[Path, int] = field(default_factory=dict)
     #: None: the machine does not say.
     is_clock_synchronized: bool | None = None
-    #: Something of Oroboros was installed: an upgrade may be what mends the rest.
-    is_installed: bool = False
+    #: Ports that an installation has already: with one of them taken, an upgrade may be what mends the rest.
+    kept_ports: frozenset[int] = frozenset()
     now_s: float
     checkout_made_s: float
     #: Ports of ours that other processes listen on.
@@ -43,10 +41,19 @@ class Refusal:
     text: str
 
 
-def refusals(machine: Machine, facts: HostFacts, *, is_root: bool, dry_run: bool, redis_shared: bool) -> list[Refusal]:
+def refusals(
+    machine: Machine,
+    facts: HostFacts,
+    *,
+    is_root: bool,
+    dry_run: bool,
+    redis_shared: bool,
+    port_problems: Sequence[str] = (),
+) -> list[Refusal]:
     """Return everything that keeps an installation from its begin."""
     missing = missing_parts(facts, redis_shared=redis_shared)
-    found = [] if dry_run else [Refusal(reason="HostTooOld", text=f"{name} is not there") for name in missing]
+    found = [Refusal(reason="TopologyInvalid", text=text) for text in port_problems]
+    found += [] if dry_run else [Refusal(reason="HostTooOld", text=f"{name} is not there") for name in missing]
     found += [Refusal(reason="HostTooOld", text=text) for text in too_old(facts, redis_shared=redis_shared)]
     if is_root and facts.postgres is None and "postgresql" not in missing:
         text = "Postgres' administrator cannot be reached: systemctl start postgresql"
@@ -57,8 +64,9 @@ def refusals(machine: Machine, facts: HostFacts, *, is_root: bool, dry_run: bool
     if not redis_shared and (strangers := redis_strangers(facts)):
         text = f"this Redis has {strangers}: with --redis-shared it is left alone, and you give its address"
         found.append(Refusal(reason="RedisIsShared", text=text))
-    if not machine.is_installed:
-        found += [Refusal(reason="HostUnfit", text=_told(fact)) for fact in machine.taken]
+    found += [
+        Refusal(reason="HostUnfit", text=_told(fact)) for fact in machine.taken if fact.port not in machine.kept_ports
+    ]
     found += [
         Refusal(reason="HostUnfit", text=f"{folder} has {free // MIB} MiB free, {FREE_BYTES_MIN // MIB} are needed")
         for folder, free in sorted(machine.free_bytes.items())
@@ -72,7 +80,7 @@ def refusals(machine: Machine, facts: HostFacts, *, is_root: bool, dry_run: bool
 
 def machine_warnings(machine: Machine) -> tuple[str, ...]:
     """Return what an installation can live with, and its owner should know."""
-    told = [_told(fact) for fact in machine.taken] if machine.is_installed else []
+    told = [_told(fact) for fact in machine.taken if fact.port in machine.kept_ports]
     if machine.memory_bytes < MEMORY_BYTES_ADVISED:
         told.append(f"the machine has {machine.memory_bytes // MIB} MiB of memory; 1 GB carries one app and previews")
     told += [
@@ -86,4 +94,4 @@ def machine_warnings(machine: Machine) -> tuple[str, ...]:
 
 
 def _told(fact: PortFact) -> str:
-    return f"{describe_taken(fact)}: stop that, or have it listen elsewhere"
+    return f"{describe_taken(fact)}: stop that, have it listen elsewhere, or choose another port with --port"

@@ -32,6 +32,7 @@ from controller.effects.stack_files import read_topology
 from controller.effects.store import Store
 from controller.model.config import Settings
 from controller.model.errors import ConfigInvalid, Failed, OroborosError, Refused, Stalled, Unavailable, Waiting
+from controller.model.machine_needs import CONTRACT_PORTS, parse_ports
 from controller.model.names import (
     BACKUPS_MAX,
     HOST_CADDY,
@@ -385,6 +386,12 @@ def worker(context: click.Context) -> int:
 @click.option("--preview-host", default=None, metavar="NAME", help="Previews' names; {n} is the slot's number.")
 @click.option("--previews", type=click.IntRange(0, PREVIEWS_MAX), default=None, help="Number of preview slots.")
 @click.option("--backend-port", type=click.IntRange(1, 65_535), default=None, help="Production's stable port.")
+@click.option(
+    "--port",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help=f"Another port than the host contract's: {', '.join(CONTRACT_PORTS)}.",
+)
 @click.option("--scheme", type=click.Choice(["http", "https"]), default=None, help="What visitors type.")
 @click.option("--public-port", type=click.IntRange(0, 65_535), default=None, help="In visitors' URLs; 0: the scheme's.")
 @click.option(
@@ -412,17 +419,26 @@ def worker(context: click.Context) -> int:
     "--unset", multiple=True, type=click.Choice(OPTION_NAMES), metavar="OPTION", help="Take back what OPTION said."
 )
 def install(
-    *, dry_run: bool, only_slots: bool, redis_shared: bool | None, unset: tuple[str, ...], **options: Any
+    *,
+    dry_run: bool,
+    only_slots: bool,
+    redis_shared: bool | None,
+    unset: tuple[str, ...],
+    port: tuple[str, ...],
+    **options: Any,
 ) -> int:
     """Make this host one that runs Oroboros, or bring it up to this checkout. As root; safe to repeat."""
     from controller.doors.cli_install import install as install_host
 
-    both = sorted(name for name in unset if options[name.replace("-", "_")] is not None)
+    ports, problems = parse_ports(port)
+    if problems:
+        raise click.UsageError("; ".join(problems))
+    options.update((f"port_{name}", number) for name, number in ports.items())
+    said = Options(**options)
+    both = sorted(name for name in unset if name.replace("-", "_") in said.said())
     if both:
         raise click.UsageError(f"--{both[0]} is said and taken back by --unset {both[0]}: leave out one of them")
-    return install_host(
-        Options(**options), unset=unset, dry_run=dry_run, only_slots=only_slots, redis_shared=redis_shared
-    )
+    return install_host(said, unset=unset, dry_run=dry_run, only_slots=only_slots, redis_shared=redis_shared)
 
 
 @main.command()

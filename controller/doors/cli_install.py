@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 
 from controller.decisions.host_environment import CONTROL_SOCKET_URL
-from controller.decisions.install_options import choose_topology, option_changes
+from controller.decisions.install_options import choose_topology, kept_ports, option_changes, port_problems
 from controller.decisions.installation import (
     BEFORE_FILE,
     CONTROL_UNITS,
@@ -83,6 +83,7 @@ from controller.model.names import (
     REPOSITORY,
     WORKER_USER,
     Layout,
+    Ports,
     SlotName,
     Topology,
     parse_slot,
@@ -152,12 +153,21 @@ def install(
         shell_files=shell_files(),
         systemd=next(iter(observe_versions().get("systemd", ())), 0),
     )
+    # Slots that go have their ports until the last of their leases has ended.
+    previews = max(topology.previews, installed.previews if installed is not None else 0)
+    problems = port_problems(topology, previews=previews)
+    # Nothing can be rendered for ports that make no sense; what else is wrong is named with them.
+    rendered = replace(topology, ports=Ports(), production_backend_port=None) if problems else topology
     with tables.progress("looking at the host"):
-        facts = _look(host, topology, wanted)
-    taken = SystemdRuntime(HOST_LAYOUT, topology).taken_ports()
-    machine = replace(observe_machine(CHECKOUT_ROOT), taken=taken, is_installed=installed is not None)
+        facts = _look(host, rendered, wanted)
+    machine = replace(
+        observe_machine(CHECKOUT_ROOT),
+        taken=SystemdRuntime(HOST_LAYOUT, topology).taken_ports(),
+        kept_ports=kept_ports(installed if facts.units else None, topology),
+    )
+    is_root, is_shared = os.geteuid() == 0, shared_redis is not None
     _require_fit(
-        refusals(machine, facts, is_root=os.geteuid() == 0, dry_run=dry_run, redis_shared=shared_redis is not None)
+        refusals(machine, facts, is_root=is_root, dry_run=dry_run, redis_shared=is_shared, port_problems=problems)
     )
     missing = missing_parts(facts, redis_shared=shared_redis is not None)
     if missing:

@@ -27,7 +27,7 @@ import starlette
 from controller.decisions.github.answers import AWAY
 from controller.decisions.github.repository import require_ours
 from controller.decisions.health import HEALTH_PATH, PUBLIC_HEALTH_PATH
-from controller.decisions.host_units import enabled_units, installed_units
+from controller.decisions.host_units import enabled_units, installed_units, port_holders
 from controller.decisions.installation import (
     FileFact,
     HostFacts,
@@ -519,11 +519,13 @@ def find_owners(
 def _look_for_owners(settings: Settings, topology: Topology) -> list[PortOwner]:
     listening = _listening_sockets()
     is_host = settings.runtime == "systemd"
-    ports = topology.ports
-    public = [] if topology.tls == "off" else [("edge, HTTPS", ports.edge_https), ("edge, HTTP", ports.edge_http)]
-    wanted = {port: what for what, port in (*ports.all_for(topology.slots), *public) if port in listening}
-    if is_host:
-        wanted.pop(topology.ports.forge, None)  # a host has no forge of its own
+    # A host has no forge of its own, and Postgres and Redis are its administrator's.
+    of_host = ((holder.what, holder.port) for holder in port_holders(topology) if not holder.of_host)
+    wanted = {
+        port: what
+        for what, port in (of_host if is_host else topology.ports.all_for(topology.slots))
+        if port in listening
+    }
     if not wanted:
         return []
     owners = _socket_owners({inode for port in wanted for inode in listening[port]})

@@ -79,14 +79,13 @@ from controller.disk import remove_tree
 from controller.model.command import parse_environment
 from controller.model.errors import Stalled, Unavailable
 from controller.model.host_files import HostFile
+from controller.model.machine_needs import POSTGRES_PORT, REDIS_PORT
 from controller.model.names import (
     HOST_APP,
     HOST_CADDY,
     HOST_CONFIG,
     HOST_PROGRAM,
     HOST_ROOT,
-    POSTGRES_PORT,
-    REDIS_PORT,
     SlotName,
 )
 

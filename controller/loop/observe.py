@@ -443,8 +443,14 @@ def _environment_changed(sight: Sight, slot: SlotName, live: Live | None, live_r
             return True
     if live.colour is None:
         return False
-    started_with = sight.runtime.environment(instance_unit(slot, live.colour)).get(CONFIGURED)
-    return started_with is not None and started_with != version_of(app_environment_file(sight.config_dir, slot))
+    started_with = sight.runtime.environment(instance_unit(slot, live.colour))
+    if CONFIGURED not in started_with:
+        return False
+    # Its port was chosen anew at install: until it is started anew, nothing says whose the port of before is.
+    port = str(sight.topology.ports.instance(slot, live.colour))
+    if started_with.get("PORT", port) != port:
+        return True
+    return started_with[CONFIGURED] != version_of(app_environment_file(sight.config_dir, slot))
 
 
 def _has_ended(process: ProcessFact) -> bool:

@@ -8,10 +8,12 @@ Units begin with `ouroboros-`, everything else is `oroboros`: both spellings are
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, NewType
 
+from controller.model.machine_needs import COLOUR_STEP, CONTRACT_PORTS, PREVIEWS
 from controller.model.options import Options
 from controller.model.profiles import Walls
 
@@ -43,8 +45,6 @@ HOST_LOGS = Path("/var/log/oroboros")
 #: What it serves, and its sockets. Both are the worker's, so root believes nothing that lies there.
 HOST_ROOT = Path("/srv/oroboros")
 HOST_RUN = Path("/run/oroboros")
-#: The distribution's Postgres and Redis, on a host.
-POSTGRES_PORT, REDIS_PORT = 5432, 6379
 POSTGRES_SOCKETS = "/run/postgresql"
 #: In the environment of a unit whose network is its own.
 OWN_NETWORK = "OROBOROS_OWN_NETWORK"
@@ -211,31 +211,37 @@ def slot_of_unit(unit: str) -> SlotName | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Every TCP port of one stack on 127.0.0.1: the host contract's numbers, shifted by `offset`."""
+    """Every TCP port of one stack on 127.0.0.1: as chosen at install, else the contract's, shifted by `offset`."""
 
     offset: int = 0
+    #: By the names of `--port`; of those that slots have, production's.
+    chosen: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    def first(self, name: str) -> int:
+        """Return the port of a name of `--port`."""
+        return self.chosen.get(name, CONTRACT_PORTS[name] + self.offset)
 
     @property
     def edge(self) -> int:
-        return 8088 + self.offset
+        return self.first("edge")
 
     @property
     def edge_https(self) -> int:
         """The edge's public port; only where it holds certificates, like `edge_http`."""
-        return 443 + self.offset
+        return self.first("https")
 
     @property
     def edge_http(self) -> int:
         """For redirects to HTTPS, and for proving to a certificate authority that a name is ours."""
-        return 80 + self.offset
+        return self.first("http")
 
     @property
     def api(self) -> int:
-        return 8000 + self.offset
+        return self.first("api")
 
     @property
     def worker_health(self) -> int:
-        return 8090 + self.offset
+        return self.first("worker")
 
     @property
     def forge(self) -> int:
@@ -248,14 +254,14 @@ class Ports:
         return 8060 + self.offset
 
     def web(self, slot: SlotName) -> int:
-        return 3100 + slot_index(slot) + self.offset
+        return self.first("web") + slot_index(slot)
 
     def backend(self, slot: SlotName) -> int:
-        return 8100 + slot_index(slot) + self.offset
+        return self.first("backend") + slot_index(slot)
 
     def instance(self, slot: SlotName, colour: Colour) -> int:
-        """The two instance addresses of a slot: 8200+k for colour a, 8300+k for colour b."""
-        return 8200 + 100 * COLOURS.index(colour) + slot_index(slot) + self.offset
+        """The two instance addresses of a slot: 8200+k for colour a, 8300+k for colour b, unless chosen otherwise."""
+        return self.first("instance") + COLOUR_STEP * COLOURS.index(colour) + slot_index(slot)
 
     def all_for(self, slots: tuple[SlotName, ...]) -> tuple[tuple[str, int], ...]:
         """Return (what, port) for every port that a stack with these slots listens on."""
@@ -277,7 +283,7 @@ class Ports:
 class Topology:
     """What was installed on this host: previews, ports, host names. Written by `up` and `install`."""
 
-    previews: int = 3
+    previews: int = PREVIEWS
     ports: Ports = Ports()
     #: "localhost" gives app.localhost, preview1.localhost, api.localhost, worker.localhost.
     base_host: str = "localhost"

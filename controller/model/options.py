@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+from controller.model.machine_needs import CONTRACT_PORTS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -15,6 +17,15 @@ class Options:
     preview_host: str | None = None
     previews: int | None = None
     backend_port: int | None = None
+    #: `--port NAME=NUMBER`; of those that slots have, production's.
+    port_edge: int | None = None
+    port_http: int | None = None
+    port_https: int | None = None
+    port_api: int | None = None
+    port_worker: int | None = None
+    port_web: int | None = None
+    port_backend: int | None = None
+    port_instance: int | None = None
     scheme: Literal["http", "https"] | None = None
     #: 0: the scheme's own.
     public_port: int | None = None
@@ -31,6 +42,11 @@ class Options:
     def said(self) -> dict[str, object]:
         """Return what was said, by the option's name with underscores."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+
+    def ports(self) -> dict[str, int]:
+        """Return the ports that were chosen, by the names of `--port`."""
+        said = self.said()
+        return {name: value for name in CONTRACT_PORTS if isinstance(value := said.get(f"port_{name}"), int)}
 
     def and_then(self, later: Options, *, unsaid: frozenset[str] = frozenset()) -> Options:
         """Return what is said once these later options were given and others taken back."""

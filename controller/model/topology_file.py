@@ -15,6 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt, S
 
 from controller.model.deploy_toml import Host, Network, NumberedHost, Table, WallsTable
 from controller.model.errors import ConfigInvalid
+from controller.model.machine_needs import CONTRACT_PORTS, PORT_MAX
 from controller.model.names import BACKUPS_MAX, PORT_OFFSET_MAX, PREVIEWS_MAX, Ports, Topology
 from controller.model.options import Options
 from controller.model.profiles import Walls
@@ -29,7 +30,12 @@ def _address(value: str) -> str:
     return value
 
 
-Port = Annotated[StrictInt, Field(ge=1, le=65_535)]
+Port = Annotated[StrictInt, Field(ge=1, le=PORT_MAX)]
+
+
+def _known(ports: dict[str, int]) -> dict[str, int]:
+    # A newer file may say more.
+    return {name: port for name, port in ports.items() if name in CONTRACT_PORTS}
 
 
 class _OptionsTable(Table):
@@ -42,6 +48,14 @@ class _OptionsTable(Table):
     preview_host: NumberedHost | None = None
     previews: Annotated[StrictInt, Field(ge=0, le=PREVIEWS_MAX)] | None = None
     backend_port: Port | None = None
+    port_edge: Port | None = None
+    port_http: Port | None = None
+    port_https: Port | None = None
+    port_api: Port | None = None
+    port_worker: Port | None = None
+    port_web: Port | None = None
+    port_backend: Port | None = None
+    port_instance: Port | None = None
     scheme: Literal["http", "https"] | None = None
     public_port: Annotated[StrictInt, Field(ge=0, le=65_535)] | None = None
     control_plane: Literal["installed", "current"] | None = None
@@ -57,6 +71,7 @@ class _TopologyFile(Table):
 
     previews: Annotated[StrictInt, Field(ge=0, le=PREVIEWS_MAX)]
     port_offset: Annotated[StrictInt, Field(ge=0, le=PORT_OFFSET_MAX)]
+    ports: Annotated[dict[StrictStr, Port], AfterValidator(_known)] = Field(default_factory=dict)
     base_host: Host
     scheme: Literal["http", "https"]
     public_port: Port | None
@@ -88,7 +103,8 @@ def parse_topology(value: object) -> Topology:
         raise ConfigInvalid("TopologyInvalid", "; ".join(problems), problems=problems) from error
     values = dict(told) | {"walls": Walls(**dict(told.walls))}
     values["said"] = None if told.said is None else Options(**dict(told.said))
-    return Topology(ports=Ports(offset=values.pop("port_offset")), **values)
+    ports = Ports(offset=values.pop("port_offset"), chosen=values.pop("ports"))
+    return Topology(ports=ports, **values)
 
 
 def render_topology(topology: Topology) -> str:
@@ -96,6 +112,7 @@ def render_topology(topology: Topology) -> str:
     value = {
         "previews": topology.previews,
         "port_offset": topology.ports.offset,
+        "ports": dict(topology.ports.chosen),
         "base_host": topology.base_host,
         "scheme": topology.scheme,
         "public_port": topology.public_port,

@@ -31,7 +31,7 @@ from controller.model.options import Options
 
 EVERYTHING = Topology(
     previews=7,
-    ports=Ports(offset=100),
+    ports=Ports(offset=100, chosen={"api": 8010, "web": 3200}),
     base_host="example.org",
     scheme="https",
     public_port=8443,
@@ -46,7 +46,7 @@ EVERYTHING = Topology(
     control_plane="current",
     kept_previews=2,
     contract_database=True,
-    said=Options(base_host="example.org", previews=7, public_port=0, tls="files", backups=7),
+    said=Options(base_host="example.org", previews=7, public_port=0, tls="files", backups=7, port_web=3200),
     backups=7,
 )
 
@@ -85,6 +85,11 @@ def test_every_field_is_written() -> None:
         {"port_offset": -1},
         {"public_port": True},
         {"isolated_previews": "yes"},
+        {"ports": {"api": "8010"}},
+        {"ports": {"api": 0}},
+        {"ports": {"web": 65_536}},
+        {"ports": [8010]},
+        {"said": {"port_api": 70_000}},
         {"said": {"base_host": "a {"}},
         {"said": {"previews": -1}},
         {"said": {"tls": "on_demand"}},

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from controller.decisions.host_environment import Passwords, own_redis_url, render_environment_files
-from controller.decisions.install_options import FRESH, choose_topology, option_changes, said_so_far
+from controller.decisions.install_options import FRESH, choose_topology, kept_ports, option_changes, said_so_far
 from controller.doors.cli_install import split_repository
 from controller.effects.host import read_passwords, read_shared_redis
 from controller.model.config import Policy, Previews, Production
 from controller.model.errors import ConfigInvalid
-from controller.model.names import CONTRACT, Topology
+from controller.model.names import CONTRACT, Ports, Topology
 from controller.model.options import Options
 
 DRAWN = Passwords(api="a1", worker="w1", redis="r1")
@@ -54,6 +54,31 @@ def write_env(folder: Path, *, redis_url: str | None = None) -> None:
             None,
             Policy(production=Production(backend_port=8200)),
             replace(FRESH, production_backend_port=8123),
+        ),
+        (Options(port_edge=8089), None, None, replace(FRESH, ports=Ports(chosen={"edge": 8089}), public_port=8089)),
+        # What visitors type follows the port, unless something in front leads there.
+        (
+            Options(port_https=8443, tls="files"),
+            None,
+            None,
+            replace(FRESH, ports=Ports(chosen={"https": 8443}), tls="files", scheme="https", public_port=8443),
+        ),
+        (
+            Options(port_https=8443, tls="files", public_port=0),
+            None,
+            None,
+            replace(FRESH, ports=Ports(chosen={"https": 8443}), tls="files", scheme="https", public_port=None),
+        ),
+        (
+            Options(port_api=8010, control_plane="current"),
+            None,
+            None,
+            replace(
+                FRESH,
+                ports=Ports(chosen={"api": 8010}),
+                control_plane="current",
+                production_backend_port=8010,
+            ),
         ),
         # Where api and worker run what production serves, production's backend is the api.
         (
@@ -130,6 +155,20 @@ def test_each_change_of_an_option_is_told_with_who_says_it() -> None:
     older = replace(first, said=None)
     told = option_changes(choose_topology(Options(), installed=older, policy=None), installed=older)
     assert told[-1] == "option previews: 5 is taken to have been said at install; --unset previews takes it back"
+
+
+def test_a_port_that_is_chosen_anew_is_shown_and_what_it_was_may_be_anybodys() -> None:
+    first = choose_topology(Options(port_api=8010, port_instance=8400), installed=None, policy=None)
+    later = choose_topology(Options(port_web=8010), unsaid=frozenset({"port_api"}), installed=first, policy=None)
+    assert option_changes(later, installed=first) == (
+        "option port-api: 8010 → 8000 (deploy.toml or default)",
+        "option port-web: 3100 → 8010 (said at install)",
+    )
+    # A socket of ours lets go of 8010; an instance has its own until the next deploy.
+    assert {8010, 8400, 8088} <= kept_ports(first, later)
+    moved = choose_topology(Options(port_api=8400, port_instance=8500), installed=first, policy=None)
+    assert 8400 not in kept_ports(first, moved)
+    assert kept_ports(None, first) == frozenset()
 
 
 @pytest.mark.parametrize(

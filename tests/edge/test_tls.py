@@ -106,7 +106,11 @@ def await_certificate(host: Host, name: str) -> None:
 def files(host: Host) -> Host:
     """A host whose certificate came with the installation."""
     host.topology = dataclasses.replace(
-        host.topology, base_host="example.com", scheme="https", public_port=None, tls="files"
+        host.topology,
+        base_host="example.com",
+        scheme="https",
+        public_port=host.topology.ports.edge_https,
+        tls="files",
     )
     host.switch(Live(slot=MAIN, state="free", generation=0))
     host.surface(MAIN)

@@ -71,7 +71,7 @@ from controller.decisions.surfaces import surface_of_host
 from controller.model.config import Edge, Policy, Previews, Production
 from controller.model.errors import ConfigInvalid
 from controller.model.host_files import HostFile
-from controller.model.names import CONTRACT, HOST_CONFIG, HOST_LAYOUT, Topology, database_name
+from controller.model.names import CONTRACT, HOST_CONFIG, HOST_LAYOUT, Ports, Topology, database_name
 from controller.model.options import Options
 from controller.model.profiles import Walls
 
@@ -300,6 +300,61 @@ def test_a_service_lets_go_of_its_ports_before_systemd_opens_them() -> None:
         Systemctl(verb="start", units=("ouroboros-web@main.socket",)),
         SURFACES[3],
     )
+
+
+def test_services_that_change_ports_with_each_other_let_go_of_both_before_one_is_opened() -> None:
+    # The two change places; the worker's is its own to open.
+    ports = Ports(chosen={"api": 8088, "edge": 8000, "worker": 8091})
+    topology = replace(CONTRACT, ports=ports, production_backend_port=8088)
+    changes = [c for c in plan_installation(installed(), replace(WANTED, topology=topology)) if "Write" not in repr(c)]
+    api, edge = (
+        ("ouroboros-api.socket", "ouroboros-api.service"),
+        ("ouroboros-caddy.socket", "ouroboros-caddy.service"),
+    )
+
+    assert changes == [
+        Systemctl(verb="daemon-reload"),
+        Systemctl(verb="stop", units=(edge[0], api[0], edge[1], api[1])),
+        Systemctl(verb="start", units=api[:1]),
+        Systemctl(verb="start", units=api[1:]),
+        Systemctl(verb="restart", units=("ouroboros-worker.service",)),
+        Systemctl(verb="start", units=edge[:1]),
+        Systemctl(verb="start", units=edge[1:]),
+    ]
+
+
+def test_other_ports_of_surfaces_restart_them_and_have_the_edge_read_where_they_are() -> None:
+    topology = replace(CONTRACT, ports=Ports(chosen={"web": 3200}))
+    changes = plan_installation(installed(), replace(WANTED, topology=topology))
+    ports = [change.port for change in changes if isinstance(change, RestartSurface)]
+
+    assert ports == [3203, 3202, 3201, 3200]
+    # One after another: production is the last to stop.
+    main = Systemctl(verb="stop", units=("ouroboros-web@main.socket", "ouroboros-web@main.service"))
+    assert changes.index(main) > changes.index(RestartSurface(unit="ouroboros-web@preview1.service", port=3201))
+    assert changes[-1] == Systemctl(verb="reload", units=EDGE)
+    socket = next(c.file for c in changes if isinstance(c, WriteFile) and c.file.path.name.endswith("main.socket"))
+    assert "ListenStream=127.0.0.1:3200\n" in socket.text
+
+
+def test_a_port_that_only_a_stopped_service_had_is_moved_too() -> None:
+    facts = installed()
+    stopped = replace(facts, active=facts.active - {"ouroboros-caddy.service"})
+    topology = replace(CONTRACT, ports=Ports(chosen={"edge": 8089}))
+    changes = plan_installation(stopped, replace(WANTED, topology=topology))
+
+    assert Systemctl(verb="stop", units=("ouroboros-caddy.socket", "ouroboros-caddy.service")) in changes
+    assert changes[-1] == Systemctl(verb="start", units=EDGE)
+
+
+def test_certificates_from_an_authority_need_a_way_in_at_its_ports() -> None:
+    def warned(**chosen: int) -> tuple[str, ...]:
+        topology = replace(CONTRACT, tls="auto", ports=Ports(chosen=chosen))
+        return warnings_of(installed(), replace(WANTED, topology=topology))
+
+    assert warned() == warned(https=8443) == warned(http=8080) == ()
+    (told,) = warned(https=8443, http=8080)
+    assert "443 to 8443, or 80 to 8080" in told
 
 
 def test_fewer_slots_remove_their_units() -> None:

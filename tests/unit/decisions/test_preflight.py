@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from controller.decisions.installation import HostFacts, RedisFact
-from controller.decisions.preflight import FREE_BYTES_MIN, MIB, Machine, Refusal, machine_warnings, refusals
+from controller.decisions.preflight import Machine, Refusal, machine_warnings, refusals
+from controller.model.machine_needs import FREE_BYTES_MIN, MIB
 from controller.model.nouns import PortFact
 
 FIT = Machine(memory_bytes=4096 * MIB, is_clock_synchronized=True, now_s=1e9, checkout_made_s=1e9)
@@ -16,7 +17,10 @@ OLD = HostFacts(
 )
 TAKEN = PortFact(what="edge", port=8088, owner="nginx (process 7 of root, nginx.service)")
 UNFIT = replace(FIT, taken=(TAKEN,), free_bytes={Path("/srv"): FREE_BYTES_MIN - 1}, now_s=1e8)
-SAID = "port 8088 (edge) is held by nginx (process 7 of root, nginx.service): stop that, or have it listen elsewhere"
+SAID = (
+    "port 8088 (edge) is held by nginx (process 7 of root, nginx.service): stop that, have it listen elsewhere, or"
+    " choose another port with --port"
+)
 
 
 def judge(machine: Machine, facts: HostFacts) -> list[Refusal]:
@@ -33,9 +37,19 @@ def test_every_problem_is_told_at_once_each_with_what_to_do() -> None:
 
 
 def test_a_port_that_another_process_holds_keeps_nobody_from_an_upgrade() -> None:
-    installed = replace(UNFIT, is_installed=True)
+    installed = replace(UNFIT, kept_ports=frozenset({8088}))
     assert SAID not in [one.text for one in judge(installed, OLD)]
     assert machine_warnings(installed) == (SAID,)
+
+
+def test_a_port_that_is_chosen_anew_and_taken_keeps_an_upgrade_from_its_begin() -> None:
+    assert SAID in [one.text for one in judge(replace(UNFIT, kept_ports=frozenset({8089})), OLD)]
+
+
+def test_ports_that_cannot_be_are_told_with_everything_else() -> None:
+    found = refusals(UNFIT, OLD, is_root=True, dry_run=False, redis_shared=False, port_problems=["two", "three"])
+    assert [one.text for one in found[:2]] == ["two", "three"]
+    assert found[2:] == judge(UNFIT, OLD)
 
 
 def test_a_small_machine_and_a_clock_that_nothing_keeps_are_warnings() -> None:
