@@ -120,15 +120,3 @@ def _unit_of(pid: int) -> str:
     paths = [line.split(":", 2)[2] for line in groups if line.startswith("0::") or ":name=systemd:" in line]
     names = [name for path in paths for name in reversed(path.split("/"))]
     return next((name for name in names if name.endswith((".service", ".scope", ".socket"))), "")
-
-
-def main(words: list[str]) -> None:
-    """Print a line for each of these ports that a process holds: for the installer, before it has any package."""
-    taking = taking_loopback()
-    for port in map(int, words):
-        if port in taking:
-            print(f"port {port} is held by {describe_process(holder_of(taking[port]))}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -48,25 +48,44 @@ packages=(python3 python3-venv git postgresql $redis_server polkitd dbus)
 [ "$(id -u)" = 0 ] || [ -n "$dry" ] || fail "only root can install; type: sudo $0 $*"
 umask 022
 
-# Before anything is changed: what no package can bring up to date.
-systemd=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p') || true
-[ -n "$systemd" ] && [ -d /run/systemd/system ] || fail "systemd does not run this machine, and Oroboros runs by it"
-[ "$systemd" -ge 252 ] || fail "systemd $systemd is too old; 252 is needed, as in Debian 12"
-
 # What a package is for counts, not its name: Redis from elsewhere is as good.
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 missing=()
 for package in "${packages[@]}"; do is_installed "$package" || missing+=("$package"); done
-if [ "${#missing[@]}" -gt 0 ] && [ ! -e /etc/oroboros/topology.json ] && command -v python3 >/dev/null; then
-    # A first installation: what it would listen on, and what the packages would, is free, or no package is installed.
-    ports=(8000 8088 8090 {3100..3103} {8100..8103} {8200..8203} {8300..8303})
-    case " ${missing[*]} " in *" postgresql "*) ports+=(5432) ;; esac
-    case " ${missing[*]} " in *" redis-server "*) ports+=(6379) ;; esac
-    case " $* " in *" --tls auto "* | *" --tls files "* | *" --tls=auto "* | *" --tls=files "*) ports+=(80 443) ;; esac
-    taken=$(PYTHONPATH=$root PYTHONDONTWRITEBYTECODE=1 python3 -P -m controller.listeners "${ports[@]}") || taken=
-    if [ -n "$taken" ]; then
-        say "$taken"
-        [ -n "$dry" ] || fail "stop what holds these ports, or have it listen elsewhere; nothing was changed"
+
+# One environment for each lock and each Python, under digest and version; it is there whole or not at all.
+digest=$(sha256sum "$root/requirements.lock" | cut -c1-12)
+name_environment() {
+    version=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || true
+    venv=$program/venvs/$digest-$version
+    # Earlier installations named it by the lock alone.
+    if [ ! -e "$venv" ] && [ -d "$program/venvs/$digest/lib/python$version" ]; then venv=$program/venvs/$digest; fi
+}
+name_environment
+
+# Before anything is changed, all at once: what no package can bring up to date, and what the machine is like. The rest
+# is judged by `oroboros install`, before its own first change.
+problems=()
+systemd=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p') || true
+if [ -z "$systemd" ] || [ ! -d /run/systemd/system ]; then
+    problems+=("systemd does not run this machine, and Oroboros runs by it")
+elif [ "$systemd" -lt 252 ]; then
+    problems+=("systemd $systemd is too old; 252 is needed, as in Debian 12")
+fi
+has_python() { /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+python_too_old() { printf '%s\n' "/usr/bin/python3 is $(/usr/bin/python3 --version 2>&1); 3.11 is needed, as in Debian 12"; }
+if [ -x /usr/bin/python3 ] && ! has_python; then problems+=("$(python_too_old)"); fi
+hopeless=${problems[*]+yes}
+if [ -x /usr/bin/python3 ] && { [ -n "$hopeless" ] || [ "${#missing[@]}" -gt 0 ] || [ ! -x "$venv/bin/python" ]; }; then
+    # From a folder that is root's, in place of -P, which no Python before 3.11 knows.
+    seen=$(cd / && PYTHONPATH=$root PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m controller.first_look \
+        "${missing[@]}" -- "${arguments[@]}") || say "oroboros: ports, disk and clock could not be looked at"
+    if [ -n "$seen" ]; then mapfile -t -O "${#problems[@]}" problems <<<"$seen"; fi
+fi
+if [ "${#problems[@]}" -gt 0 ]; then
+    printf '%s\n' "${problems[@]}" >&2
+    if [ -z "$dry" ] || [ -n "$hopeless" ]; then
+        fail "nothing was changed. A port that is held: stop what holds it, or choose another (--port NAME=NUMBER)"
     fi
 fi
 if [ "${#missing[@]}" -gt 0 ]; then
@@ -81,8 +100,7 @@ if [ "${#missing[@]}" -gt 0 ]; then
     fi
 fi
 
-/usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || [ -n "$dry" ] ||
-    fail "/usr/bin/python3 is $(/usr/bin/python3 --version 2>&1); 3.11 is needed, as in Debian 12"
+has_python || [ -n "$dry" ] || fail "$(python_too_old)"
 
 make_environment() {
     /usr/bin/python3 -m venv "$1" || fail "/usr/bin/python3 could not make a virtual environment in $1"
@@ -91,12 +109,7 @@ make_environment() {
         fail "the locked Python packages could not be installed; is the network up? Try again."
 }
 
-# One environment for each lock and each Python, under digest and version; it is there whole or not at all.
-digest=$(sha256sum "$root/requirements.lock" | cut -c1-12)
-version=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || true
-venv=$program/venvs/$digest-$version
-# Earlier installations named it by the lock alone.
-if [ ! -e "$venv" ] && [ -d "$program/venvs/$digest/lib/python$version" ]; then venv=$program/venvs/$digest; fi
+name_environment
 python=$venv/bin/python
 if [ ! -x "$python" ] && [ -n "$dry" ]; then
     say "install the locked Python packages into $venv"

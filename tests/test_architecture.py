@@ -45,6 +45,8 @@ FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("controller.launcher", (MODEL, DECISIONS, "controller.effects.checkout", *LEAVES)),
     ("controller.control_launcher", ()),
     ("controller.edge_launcher", ()),
+    # Before there is a package of ours, on whatever Python the host has.
+    ("controller.first_look", (MODEL, "controller.listeners")),
     # A test breaks each thread as it begins.
     ("controller.threads", (MODEL, "controller.failpoints")),
     *((leaf, (MODEL,)) for leaf in LEAVES),

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from controller.decisions.drift import describe_taken
-from controller.decisions.installation import HostFacts, missing_parts, redis_strangers, too_old
+from controller.decisions.installation import HostFacts, missing_parts, postgres_strangers, redis_strangers, too_old
 from controller.model.machine_needs import CLOCK_SLACK_S, FREE_BYTES_MIN, MIB
 from controller.model.nouns import PortFact
+from controller.model.options import Options
 
 #: Below, a few builds do not fit.
 FREE_BYTES_ADVISED = 4096 * MIB
@@ -91,6 +92,14 @@ def machine_warnings(machine: Machine) -> tuple[str, ...]:
     if machine.is_clock_synchronized is False:
         told.append("nothing keeps the clock right, and certificates and tokens need it: timedatectl set-ntp true")
     return tuple(told)
+
+
+def foreign_parts(facts: HostFacts, said: Options) -> tuple[str, ...]:
+    """Return what of others an installation finds and leaves as it is."""
+    strangers = postgres_strangers(facts.postgres) if facts.postgres is not None else ""
+    if not strangers or said.close_databases:
+        return ()  # --close-databases has a warning of its own
+    return (f"Postgres also has {strangers}: an installation leaves them as they are",)
 
 
 def _told(fact: PortFact) -> str:

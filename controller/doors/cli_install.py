@@ -44,7 +44,7 @@ from controller.decisions.installation import (
     wanted_folders,
     warnings_of,
 )
-from controller.decisions.preflight import Refusal, machine_warnings, refusals
+from controller.decisions.preflight import Refusal, foreign_parts, machine_warnings, refusals
 from controller.doors import tables
 from controller.doors.manual import shell_files
 from controller.doors.stacks import Stack, find_stack
@@ -177,6 +177,8 @@ def install(
         facts = replace(facts, postgres=fresh_postgres(packaged_postgres(), files))
     for warning in (*machine_warnings(machine), *warnings_of(facts, wanted)):
         click.echo(tables.plain(f"warning: {warning}"), err=True)
+    for found in foreign_parts(facts, topology.said or Options()):
+        click.echo(tables.plain(found), err=True)
     wanted = replace(wanted, before=render_before(note_before(facts)))
     leaving = installed.preview_slots[topology.previews :] if installed is not None and facts.has_repository else ()
     in_use = slots_in_use(leaving) if leaving and facts.postgres is not None and os.geteuid() == 0 else ()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from controller.decisions.installation import HostFacts, RedisFact
-from controller.decisions.preflight import Machine, Refusal, machine_warnings, refusals
+import pytest
+
+from controller.decisions.installation import HostFacts, RedisFact, fresh_postgres
+from controller.decisions.preflight import Machine, Refusal, foreign_parts, machine_warnings, refusals
 from controller.model.machine_needs import FREE_BYTES_MIN, MIB
 from controller.model.nouns import PortFact
+from controller.model.options import Options
 
 FIT = Machine(memory_bytes=4096 * MIB, is_clock_synchronized=True, now_s=1e9, checkout_made_s=1e9)
 OLD = HostFacts(
@@ -50,6 +53,17 @@ def test_ports_that_cannot_be_are_told_with_everything_else() -> None:
     found = refusals(UNFIT, OLD, is_root=True, dry_run=False, redis_shared=False, port_problems=["two", "three"])
     assert [one.text for one in found[:2]] == ["two", "three"]
     assert found[2:] == judge(UNFIT, OLD)
+
+
+@pytest.mark.parametrize(("said", "is_told"), [(Options(), True), (Options(close_databases=True), False)])
+def test_databases_and_roles_of_others_are_told_and_no_refusal(said: Options, is_told: bool) -> None:
+    postgres = fresh_postgres(15, [])
+    shared = replace(postgres, databases=postgres.databases | {"invoices"}, roles=postgres.roles | {"billing"})
+    told = ("Postgres also has the database invoices, the role billing: an installation leaves them as they are",)
+    assert foreign_parts(HostFacts(postgres=shared), said) == (told if is_told else ())
+    assert foreign_parts(HostFacts(postgres=postgres), said) == foreign_parts(HostFacts(), said) == ()
+    with_shared, without = (judge(FIT, replace(OLD, postgres=one)) for one in (shared, postgres))
+    assert with_shared == without
 
 
 def test_a_small_machine_and_a_clock_that_nothing_keeps_are_warnings() -> None:
