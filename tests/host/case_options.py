@@ -11,8 +11,11 @@ import pytest
 
 from tests.edge.test_tls import write_certificate
 from tests.host.host import Host, new_host
-from tests.host.team import BASE_HOST, SOURCE, install
+from tests.host.team import BASE_HOST, SOURCE, Team, clone, install, start_forge
 
+#: Of our ports others have these, and Oroboros is installed at these instead.
+STRANGERS = (8000, 3101)
+CHOSEN = ("--port", "api=8010", "--port", "web=3200")
 FOREIGN = "CREATE ROLE billing LOGIN PASSWORD 'billing';CREATE DATABASE invoices;CREATE ROLE preview_9 LOGIN"
 
 
@@ -28,9 +31,24 @@ def bare(image: Path, hosts_folder: Path) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def host(bare: Host) -> Host:
-    """The same, where Oroboros was installed beside them."""
-    install(bare, "--base-host", BASE_HOST)
+    """The same, where Oroboros was installed beside them, and beside who has two of its ports."""
+    start_strangers(bare)
+    install(bare, "--base-host", BASE_HOST, *CHOSEN)
     return bare
+
+
+def start_strangers(host: Host) -> None:
+    """Have programs of others listen on two of our ports. Safe to repeat."""
+    for port in STRANGERS:
+        if not host.is_active(f"stranger-{port}"):
+            serve = ["python3", "-m", "http.server", "--bind", "127.0.0.1", str(port)]
+            host.run(["systemd-run", "--quiet", "--collect", f"--unit=stranger-{port}", "--", *serve])
+    host.wait_until(lambda: set(STRANGERS) <= listening(host), "strangers are to listen")
+
+
+def listening(host: Host) -> set[int]:
+    """Return every port that something listens on."""
+    return {int(line.split()[3].rpartition(":")[2]) for line in host.text("ss", "-Htln").splitlines()}
 
 
 def as_postgres(host: Host, statement: str) -> str:
@@ -45,27 +63,35 @@ def enters(host: Host, role: str, database: str, *, password: str, address: str 
 
 
 def test_all_that_keeps_a_host_from_being_installed_is_told_before_anything_is_changed(bare: Host) -> None:
-    for port in (3101, 8088):
-        serve = ["python3", "-m", "http.server", "--bind", "127.0.0.1", str(port)]
-        bare.run(["systemd-run", "--quiet", "--collect", f"--unit=stranger-{port}", "--", *serve])
+    start_strangers(bare)
     bare.run(["redis-cli", "set", "theirs", "1"])
-    listening = ["ss", "-Htln", "sport = :3101 or sport = :8088"]
-    bare.wait_until(lambda: len(bare.text(*listening).splitlines()) == 2, "strangers are to listen")
     try:
-        for words in ([], ["--dry-run"]):
+        for words in ([], ["--dry-run"], ["--port", "edge=5432", "--port", "worker=80"]):
             done = bare.run([f"{SOURCE}/scripts/install.sh", *words], check=False, timeout_s=120)
             said = " ".join(done.stderr.split())
             assert done.returncode == 2, said
             assert re.search(
                 r"port 3101 \(preview-1 web\) is held by python3 \(process \d+ of root, stranger-3101", said
             )
-            assert re.search(r"port 8088 \(edge\) is held by python3 \(process \d+ of root, stranger-8088", said)
+            assert re.search(r"port 8000 \(api\) is held by python3 \(process \d+ of root, stranger-8000", said)
             assert "this Redis has 1 keys" in said
+            assert ("port 5432 would be that of Postgres and edge" in said) is ("--port" in words)
+            assert ("--port worker=80 is not within 1024 to 65535" in said) is ("--port" in words)
         for path in ("/etc/oroboros", "/srv/oroboros", "/usr/local/bin/oroboros"):
             assert bare.run(["test", "-e", path], check=False).returncode == 1
     finally:
-        bare.run(["systemctl", "stop", "stranger-3101", "stranger-8088"])
         bare.run(["redis-cli", "flushall"])
+
+
+def test_a_first_look_that_has_no_package_yet_names_the_same(bare: Host) -> None:
+    start_strangers(bare)
+    words = ["python3", "-m", "controller.first_look", "--", "--port", "web=3101", "--port", "ssh=22"]
+    told = bare.run(words, environment={"PYTHONPATH": SOURCE}).stdout.splitlines()
+    assert told[0].startswith("--port 'ssh=22': 'ssh' is none of edge, http, https, api")
+    assert [line.partition(" is held by python3 ")[0] for line in told[1:]] == [
+        "port 8000 (api)",
+        "port 3101 (main web)",
+    ]
 
 
 def test_databases_of_others_keep_their_rights_and_let_none_of_our_roles_in(host: Host) -> None:
@@ -88,6 +114,9 @@ def test_databases_of_others_are_closed_when_the_option_says_so(host: Host) -> N
     done = host.run([f"{SOURCE}/scripts/install.sh", "--dry-run", "--close-databases"], timeout_s=120)
     assert "close to everybody: invoices, postgres" in done.stdout
     assert "here live the database invoices, the role billing" in done.stderr
+    done = host.run([f"{SOURCE}/scripts/install.sh", "--dry-run"], timeout_s=120)
+    assert "Postgres also has the database invoices, the role billing" in done.stderr
+    assert "nothing to do" in done.stdout
 
 
 def test_with_the_options_for_it_each_row_of_the_contract_is_literally_true(host: Host) -> None:
@@ -125,3 +154,60 @@ def test_the_public_edge_answers_over_ipv6_and_8088_is_on_127_0_0_1_alone(host: 
         assert host.text(*asking, *to, f"http://app.{BASE_HOST}/") == "308", address
     assert [line.split()[3] for line in host.text("ss", "-Htln", "sport = :8088").splitlines()] == ["127.0.0.1:8088"]
     assert json.loads(host.read("/etc/oroboros/topology.json"))["said"]["tls"] == "files"
+
+
+def app_at(host: Host, edge: int) -> int | None:
+    """Return the version of the app that serves at this port of the edge."""
+    words = ["curl", "-s", "-f", "-m", "10", "-H", f"Host: app.{BASE_HOST}", f"http://127.0.0.1:{edge}/"]
+    done = host.run(words, check=False)
+    return int(json.loads(done.stdout)["version"]) if done.returncode == 0 else None
+
+
+def what_is_wrong(host: Host) -> str:
+    """Return "" when every part is well at the port where it is asked, else what is not."""
+    for words in (["oroboros", "doctor"], ["oroboros", "health"], ["oroboros", "slots", "--check"]):
+        done = host.run(words, check=False)
+        if done.returncode != 0:
+            return f"{words}: {done.stdout[-1500:]} {done.stderr[-500:]}"
+    return ""
+
+
+@pytest.mark.timeout(600)  # three installations, each of which ends with doctor
+def test_a_push_is_served_at_the_ports_that_were_chosen_and_they_may_be_chosen_anew(host: Host) -> None:
+    start_forge(host, api_port=8010)
+    clone(host)
+    team = Team(host)
+    team.push(1)
+    team.wait_live("app", 1)
+    team.settle()
+    assert {8010, 3200, 3201, *STRANGERS} <= listening(host)
+    assert 3100 not in listening(host)
+    host.wait_until(lambda: not what_is_wrong(host), lambda: what_is_wrong(host))
+
+    done = host.run([f"{SOURCE}/scripts/install.sh", "--unset", "port-api"], check=False, timeout_s=120)
+    assert done.returncode == 2
+    assert "port 8000 (api) is held by python3" in " ".join(done.stderr.split())
+    assert "option port-api: 8010 → 8000 (deploy.toml or default)" in done.stdout
+    assert app_at(host, 8088) == 1
+
+    host.run(["systemctl", "stop", *(f"stranger-{port}" for port in STRANGERS)])
+    # Edge and api change places; surfaces go back to their own ports.
+    moved = ["--port", "edge=8010", "--port", "api=8088", "--unset", "port-web", "--port", "instance=8400"]
+    told = install(host, *moved)
+    assert "option port-web: 3200 → 3100 (deploy.toml or default)" in told
+    assert app_at(host, 8010) == 1
+    assert {3100, 3101, 8010, 8088} <= listening(host)
+    assert {3200, 3201, 8000}.isdisjoint(listening(host))
+    # What serves is started anew at a port of its own, through the gate.
+    host.wait_until(lambda: {8400, 8500} & listening(host), "an instance is to be started at its new port")
+    host.wait_until(lambda: {8200, 8300}.isdisjoint(listening(host)), "the one before is to end")
+    team.settle()
+    assert app_at(host, 8010) == 1
+    host.wait_until(lambda: not what_is_wrong(host), lambda: what_is_wrong(host))
+    assert "nothing to do" in install(host)
+
+    install(host, "--unset", "port-edge", "--unset", "port-api", "--unset", "port-instance")
+    assert app_at(host, 8088) == 1
+    assert {8000, 8088, 3100} <= listening(host)
+    assert 8010 not in listening(host)
+    assert json.loads(host.read("/etc/oroboros/topology.json"))["ports"] == {}

@@ -38,6 +38,25 @@ def test_a_dry_run_names_the_packages_and_installs_none(host: Host) -> None:
     assert host.run(["which", "git", "pkaction", "redis-server"], check=False).stdout == ""
 
 
+def test_ports_that_others_hold_are_told_before_a_package_is_installed(host: Host) -> None:
+    ports = (5432, 8000, 8010)
+    for port in ports:
+        serve = ["python3", "-m", "http.server", "--bind", "127.0.0.1", str(port)]
+        host.run(["systemd-run", "--quiet", "--collect", f"--unit=stranger-{port}", "--", *serve])
+    host.wait_until(lambda: all(f":{port} " in host.text("ss", "-Htln") for port in ports), "strangers are to listen")
+    words = ["--base-host", BASE_HOST, "--port", "api=8010", "--port=edge=8089", "--port", "worker=8089"]
+    done = host.run([f"{SOURCE}/scripts/install.sh", *words], check=False, timeout_s=60)
+    host.run(["systemctl", "stop", *(f"stranger-{port}" for port in ports)])
+    assert done.returncode == 2
+    assert "port 8089 would be that of edge and worker health" in done.stderr
+    for port, what in ((5432, "Postgres"), (8010, "api")):
+        assert re.search(
+            rf"port {port} \({what}\) is held by python3 \(process \d+ of root, stranger-{port}", done.stderr
+        )
+    assert "port 8000 " not in done.stderr
+    assert "installing Debian's packages" not in done.stderr
+
+
 def test_a_package_that_cannot_be_had_ends_it_before_anything_of_ours_is_changed(host: Host) -> None:
     host.run(["sh", "-c", f"mkdir /var/away && mv {CACHE}/redis-server_* /var/away"])
     done = host.run([f"{SOURCE}/scripts/install.sh", "--base-host", BASE_HOST], check=False, timeout_s=120)

@@ -179,7 +179,7 @@ def install(host: Host, *words: str) -> str:
     return host.run([f"{SOURCE}/scripts/install.sh", *words], timeout_s=180).stdout
 
 
-def start_forge(host: Host) -> None:
+def start_forge(host: Host, *, api_port: int = 8000) -> None:
     """Start the development forge as a unit, and register its repository, as an operator would."""
     host.run(["mkdir", "-p", "-m", "700", "/usr/src/forge"])
     host.run(
@@ -189,7 +189,7 @@ def start_forge(host: Host) -> None:
     host.run(["sh", "-c", f"printf '{headers}' \"$(cat {TOKEN_FILE})\" > {TOKEN_FILE}.header"])
     words = (
         "/opt/oroboros/venv/bin/python -m controller.development.forge --root /usr/src/forge/data --port 8070"
-        f" --repository {REPOSITORY} --webhook-url http://127.0.0.1:8000/webhooks/github"
+        f" --repository {REPOSITORY} --webhook-url http://127.0.0.1:{api_port}/webhooks/github"
         f" --webhook-secret-file /etc/oroboros/webhook-secrets --token-file {TOKEN_FILE}"
     )
     unit = f"[Service]\nEnvironment=PYTHONPATH={SOURCE}\nExecStart={words}\n[Install]\nWantedBy=multi-user.target\n"
