@@ -6,12 +6,13 @@ that is wrong or missing cannot make a release live, and what the worker did not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 from controller.model.names import Sha
+from controller.model.nouns import Live
 from controller.model.states import Cause, RunState
 
 
@@ -50,6 +51,16 @@ class ProductionRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProductionHistory:
+    """What the store tells of releases and production."""
+
+    #: When each release that has a row was published.
+    published: Mapping[Sha, datetime | None]
+    #: The newest, newest first.
+    runs: tuple[ProductionRun, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
     """What a release is, since when, by which run, and by whom; None where no row tells it."""
 
@@ -57,6 +68,16 @@ class Judged:
     since: datetime | None = None
     run: int | None = None
     by: str = ""
+
+
+def judge_releases(history: ProductionHistory, *, on_disk: Container[Sha], live: Live | None) -> dict[Sha, Judged]:
+    """Return the standing of each release that has a row. `live`: what production's link says; None: unreadable."""
+    return judge_standings(
+        {sha: at for sha, at in history.published.items() if sha in on_disk},
+        gone=[sha for sha in history.published if sha not in on_disk],
+        runs=history.runs,
+        live=(live.release, live.generation) if live is not None and live.state == "live" and live.release else None,
+    )
 
 
 def judge_standings(

@@ -672,12 +672,13 @@ def _check_slots(settings: Settings, store: Store, topology: Topology, *, previe
 def releases(context: click.Context, with_history: bool, limit: int, as_json: bool) -> None:
     """Show the releases on this host, newest first."""
     _, settings, store, topology = _open(context)
+    if with_history and not as_json:
+        history = views.read_release_history(store, limit=limit)
+        tables.open_console().print(tables.release_history_table(history, now=utc_now()))
+        return
     found = views.read_releases(store, settings.layout, topology)
     if as_json:
         print_json({"releases": found, "history": views.read_release_history(store, limit=limit)})
-    elif with_history:
-        history = views.read_release_history(store, limit=limit)
-        tables.open_console().print(tables.release_history_table(history, now=utc_now()))
     elif found:
         tables.open_console().print(tables.releases_table(found, now=utc_now()))
     else:

@@ -19,11 +19,10 @@ from controller.decisions.explain import end_of_run
 from controller.decisions.github.sweep import ASKS_MAX
 from controller.decisions.holds import HELD_BY_HAND, describe_held, judge_held
 from controller.decisions.plan import stopped_by
-from controller.decisions.standings import describe_origin
+from controller.decisions.standings import Judged, ProductionHistory, Standing, describe_origin, judge_releases
 from controller.decisions.troubles import describe, lasting
 from controller.effects.checkout import built_bytes
 from controller.effects.live import read_current, read_live
-from controller.effects.standings import load_standings
 from controller.model.config import Freeze
 from controller.model.errors import Stalled
 from controller.model.names import MAIN, Domain, Layout, Sha, SlotName, Topology, TreeId
@@ -45,6 +44,9 @@ class Rows(Protocol):
 
     def load_rows(self, statement: LiteralString, parameters: Sequence[object] = ()) -> list[dict[str, object]]:
         """Return the rows of a reading query."""
+
+    def load_production_history(self) -> ProductionHistory:
+        """Return what releases and runs tell of what each release is to production."""
 
     def load_troubles(self) -> tuple[Trouble, ...]:
         """Return what the host's worker tries in vain."""
@@ -732,13 +734,20 @@ def read_releases(rows: Rows, layout: Layout, topology: Topology) -> tuple[Relea
         " ORDER BY x.published_at DESC NULLS FIRST, x.sha LIMIT %s",
         [rows.repository_id, rows.host, LIMIT_MAX],
     )
-    standings = load_standings(rows, layout, read_host_slot(layout, MAIN)[0])
+    history = rows.load_production_history()
+    on_disk = frozenset(sha for sha in history.published if layout.release(sha).is_dir())
+    standings = judge_releases(history, on_disk=on_disk, live=read_host_slot(layout, MAIN)[0])
+
+    def judged(row: Mapping[str, object]) -> Judged:
+        # One that was removed since the first query has no row any more.
+        return standings.get(Sha(_text(row["sha"])), Judged(standing=Standing.REMOVED))
+
     return tuple(
         ReleaseView(
-            standing=standings[Sha(_text(row["sha"]))].standing,
-            since=standings[Sha(_text(row["sha"]))].since,
-            run=standings[Sha(_text(row["sha"]))].run,
-            by=standings[Sha(_text(row["sha"]))].by,
+            standing=judged(row).standing,
+            since=judged(row).since,
+            run=judged(row).run,
+            by=judged(row).by,
             release=_text(row["sha"]),
             tree=_text(row["tree"]),
             title=_text(row["title"]),
@@ -751,7 +760,7 @@ def read_releases(rows: Rows, layout: Layout, topology: Topology) -> tuple[Relea
             serves=tuple(serving.get(_text(row["sha"]), ())),
             quarantined_in=_texts(row["quarantined_in"]),
             pinned=bool(row["pinned"]),
-            on_disk=layout.release(Sha(_text(row["sha"]))).is_dir(),
+            on_disk=Sha(_text(row["sha"])) in on_disk,
         )
         for row in found
     )

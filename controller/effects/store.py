@@ -30,7 +30,7 @@ from controller.decisions.github.sweep import LOG_KEPT, Missed
 from controller.decisions.holds import freeze_from_json, freeze_to_json
 from controller.decisions.report_checks import STEPS_MAX, JournalStep, Story
 from controller.decisions.slots import SLOT_REMOVED
-from controller.decisions.standings import Judged, Standing
+from controller.decisions.standings import Judged, ProductionHistory, ProductionRun, Standing, describe_origin
 from controller.model.config import Freeze
 from controller.model.errors import Refused, Stalled, Unavailable, Waiting
 from controller.model.names import Colour, Domain, Sha, SlotName, TreeId
@@ -71,6 +71,8 @@ SQL_FOLDER = Path(__file__).resolve().parents[2] / "infra" / "sql"
 PENDING_MAX = 500
 #: Ended runs that are looked at for what may be forgotten.
 ENDED_RUNS_MAX = 50_000
+#: Production's newest runs that tell what releases are; what one was by older runs is in its history.
+PRODUCTION_RUNS_MAX = 500
 #: Open drifts that one tick knows of.
 DRIFTS_MAX = 500
 #: Commits of which it is remembered who signed them.
@@ -1335,6 +1337,28 @@ class Store:
             ).fetchall()
             return tuple(Sha(row["sha"]) for row in rows)
 
+    def load_production_history(self) -> ProductionHistory:
+        """Return what this host's releases and production's runs tell of what each release is."""
+        with self._transaction() as connection:
+            here = [self._id(), self._host]
+            releases = connection.execute(
+                "SELECT sha, published_at FROM releases WHERE repository_id = %s AND host = %s", here
+            ).fetchall()
+            runs = connection.execute(
+                "SELECT r.generation, r.release, r.state, r.cause, r.served, r.proven, r.switched_at, r.ended_at,"
+                " coalesce(o.actor, '') AS actor, coalesce(o.kind = 'rollback', false) AS is_rollback FROM runs r"
+                " LEFT JOIN LATERAL (SELECT actor, kind FROM overrides o WHERE r.cause = 'override'"
+                "  AND o.host = r.host AND o.slot = r.slot AND o.sha = r.sha AND o.kind IN ('deploy', 'rollback')"
+                "  AND o.at <= r.begun_at ORDER BY o.id DESC LIMIT 1) o ON true"
+                " WHERE r.repository_id = %s AND r.host = %s AND r.slot = 'main'"
+                " ORDER BY r.generation DESC LIMIT %s",
+                [*here, PRODUCTION_RUNS_MAX],
+            ).fetchall()
+        return ProductionHistory(
+            published={Sha(row["sha"]): row["published_at"] for row in releases},
+            runs=tuple(_production_run(row) for row in runs),
+        )
+
     def record_standings(self, judged: Mapping[Sha, Judged], *, now: datetime) -> int:
         """Write what releases are to production; what changed joins their history. Return how many changed.
 
@@ -2273,6 +2297,21 @@ def _pull(row: DictRow) -> PullRequest:
         author_is_bot=row["author_is_bot"],
         refused_reason=row["refused_reason"],
         refused_message=row["refused_message"],
+    )
+
+
+def _production_run(row: DictRow) -> ProductionRun:
+    return ProductionRun(
+        run=row["generation"],
+        release=Sha(row["release"]),
+        state=RunState(row["state"]),
+        cause=Cause(row["cause"]),
+        by=describe_origin(cause=row["cause"], actor=row["actor"], pull_request=None, author=""),
+        served=row["served"],
+        proven=row["proven"],
+        is_rollback=row["is_rollback"],
+        switched_at=row["switched_at"],
+        ended_at=row["ended_at"],
     )
 
 

@@ -44,16 +44,16 @@ from controller.decisions.quarantine import freed_by_values
 from controller.decisions.refresh import Hint, Looks, is_reading_due, pause_ends_at, plan_refresh
 from controller.decisions.retention import select_prunable, select_spent_builds
 from controller.decisions.slots import SlotPlan, assign_slots, may_preview
+from controller.decisions.standings import judge_releases
 from controller.decisions.timers import next_look_at
 from controller.effects.github_http import Forge
 from controller.effects.mirror import Mirror, PullNotFetched
-from controller.effects.standings import load_standings
 from controller.effects.store import History, LostEpoch
 from controller.failpoints import failpoint
 from controller.loop.answering import Answering
 from controller.loop.execute import HEAD_ASKED_S, Hands
 from controller.loop.housekeeping import Housekeeping
-from controller.loop.observe import observe, production_ref
+from controller.loop.observe import observe, observe_releases, production_ref
 from controller.loop.troubles import Troubles
 from controller.model.config import Policy
 from controller.model.errors import OroborosError, Stalled, Unavailable, Waiting
@@ -245,7 +245,6 @@ class Reconciler:
         self._verify_signatures(observed, history, now=now)
         self._note_drifts(observed, history)
         self._verify_released(observed, history, now=now)
-        self._note_standings(observed, history, now=now)
         keeps_house = self._house_kept_at is None or now >= self._house_kept_at + timedelta(seconds=HOUSE_EVERY_S)
         steps = decision.steps if keeps_house else decision.steps[: len(decision.steps) - len(decision.prune)]
         self._tell(decision, steps)
@@ -254,6 +253,7 @@ class Reconciler:
         for one in decision.each:
             self._execute_slot(one, observed, now=now)
         self._keep_house(observed, decision, is_due=keeps_house, now=now)
+        self._note_standings(observed, history, now=now)
         self._report(observed, decision, now=now)
         self._note_tick(history, now=now)
         return self._wait_s(observed, decision, steps, now=now)
@@ -647,8 +647,10 @@ class Reconciler:
         main = next((slot for slot in observed.slots if slot.slot == MAIN), SlotObserved(slot=MAIN))
         follows_from = (main.live, main.recent_runs, history.releases)
         if follows_from != self._standings_of:
-            store = self.hands.store
-            store.record_standings(load_standings(store, self.hands.layout, main.live), now=now)
+            store, on_disk = self.hands.store, observe_releases(self.hands.layout)
+            store.record_standings(
+                judge_releases(store.load_production_history(), on_disk=on_disk, live=main.live), now=now
+            )
             self._standings_of = follows_from
 
     def _report(self, observed: Observed, decision: Decision, *, now: datetime) -> None:

@@ -29,7 +29,7 @@ MIB = 1 << 20
 FREE_BYTES_MIN = 512 * MIB
 #: By how much the clock may lie before the time at which the checkout was made.
 CLOCK_SLACK_S = 86_400.0
-#: Whoever listens below is root, or may bind there: ip(7), ip_unprivileged_port_start.
+#: Only root, or a process with CAP_NET_BIND_SERVICE, binds a port below this: ip(7), ip_unprivileged_port_start.
 UNPRIVILEGED_MIN = 1024
 UNPRIVILEGED = frozenset({"worker", "instance"})
 PROBLEMS_SHOWN_MAX = 10
