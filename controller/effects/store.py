@@ -924,14 +924,20 @@ class Store:
             )
 
     def was_found_by_resync(self, ref: str, sha: Sha) -> bool:
-        """Say whether no delivery ever told of this head."""
+        """Say whether no delivery ever told of this head.
+
+        The head is in the mirror a moment before its row is written: without a row, it is new to a branch that was
+        looked at before."""
         with self._transaction() as connection:
             row = connection.execute(
-                "SELECT by_webhook OR EXISTS (SELECT 1 FROM deliveries d WHERE d.sha = r.sha) AS told"
-                " FROM refs_seen r WHERE repository_id = %s AND ref = %s AND sha = %s",
-                [self._id(), ref, sha],
+                "SELECT EXISTS (SELECT 1 FROM refs_seen WHERE repository_id = %(r)s AND ref = %(ref)s)"
+                " AND NOT EXISTS (SELECT 1 FROM refs_seen WHERE repository_id = %(r)s AND ref = %(ref)s"
+                "  AND sha = %(sha)s AND by_webhook)"
+                " AND NOT EXISTS (SELECT 1 FROM deliveries WHERE sha = %(sha)s) AS untold",
+                {"r": self._id(), "ref": ref, "sha": sha},
             ).fetchone()
-            return row is not None and not row["told"]
+            assert row is not None
+            return bool(row["untold"])
 
     def load_repository(self) -> RepositoryRow:
         """Return the repository as the store knows it."""

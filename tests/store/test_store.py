@@ -767,6 +767,17 @@ def test_a_head_stays_told_of_after_its_delivery_is_gone(store: Store, postgres_
     assert store.was_found_by_resync(ref, sha("c"))
 
 
+def test_a_head_that_is_fetched_and_not_written_yet_is_judged_by_the_deliveries(
+    store: Store, postgres_url: str
+) -> None:
+    ref = "refs/heads/trunk"
+    assert not store.was_found_by_resync(ref, sha("a")), "nobody was told of before the first look"
+    store.record_fetch(production=head("a"), ref=ref, refused=[], began_at=NOW)
+    assert store.was_found_by_resync(ref, sha("b"))
+    deliver(postgres_url, 1, letter="b")
+    assert not store.was_found_by_resync(ref, sha("b"))
+
+
 def test_forgotten_runs_take_their_journal_along_and_one_under_way_never_goes(store: Store) -> None:
     generation = begin(store, "a")
     assert generation is not None
