@@ -99,7 +99,9 @@ def judge_standings(
     for run in newest_first:
         judged = found.get(run.release)
         if run.proven and judged is not None and judged.standing is Standing.PUBLISHED:
-            found[run.release] = _by(Standing.PREVIOUS, _successor(newest_first, run))
+            # It may have served once more since then, without coming to its proof.
+            left = next((one for one in newest_first if one.release == run.release and one.served), run)
+            found[run.release] = _by(Standing.PREVIOUS, _successor(newest_first, left))
             break
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from controller.decisions.standings import Judged, ProductionRun, Standing, judge_standings
@@ -44,6 +45,13 @@ def test_what_served_before_is_previous_since_the_switch_that_left_it() -> None:
     found = judge(run(1, ONE), run(2, TWO), live=(TWO, 2))
     assert found[TWO] == Judged(standing=Standing.LIVE, since=at(2), run=2, by="push")
     assert found[ONE] == Judged(standing=Standing.PREVIOUS, since=at(2), run=2, by="push")
+
+
+def test_what_served_again_without_a_proof_is_previous_since_it_was_left_the_second_time() -> None:
+    again = replace(run(3, ONE, RunState.SUPERSEDED, Cause.REVERT), served=True, switched_at=at(3))
+    found = judge(run(1, ONE), run(2, TWO), again, run(4, THREE), live=(THREE, 4), there=(ONE, TWO, THREE))
+    assert found[ONE] == Judged(standing=Standing.PREVIOUS, since=at(4), run=4, by="push")
+    assert found[TWO].standing is Standing.ROLLED_BACK
 
 
 def test_an_order_to_roll_back_is_named_at_what_it_left() -> None:
