@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import psycopg
@@ -413,6 +414,9 @@ class Demo:
 
 def main_demo(*, root: Path | None, leave: bool, port_base: int | None, console: Console) -> int:
     """Run the demo; with `leave` end the stack afterwards, else keep it until Ctrl-C. Return the exit code."""
+    # A terminal that is closed, and who ends us from outside, end the stack as well.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     began = time.monotonic()
     own_root = Path(tempfile.mkdtemp(prefix="oroboros-demo-")) if root is None else root
     words = ["up", "--root", str(own_root), "--resync", f"{RESYNC_S:g}"]
@@ -454,6 +458,10 @@ def main_demo(*, root: Path | None, leave: bool, port_base: int | None, console:
         _stop(up)
         if root is None and leave:
             remove_tree(os.fsencode(own_root))  # a release is read-only, to its owner too
+
+
+def _interrupt(number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt(f"signal {number}")
 
 
 def _acts(demo: Demo) -> Sequence[Callable[[], None]]:

@@ -59,7 +59,9 @@ class Shown:
     def deployments(self, sha: str, environment: str = "production") -> list[str]:
         """Return how the deployments of a commit stand, the newest first."""
         made = self.get(f"/deployments?sha={sha}&environment={environment}")
-        return [self.get(f"/deployments/{one['id']}/statuses")[0]["state"] for one in made]
+        stood = [self.get(f"/deployments/{one['id']}/statuses") for one in made]
+        # A deployment is there a moment before its first status.
+        return [statuses[0]["state"] if statuses else "" for statuses in stood]
 
     def comments(self, number: int) -> list[str]:
         return [str(one["body"]) for one in self.get(f"/issues/{number}/comments")]
