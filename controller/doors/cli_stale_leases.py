@@ -18,7 +18,7 @@ from rich.text import Text
 from controller.decisions.github.repository import require_ours
 from controller.decisions.stale import SlotHeld, Stale, judge_leases
 from controller.doors import tables
-from controller.doors.doctor_host import ask_health
+from controller.doors.cli_orders import worker_answers
 from controller.doors.forges import open_forges
 from controller.doors.stacks import open_runtime, utc_now
 from controller.doors.views import read_host_slot
@@ -32,6 +32,8 @@ from controller.model.nouns import Lease
 #: For the loop to end what is stale and to empty the slots: an instance may take its time to stop.
 WAIT_S = 60.0
 LOOK_EVERY_S = 0.1
+#: A worker that is restarted, as by an installation, is back within that; its timer fires whatever else goes on.
+WORKER_WITHIN_S = 20.0
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ def find_stale(
         return judge_leases(held, listed, orders=store.load_preview_orders(), now=utc_now())
 
     found = look()
-    worker = ask_health("worker", topology.ports.worker_health).status is not None
+    worker = worker_answers(topology) if dry_run else _await_worker(topology)
     left = found
     if worker and not dry_run:
         # Also when nothing is stale: what the loop knows of the open pull requests is now as new as what we know.
@@ -97,6 +99,15 @@ def find_stale(
         reclaimed=len(gone),
         left=len(found) - len(gone),
     )
+
+
+def _await_worker(topology: Topology) -> bool:
+    deadline = time.monotonic() + WORKER_WITHIN_S
+    while not worker_answers(topology):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOOK_EVERY_S)
+    return True
 
 
 def read_held(settings: Settings, store: Store, topology: Topology, runtime: Runtime) -> tuple[SlotHeld, ...]:
