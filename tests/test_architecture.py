@@ -431,6 +431,18 @@ def forbidden_in(text: str) -> list[str]:
     return [f"{what}: {found[0]}" for what, pattern in FORBIDDEN_TEXTS.items() for found in pattern.finditer(text)]
 
 
+def test_no_pattern_has_a_possessive_group() -> None:
+    """Before 3.11.5 re matches them wrongly where the group may backtrack (gh-106052), and Debian 12 has 3.11.2."""
+    possessive = re.compile(r"(?<!\()\)(?:[*+?]|\{\d*,?\d*\})\+|\(\?>")
+    texts_of = {
+        module.name: [node.value for node in ast.walk(module.tree) if isinstance(node, ast.Constant)]
+        for module in all_modules()
+        if module.is_production
+    }
+    found = [(name, text) for name, texts in texts_of.items() for text in texts if possessive.search(str(text))]
+    assert found == []
+
+
 def test_no_file_says_what_no_file_says() -> None:
     assert {path: found for path, text in texts() if (found := forbidden_in(text))} == {}
 

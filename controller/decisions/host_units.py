@@ -283,7 +283,7 @@ def port_holders(topology: Topology) -> tuple[PortHolder, ...]:
             )
             for colour in COLOURS
         ]
-        if topology.backend_port(slot) != ports.api:
+        if slot != MAIN or topology.production_backend_port != ports.api:
             of_slot.append(("backend", topology.backend_port(slot), web))
         found += [
             PortHolder(what=f"{slot} {what}", port=port, holders=holders, blocks=(slot,))

@@ -300,7 +300,7 @@ def _is_trailer(text: str) -> bool:
 
 
 _NAME: Final = (
-    r"(?:[A-Za-z_$][\w$]*(?:\.|::|\\|/))*+"
+    r"(?:[A-Za-z_$][\w$]*+(?:\.|::|\\|/))*"
     r"(?:[A-Z_$][\w$]*(?:Error|Exception|Fault|Failure|Failed|Violation|NotFound|Required|Missing|Invalid|Refused|Denied"
     r"|Timeout|Exhausted|Mismatch|Overflow|Interrupt|Exit|Rejection|Configured|DoesNotExist)|Error|Exception)"
 )

@@ -403,7 +403,7 @@ def _value_after(text: str, at: int, *, is_spaced: bool, is_option: bool) -> tup
             return None
         if not is_option:
             # A passphrase has many words.
-            phrase = re.match(r"[A-Za-z-]+(?: [A-Za-z-]+)*+(?=\s|\Z)", line)
+            phrase = re.match(r"[A-Za-z-]++(?: [A-Za-z-]++)*(?! [A-Za-z-])(?=\s|\Z)", line)
             end = at + len(phrase[0]) if phrase is not None else end
     elif len(bare[0]) < len(text) - at and text[at + len(bare[0])] in ",;&(){}":
         # A comma ends it, unless what follows belongs to no list: then it is a part of the secret.

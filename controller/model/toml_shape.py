@@ -17,14 +17,15 @@ NESTING_MAX: Final = 16
 VALUES_MAX: Final = 5_000
 
 #: Texts and comments, whose characters mean nothing, and the characters that mean something. The quantifiers are
-#: possessive, so that no text is looked at twice. https://toml.io/en/v1.0.0
+#: possessive, but for those of groups, whose alternatives begin differently: no text is looked at more than twice.
+#: https://toml.io/en/v1.0.0
 _TOKEN: Final = re.compile(
     r"""
       (?P<skip> \#[^\n]*+
-        | \"\"\"(?:[^"\\]++|\\.|"(?!""))*+"{3,5}
-        | '''(?:[^']++|'(?!''))*+'{3,5} )
+        | \"\"\"(?:[^"\\]++|\\.|"(?!""))*"{3,5}
+        | '''(?:[^']++|'(?!''))*'{3,5} )
     | (?P<stop> \"\"\" | ''' )
-    | (?P<text> "(?:[^"\\\n]++|\\[^\n])*+" | '[^'\n]*+' )
+    | (?P<text> "(?:[^"\\\n]++|\\[^\n])*" | '[^'\n]*+' )
     | (?P<open> [\[{] ) | (?P<close> [\]}] ) | (?P<dot> \. ) | (?P<end> [=,\n] )
     | (?P<half> ["'] )
     """,
